@@ -1,0 +1,77 @@
+"""Parallel Model: the one node a workflow needs."""
+
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+
+from ..runtime.config import ON_UNSUPPORTED, CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
+from ..runtime.job.checks import devices_of
+from ..runtime.job.outer_sample import ParallelSampling
+from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStrategy
+
+WRAPPER_KEY = "compact_parallel"
+
+
+class CompactParallelModel(io.ComfyNode):
+    """Makes a MODEL sample on all devices."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompactParallelModel",
+            display_name="Parallel Model",
+            category=CATEGORY,
+            description=(
+                "Makes a MODEL sample on all your devices: one picture or video, sooner. Put it after the loader (and "
+                "LoRAs) and leave the rest of the workflow as it is. With nothing plugged in it chooses by itself and "
+                "the result is the same as without it."
+            ),
+            search_aliases=["multi gpu", "multigpu", "xdit", "ulysses", "ring attention", "compactfusion", "parallel"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample in parallel, from any loader, LoRA or patch."),
+                ParallelPool.Input(
+                    "pool", optional=True, tooltip="Which worker processes to use. Default: one per CUDA device."
+                ),
+                ParallelStrategy.Input(
+                    "strategy", optional=True, tooltip="How the workers share the work. Default: chosen for the job."
+                ),
+                ParallelCompression.Input(
+                    "compression",
+                    optional=True,
+                    tooltip="How to compress what the workers send each other. Default: nothing is compressed, exact.",
+                ),
+                io.Combo.Input(
+                    "on_unsupported",
+                    options=list(ON_UNSUPPORTED),
+                    default=ON_UNSUPPORTED[0],
+                    optional=True,
+                    tooltip=(
+                        "What to do with a model or patch that cannot be parallelised this way: stop with an error "
+                        "that says why, or warn and sample on one device as if this node were not there."
+                    ),
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The same model; whatever samples it samples in parallel.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        pool: PoolConfig | None = None,
+        strategy: StrategyConfig | None = None,
+        compression: CompressionConfig | None = None,
+        on_unsupported: str = ON_UNSUPPORTED[0],
+    ) -> io.NodeOutput:
+        config = ParallelConfig(
+            pool=pool or PoolConfig(),
+            strategy=strategy or StrategyConfig(),
+            compression=compression or CompressionConfig(),
+            on_unsupported=on_unsupported,
+        )
+        devices_of(config)  # a wrong device or degree is told here, before anything starts
+        parallel = model.clone()
+        parallel.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)  # a second node replaces the first
+        parallel.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, ParallelSampling(config))
+        return io.NodeOutput(parallel)

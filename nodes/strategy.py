@@ -1,0 +1,80 @@
+"""Parallel Strategy: how the workers share one model call."""
+
+from comfy_api.latest import io
+
+from ..runtime.config import RING_EXCHANGES, WEIGHTS, StrategyConfig
+from .types import CATEGORY, ParallelStrategy
+
+
+def _degree(name: str, tooltip: str) -> io.Int.Input:
+    return io.Int.Input(name, default=1, min=1, max=64, optional=True, tooltip=tooltip)
+
+
+class CompactParallelStrategy(io.ComfyNode):
+    """Chooses the degrees of parallelism, or leaves them to the job."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompactParallelStrategy",
+            display_name="Parallel Strategy",
+            category=CATEGORY,
+            description=(
+                "How the workers share the work. auto: with CFG above 1 on an even number of workers, half of them take "
+                "the negative prompt, and the rest share the tokens. manual: you set the degrees; they multiply to the "
+                "number of workers."
+            ),
+            search_aliases=["ulysses", "ring", "cfg parallel", "sequence parallel", "usp"],
+            inputs=[
+                io.Combo.Input(
+                    "weights",
+                    options=list(WEIGHTS),
+                    default=WEIGHTS[0],
+                    optional=True,
+                    tooltip="replicate: every worker holds the whole model.",
+                ),
+                io.DynamicCombo.Input(
+                    "mode",
+                    optional=True,
+                    tooltip="auto chooses the degrees for each job; manual takes yours.",
+                    options=[
+                        io.DynamicCombo.Option("auto", []),
+                        io.DynamicCombo.Option(
+                            "manual",
+                            [
+                                _degree(
+                                    "cfg_degree",
+                                    "Workers that share the conditions of a call: 2 puts the positive and the negative "
+                                    "prompt on different workers. Works with every model; needs CFG above 1.",
+                                ),
+                                _degree(
+                                    "ulysses_degree",
+                                    "Workers that share the attention heads. Sends least with four workers or more; "
+                                    "must divide the model's heads.",
+                                ),
+                                _degree(
+                                    "ring_degree",
+                                    "Workers that share the tokens and exchange keys and values. Any number works, and "
+                                    "this is what Residual Compression compresses.",
+                                ),
+                                io.Combo.Input(
+                                    "ring_exchange",
+                                    options=list(RING_EXCHANGES),
+                                    default=RING_EXCHANGES[0],
+                                    optional=True,
+                                    tooltip=(
+                                        "all_gather: one exchange, then your own attention function. ring: chunk by "
+                                        "chunk while computing, with torch's attention kernels; needs less memory."
+                                    ),
+                                ),
+                            ],
+                        ),
+                    ],
+                ),
+            ],
+            outputs=[ParallelStrategy.Output(tooltip="Plug into Parallel Model.")],
+        )
+
+    @classmethod
+    def execute(cls, weights: str = WEIGHTS[0], mode: dict | None = None) -> io.NodeOutput:
+        return io.NodeOutput(StrategyConfig(weights=weights, **(mode or {"mode": "auto"})))

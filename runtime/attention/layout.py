@@ -1,0 +1,67 @@
+"""How the tokens of a joint sequence lie on the ranks of the sequence axis.
+
+B batch, N tokens of the joint sequence, L tokens of one rank, P ranks. A joint sequence is made of segments in order,
+for instance text then image; each segment is split on its own, so every rank holds some of each and has equal work.
+Attention does not depend on the order of its keys: concatenating the chunks of the ranks needs no reordering there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Segments of `lengths` tokens, each split over `parts` ranks like torch.tensor_split: the first ones get one more.
+
+    Where ranks act as one (the members of a Ulysses group), `group` merges that many neighbouring parts: a merged chunk
+    is again segment by segment, and `part` then counts merged chunks.
+    """
+
+    lengths: tuple[int, ...]
+    parts: int
+
+    @property
+    def total(self) -> int:
+        """N, the tokens of the joint sequence."""
+        return sum(self.lengths)
+
+    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+        """Per segment, first and last-plus-one position in the joint sequence of what `part` holds."""
+        found, offset = [], 0
+        for length in self.lengths:
+            small, more = divmod(length, self.parts)
+            first, last = (p * small + min(p, more) for p in (part * group, (part + 1) * group))
+            found.append((offset + first, offset + last))
+            offset += length
+        return tuple(found)
+
+    def local(self, part: int, group: int = 1) -> tuple[int, ...]:
+        """Tokens per segment on `part`."""
+        return tuple(last - first for first, last in self.ranges(part, group))
+
+    def chunk(self, part: int, group: int = 1) -> int:
+        """L, the tokens `part` holds."""
+        return sum(self.local(part, group))
+
+    def split(self, x: Tensor, segment: int, dim: int, part: int) -> Tensor:
+        """The own copy of one segment's tokens for `part`; `x` holds that whole segment along `dim`."""
+        offset = sum(self.lengths[:segment])
+        first, last = self.ranges(part)[segment]
+        return x.narrow(dim, first - offset, last - first).clone(memory_format=torch.contiguous_format)
+
+    def split_joint(self, x: Tensor, dim: int, part: int) -> Tensor:
+        """The tokens of `part` from `x`, which holds the whole joint sequence along `dim`; a copy."""
+        return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(part)], dim=dim)
+
+    def gathered_order(self, group: int = 1) -> Tensor:
+        """The position in the joint sequence of each token of the concatenated chunks [t0, i0, t1, i1, ...] (N,)."""
+        parts = self.parts // group
+        return torch.cat([torch.arange(*span) for part in range(parts) for span in self.ranges(part, group)])
+
+    def restore_order(self, group: int = 1) -> Tensor:
+        """The inverse of `gathered_order`: where in the concatenated chunks each token of the sequence is (N,)."""
+        return torch.argsort(self.gathered_order(group))

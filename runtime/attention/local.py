@@ -1,0 +1,84 @@
+"""Attention on one device that also returns its log-sum-exp, which is what lets partial results be merged.
+
+B batch, H heads, L queries, N keys, D head dim. The kernels are torch's own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
+
+_SCORES_PER_BLOCK = 1 << 26
+_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def attention_with_lse(
+    q_BHLD: Tensor, k_BHND: Tensor, v_BHND: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """softmax(scale q k^T + mask) v and the log of the softmax's denominator.
+
+    Args:
+        q_BHLD: queries; k_BHND, v_BHND: keys and values, of which there may be fewer heads (a divisor of H).
+        mask: bool (True takes part) or additive, broadcasting to (B, H, L, N).
+    Returns:
+        out (B, H, L, D) in the dtype of q, lse (B, H, L) in float32 (float64 for float64).
+        With no keys out is 0 and lse is -inf. A query whose keys are all masked gets a finite, very negative lse.
+    """
+    heads = q_BHLD.shape[1]
+    if k_BHND.shape[1] != heads:
+        k_BHND, v_BHND = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_BHND, v_BHND))
+    if q_BHLD.numel() == 0 or k_BHND.numel() == 0:
+        wide = torch.float64 if q_BHLD.dtype == torch.float64 else torch.float32
+        lse = torch.full(q_BHLD.shape[:3], -torch.inf, dtype=wide, device=q_BHLD.device)
+        return q_BHLD.new_zeros(*q_BHLD.shape[:3], v_BHND.shape[3]), lse
+    aten = torch.ops.aten
+    if mask is None and q_BHLD.shape[3] == v_BHND.shape[3]:
+        if q_BHLD.device.type == "cpu" and q_BHLD.dtype in _CPU_DTYPES:
+            return aten._scaled_dot_product_flash_attention_for_cpu(q_BHLD, k_BHND, v_BHND, 0.0, False, scale=scale)
+        if q_BHLD.device.type == "cuda":
+            params = SDPAParams(q_BHLD, k_BHND, v_BHND, None, 0.0, False, False)
+            if q_BHLD.shape[3] % 8 == 0 and can_use_flash_attention(params):
+                out, lse = aten._scaled_dot_product_flash_attention(q_BHLD, k_BHND, v_BHND, 0.0, False, scale=scale)[:2]
+                return out, lse
+            if can_use_efficient_attention(params):
+                out, lse = aten._scaled_dot_product_efficient_attention(
+                    q_BHLD, k_BHND, v_BHND, None, True, 0.0, False, scale=scale
+                )[:2]
+                return out, lse[:, :, : q_BHLD.shape[2]]
+    return _plain_attention(q_BHLD, k_BHND, v_BHND, scale, mask)
+
+
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same in plain float32 (float64 for float64) arithmetic, some queries at a time to bound the memory."""
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    k_wide, v_wide = k.to(wide), v.to(wide)
+    if mask is not None:
+        mask = _additive(mask, wide)
+    rows = max(1, _SCORES_PER_BLOCK // (q.shape[0] * q.shape[1] * k.shape[2]))
+    outs, lses = [], []
+    for start in range(0, q.shape[2], rows):
+        scores = (q[:, :, start : start + rows].to(wide) * scale) @ k_wide.transpose(-1, -2)
+        if mask is not None:
+            scores += mask if mask.shape[-2] == 1 else mask[..., start : start + rows, :]
+        lse = torch.logsumexp(scores, dim=-1)
+        outs.append((torch.exp_(scores - lse[..., None]) @ v_wide).to(q.dtype))
+        lses.append(lse)
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """As numbers to add, finite: an infinite row would turn a chunk that is masked as a whole into NaN."""
+    lowest = torch.finfo(dtype).min / 4
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, lowest)
+    return mask.to(dtype).clamp(min=lowest)
+
+
+def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys from the attention over each (online softmax, Milakov & Gimelshein 2018).
+
+    out, more (B, H, L, D), lse, more_lse (B, H, L); at least one lse of each query finite. `out` in float32 or wider.
+    """
+    both = torch.logaddexp(lse, more_lse)
+    return out * torch.exp(lse - both)[..., None] + more * torch.exp(more_lse - both)[..., None], both

@@ -1,0 +1,73 @@
+"""The 24 bytes in front of every encoded tensor: how it was coded and what the next one will look like.
+
+A payload announces the form of its successor. That is how both ends know the size of the next payload without asking,
+although only the sender decides (warm-up, memory budget, and whatever chooses codecs later).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+MAGIC = 0xC7
+VERSION = 1
+RAW = 0
+"""The codec number of plain bytes."""
+
+
+class WireError(RuntimeError):
+    """A payload that is truncated, damaged, or not the one its receiver expects; the message says which."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Layout, little-endian:
+
+        | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
+        | k f32 | gain f32 | length u32 | checksum u32 |
+    """
+
+    codec: int
+    """Number of the codec of this body, or RAW."""
+    predicted_from: int
+    """How many bases the prediction used: all there were, or none where they were farther from the tensor than zero."""
+    next_codec: int
+    """Codec of the stream's next body."""
+    keep: int
+    """How many bases to hold from now on."""
+    finite: bool
+    """False: the tensor held NaN or Inf, the body means nothing, and the stream starts anew."""
+    sequence: int
+    """Messages of this stream so far, modulo 256."""
+    k: float
+    """Factor of the predictor, a float32."""
+    gain: float
+    """Factor of the decoded residual, a float32."""
+    length: int
+    """Bytes of the body."""
+    checksum: int
+    """Sum of the body's 32-bit words, modulo 2**32; on the wire the words of the header itself are added."""
+
+    SIZE = 24
+    _LAYOUT = struct.Struct("<8BffI")
+
+    def to_bytes(self) -> bytes:
+        """The 24 bytes."""
+        data = self._LAYOUT.pack(
+            MAGIC, VERSION, self.codec, self.predicted_from, self.next_codec, self.keep, self.finite, self.sequence,
+            self.k, self.gain, self.length,
+        )  # fmt: skip
+        return data + struct.pack("<I", (self.checksum + _sum(data)) % (1 << 32))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Header:
+        """The inverse of `to_bytes`. Raises WireError if the data is no header of this version."""
+        magic, version, codec, predicted_from, next_codec, keep, finite, *rest = cls._LAYOUT.unpack(data[:-4])
+        if (magic, version) != (MAGIC, VERSION):
+            raise WireError(f"A payload starts with {magic}, {version} instead of {MAGIC}, {VERSION}: it was damaged.")
+        checksum = (_sum(data[-4:]) - _sum(data[:-4])) % (1 << 32)
+        return cls(codec, predicted_from, next_codec, keep, bool(finite), *rest, checksum)
+
+
+def _sum(data: bytes) -> int:
+    return sum(struct.unpack(f"<{len(data) // 4}I", data))

@@ -1,0 +1,200 @@
+"""Every choice a node offers, as a frozen dataclass: validated once, comparable, with a JSON form.
+
+A wrong value raises ConfigError, whose message is one sentence that names the input, the value and the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+CODECS = ("int8", "4bit", "2bit", "1bit")
+PREDICTORS = ("auto", "least_squares", "previous", "none")
+BACKENDS = ("auto", "nccl", "gloo")
+RING_EXCHANGES = ("all_gather", "ring")
+WEIGHTS = ("replicate",)
+ON_UNSUPPORTED = ("error", "run on one device")
+
+
+class ConfigError(ValueError):
+    """A choice that cannot work; the message names the input, the value and the way out."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+class JsonForm:
+    """Gives a frozen dataclass its JSON form: a plain dict of its fields."""
+
+    title: ClassVar[str] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Any:
+        """The inverse of `to_json`. Unknown names raise ConfigError, missing ones take their default."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(data) - known)
+        _require(not unknown, f"{cls.title} has no input {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        return cls(**data)
+
+
+_DEVICE = re.compile(r"^(cpu|cuda:\d+)(?:\*(\d+))?$")
+
+
+def parse_devices(text: str, cuda_count: int) -> tuple[str, ...]:
+    """The devices a text names, one entry per worker: "auto", "cuda:0,cuda:1", "cpu*4", "cuda:0*2".
+
+    "auto" is every visible CUDA device, else two CPU workers. `cuda_count` is the number of visible CUDA devices.
+    Raises ConfigError for a word that is no device and for a CUDA device that is not there.
+    """
+    if text.strip() == "auto":
+        return tuple(f"cuda:{i}" for i in range(cuda_count)) or ("cpu", "cpu")
+    devices: list[str] = []
+    for word in text.split(","):
+        match = _DEVICE.match(word.strip())
+        _require(
+            match is not None,
+            f"devices: {word.strip()!r} is not a device; write auto, cpu, cuda:0 or cpu*4, separated by commas.",
+        )
+        device, count = match[1], int(match[2] or 1)
+        _require(count >= 1, f"devices: {word.strip()!r} asks for no worker; the number after * must be at least 1.")
+        if device != "cpu":
+            found = f"{cuda_count} CUDA device{'' if cuda_count == 1 else 's'} found"
+            _require(
+                int(device[5:]) < cuda_count,
+                f"devices: {device} does not exist ({found}); use auto or a device that is there.",
+            )
+        devices += [device] * count
+    return tuple(devices)
+
+
+@dataclass(frozen=True)
+class PoolConfig(JsonForm):
+    """Which worker processes there are. `name` identifies the pool: same name and config, same processes."""
+
+    title = "Parallel Worker Pool"
+    devices: str = "auto"
+    backend: str = "auto"
+    name: str = ""
+    start_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        _one_of("backend", self.backend, BACKENDS)
+        _require(bool(self.devices.strip()), "devices is empty; write auto, or name devices such as cuda:0,cuda:1.")
+        _require(self.start_timeout_s > 0, f"start_timeout_s is {self.start_timeout_s}; it must be greater than 0.")
+        if self.devices.strip() != "auto":
+            parse_devices(self.devices, cuda_count=1 << 16)
+
+    def worker_devices(self, cuda_count: int) -> tuple[str, ...]:
+        """One device per worker on a machine with `cuda_count` CUDA devices. Raises ConfigError."""
+        return parse_devices(self.devices, cuda_count)
+
+    def resolve_backend(self, devices: tuple[str, ...]) -> str:
+        """The torch.distributed backend for these devices: nccl where every worker has a GPU of its own, else gloo.
+
+        Raises ConfigError for nccl on CPU workers or with two workers on one device.
+        """
+        nccl_can = all(device != "cpu" for device in devices) and len(set(devices)) == len(devices)
+        if self.backend == "auto":
+            return "nccl" if nccl_can else "gloo"
+        _require(
+            self.backend != "nccl" or nccl_can,
+            f"backend is nccl but devices are {','.join(devices)}; nccl needs a CUDA device of its own for every "
+            "worker, use gloo or auto.",
+        )
+        return self.backend
+
+
+@dataclass(frozen=True)
+class StrategyConfig(JsonForm):
+    """How the workers share one model call. With mode "auto" the degrees are chosen for the job."""
+
+    title = "Parallel Strategy"
+    weights: str = "replicate"
+    mode: str = "auto"
+    cfg_degree: int = 1
+    ulysses_degree: int = 1
+    ring_degree: int = 1
+    ring_exchange: str = "all_gather"
+
+    def __post_init__(self) -> None:
+        _one_of("weights", self.weights, WEIGHTS)
+        _one_of("mode", self.mode, ("auto", "manual"))
+        _one_of("ring_exchange", self.ring_exchange, RING_EXCHANGES)
+        for name in ("cfg_degree", "ulysses_degree", "ring_degree"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+    def check_world(self, world: int) -> None:
+        """Raises ConfigError unless the degrees multiply to `world` workers."""
+        product = self.cfg_degree * self.ulysses_degree * self.ring_degree
+        _require(
+            product == world,
+            f"The degrees multiply to {product} (cfg_degree {self.cfg_degree} x ulysses_degree {self.ulysses_degree} x "
+            f"ring_degree {self.ring_degree}) but the pool has {world} workers; make both numbers equal.",
+        )
+
+
+@dataclass(frozen=True)
+class CompressionConfig(JsonForm):
+    """How tensors that cross a link are compressed; `mode` is "off" or "codec"."""
+
+    title = "Residual Compression"
+    predictor: str = "auto"
+    error_feedback: bool = True
+    warmup_calls: int = 1
+    keep_text_exact: bool = False
+    base_memory_gb: float = 4.0
+    mode: str = "off"
+    codec: str = "2bit"
+
+    def __post_init__(self) -> None:
+        _one_of("predictor", self.predictor, PREDICTORS)
+        _one_of("mode", self.mode, ("codec", "off"))
+        _one_of("codec", self.codec, CODECS)
+        _require(
+            self.warmup_calls >= 1,
+            f"warmup_calls is {self.warmup_calls}; the first call has no base, so at least 1 is needed.",
+        )
+        _require(self.base_memory_gb > 0, f"base_memory_gb is {self.base_memory_gb}; it must be greater than 0.")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is compressed at all."""
+        return self.mode != "off"
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """All that `Parallel Model` was given, in one value."""
+
+    pool: PoolConfig = PoolConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    compression: CompressionConfig = CompressionConfig()
+    on_unsupported: str = "error"
+
+    def __post_init__(self) -> None:
+        _one_of("on_unsupported", self.on_unsupported, ON_UNSUPPORTED)
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ParallelConfig:
+        """The inverse of `to_json`."""
+        return cls(
+            pool=PoolConfig.from_json(data["pool"]),
+            strategy=StrategyConfig.from_json(data["strategy"]),
+            compression=CompressionConfig.from_json(data["compression"]),
+            on_unsupported=data["on_unsupported"],
+        )

@@ -1,0 +1,64 @@
+"""What can be told before anything starts: which degrees a job gets, and what it asks for that cannot be done."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ..attention.errors import Unsupported
+from ..config import ParallelConfig
+from ..parallel.mesh import Degrees, choose_degrees
+from ..sharding.plans import plan_for
+
+
+def devices_of(config: ParallelConfig) -> tuple[str, ...]:
+    """One device per worker on this machine. Raises ConfigError for a device that is not there, or a wrong backend."""
+    devices = config.pool.worker_devices(torch.cuda.device_count())
+    config.pool.resolve_backend(devices)
+    if config.strategy.mode == "manual":
+        config.strategy.check_world(len(devices))
+    return devices
+
+
+def conditions_per_call(guider: Any) -> int:
+    """How many conditions the guider evaluates at every model call."""
+    given = sum(1 for conds in guider.conds.values() if conds)
+    scale = getattr(guider, "cfg", None)
+    only_positive = isinstance(scale, int | float) and math.isclose(scale, 1.0)
+    if only_positive and not guider.model_options.get("disable_cfg1_optimization", False):
+        return min(given, 1)
+    return given
+
+
+def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
+    """The degrees of this job. Raises ConfigError or Unsupported, each with the way out."""
+    module = guider.model_patcher.model.diffusion_model
+    heads = next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
+    degrees = choose_degrees(
+        config.strategy,
+        world,
+        conditions=conditions_per_call(guider),
+        heads=heads,
+        compressed=config.compression.enabled,
+    )
+    if degrees.sequence > 1:
+        plan_for(module)
+    if degrees.cfg > 1:
+        _refuse_with_cfg(guider.model_options)
+    return degrees
+
+
+def _refuse_with_cfg(model_options: dict) -> None:
+    if "sampler_calc_cond_batch_function" in model_options:
+        raise Unsupported(
+            "A patch on this model evaluates the conditions itself (sampler_calc_cond_batch_function), so cfg_degree "
+            "cannot divide them; set cfg_degree to 1."
+        )
+    cache = model_options.get("transformer_options", {}).get("easycache")
+    if getattr(cache, "name", "") == "EasyCache":
+        raise Unsupported(
+            "EasyCache decides by the first condition what all of them do, which cfg_degree puts on different workers; "
+            "set cfg_degree to 1 or use LazyCache."
+        )

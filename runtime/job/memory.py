@@ -1,0 +1,73 @@
+"""The workers' weights as ComfyUI's memory management in the parent sees them.
+
+A worker shares its device with the parent's text encoder and VAE. This stand-in lies in ComfyUI's list of loaded models
+for the weights the workers hold; to unload it is to park the workers. So /free, and a VAE that needs room, reach them.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+
+from ..pool.pool import Pool
+
+
+class WorkerWeights(comfy.model_patcher.ModelPatcher):
+    """Stands for what the workers of a pool hold on one of the parent's devices."""
+
+    def __init__(self, pool: Pool, device: torch.device) -> None:
+        super().__init__(torch.nn.Module(), device, torch.device("cpu"), size=1)
+        self._pool = pool
+
+    def loaded_size(self) -> int:
+        """Bytes the workers hold on the device."""
+        device = str(self.load_device)
+        return sum(w.get("device_bytes", 0) for w in self._pool.status()["workers"] if w["device"] == device)
+
+    def model_size(self) -> int:
+        """The same: nothing of it can be loaded from here."""
+        return self.loaded_size()
+
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Parking is all or nothing. Returns the bytes freed."""
+        held = self.loaded_size()
+        self._pool.park()
+        return held - self.loaded_size()
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        """Called when ComfyUI unloads the model: park the workers."""
+        self._pool.park()
+        return self.model
+
+    def __del__(self) -> None:
+        """Going out of sight parks nothing; the pool lives on."""
+
+
+def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Before a run: take the parent's own copy of the model off the workers' devices, and what else is in the way."""
+    devices = {torch.device(name) for name in pool.devices if name != "cpu"}
+    if not devices:
+        return
+    comfy.model_management.unload_model_and_clones(patcher)
+    for device in devices:
+        needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory()
+        standing_in = [m for m in comfy.model_management.current_loaded_models if isinstance(m.model, WorkerWeights)]
+        comfy.model_management.free_memory(needed, device, keep_loaded=standing_in)
+
+
+def show_weights(pool: Pool, known: dict[str, WorkerWeights]) -> None:
+    """After a run: let the parent's memory management see what the workers hold. `known` keeps the stand-ins alive."""
+    loaded = comfy.model_management.current_loaded_models
+    for name in dict.fromkeys(pool.devices):
+        stand_in = known.setdefault(name, WorkerWeights(pool, torch.device(name)))
+        if all(entry.model is not stand_in for entry in loaded):
+            entry = comfy.model_management.LoadedModel(stand_in)
+            entry.real_model = weakref.ref(stand_in.model)
+            entry.model_finalizer = weakref.finalize(stand_in.model, lambda: None)
+            entry.model_finalizer.atexit = False
+            loaded.insert(0, entry)

@@ -1,0 +1,79 @@
+"""Makes module names that only the parent knows importable in a worker.
+
+ComfyUI registers custom nodes and its own extras in sys.modules under their file paths, so a class from one pickles
+under a name that no ordinary import can find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+
+def path_modules() -> dict[str, str]:
+    """{name: file} of every loaded module whose name is a file path, as ComfyUI names custom nodes and extras."""
+    return {
+        name: module.__file__
+        for name, module in list(sys.modules.items())
+        if os.path.isabs(name) and getattr(module, "__file__", None)
+    }
+
+
+class PathModules(importlib.abc.MetaPathFinder):
+    """Finds modules by a table {name: file}; a package's submodules need no entry."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, str] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of a module in the table, else None."""
+        file = self.table.get(fullname)
+        return importlib.util.spec_from_file_location(fullname, file) if file else None
+
+
+class _WithPromptServer(importlib.abc.Loader):
+    """Loads ComfyUI's `server` module and gives it a PromptServer that never starts.
+
+    Custom nodes add their routes to it when they are imported.
+    """
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        module.PromptServer(asyncio.new_event_loop())
+
+
+class IdlePromptServer(importlib.abc.MetaPathFinder):
+    """Sees to it that whoever imports `server` in a worker finds PromptServer.instance."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The ordinary spec of `server` with a loader that makes the instance; None for any other name."""
+        if fullname != "server":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _WithPromptServer(spec.loader)
+        return spec
+
+
+def install_finders() -> PathModules:
+    """Install both finders in this process. Returns the one whose table each job extends."""
+    finder = PathModules()
+    sys.meta_path.insert(0, IdlePromptServer())
+    sys.meta_path.insert(0, finder)
+    return finder

@@ -1,0 +1,160 @@
+"""The OUTER_SAMPLE wrapper that Parallel Model puts on a MODEL: it ships the sampling job to the pool and waits."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.options
+import safetensors.torch
+import torch
+from tqdm.auto import tqdm
+
+from ..attention.errors import Unsupported
+from ..config import ParallelConfig
+from ..pool.errors import JobFailed
+from ..pool.pool import Entry, Pool
+from ..pool.registry import pools
+from ..report.history import runs
+from ..report.ledger import run_report
+from .checks import degrees_for, devices_of
+from .memory import WorkerWeights, make_room, show_weights
+from .pickling import Local
+from .sampling import SamplingJob
+from .store import StoreWriter
+
+log = logging.getLogger(__name__)
+
+HANDLER = "runtime.job.entry:sampling_handler"
+
+
+def worker_command_line(device: str) -> tuple[str, ...]:
+    """The command line a worker's ComfyUI reads its options from: the parent's, with --cpu for a CPU worker."""
+    own = list(sys.argv) if comfy.options.args_parsing else ["main.py"]
+    return (*own, "--cpu") if device == "cpu" and "--cpu" not in own else tuple(own)
+
+
+def pool_for(config: ParallelConfig, devices: tuple[str, ...]) -> Pool:
+    """The pool of this config's name; it starts with the first run."""
+    entry = Entry(HANDLER, worker_command_line(devices[0]), {})
+    return pools().get(config.pool, devices, entry)
+
+
+class ParallelSampling(Local):
+    """Samples on the pool what ComfyUI was about to sample here."""
+
+    def __init__(self, config: ParallelConfig) -> None:
+        self.config = config
+        self._store = StoreWriter()
+        self._stand_ins: dict[str, WorkerWeights] = {}
+
+    def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The wrapper: same arguments and result as the guider's outer_sample."""
+        devices = devices_of(self.config)
+        if len(devices) == 1:
+            return self._on_one_device(executor, "There is one device, so ComfyUI samples as always.", *args, **kwargs)
+        try:
+            return self._sample(executor, devices, *args, **kwargs)
+        except (Unsupported, JobFailed) as error:
+            refused = isinstance(error, Unsupported) or error.kind == "Refused"
+            if not refused or self.config.on_unsupported == "error":
+                raise
+            return self._on_one_device(executor, str(error), *args, **kwargs)
+
+    def _on_one_device(self, executor: Any, reason: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+        log.warning("Parallel Model runs on one device. %s", reason)
+        started = time.perf_counter()
+        samples = executor(*args, **kwargs)
+        seconds = time.perf_counter() - started
+        patcher = executor.class_obj.model_patcher
+        report = run_report(
+            [],
+            run_id=uuid.uuid4().hex,
+            model=type(patcher.model).__name__,
+            devices=[str(patcher.load_device)],
+            strategy=self.config.strategy.to_json(),
+            compression=self.config.compression.to_json(),
+            seconds=seconds,
+            sampling_seconds=seconds,
+            fallbacks=[reason],
+        )
+        runs().add(report, samples)
+        return samples
+
+    def _sample(
+        self,
+        executor: Any,
+        devices: tuple[str, ...],
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        denoise_mask: torch.Tensor | None = None,
+        callback: Callable | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+        latent_shapes: list | None = None,
+    ) -> torch.Tensor:
+        started = time.perf_counter()
+        guider = executor.class_obj
+        degrees = degrees_for(self.config, len(devices), guider)
+        job = SamplingJob(
+            guider=guider,
+            noise=noise,
+            latent_image=latent_image,
+            sampler=sampler,
+            sigmas=sigmas,
+            denoise_mask=denoise_mask,
+            seed=seed,
+            latent_shapes=latent_shapes,
+            wrappers=executor.wrappers[executor.idx + 1 :],
+            config=self.config,
+            degrees=degrees,
+        )
+        pool = pool_for(self.config, devices)
+        check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
+        with pool.reserve(check_interrupt), _Progress(callback, len(sigmas) - 1, disable_pbar) as progress:
+            restarts = pool.starts
+            make_room(pool, guider.model_patcher)
+            payload = job.pack(self._store, pool.directory)
+            result = pool.run(payload, progress, check_interrupt)
+            show_weights(pool, self._stand_ins)
+        samples = safetensors.torch.load(result.result)["samples"]
+        report = run_report(
+            result.ledgers,
+            run_id=uuid.uuid4().hex,
+            model=type(guider.model_patcher.model).__name__,
+            devices=devices,
+            strategy={**self.config.strategy.to_json(), **degrees.named(), "ring_exchange": degrees.ring_exchange},
+            compression=self.config.compression.to_json(),
+            seconds=time.perf_counter() - started,
+            sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
+            restarts=restarts - 1,
+        )
+        runs().add(report, samples)
+        return samples
+
+
+class _Progress:
+    """Hands the workers' steps to ComfyUI's callback (previews, progress bar) and to the terminal."""
+
+    def __init__(self, callback: Callable | None, total: int, disable: bool) -> None:
+        self._callback = callback
+        self._bar = tqdm(total=total, disable=disable)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def __call__(self, step: int, total: int, payload: bytes) -> None:
+        self._bar.update(step + 1 - self._bar.n)
+        if self._callback is not None:
+            tensors = safetensors.torch.load(payload)
+            self._callback(step, tensors["x0"], tensors["x"], total)

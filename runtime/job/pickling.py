@@ -1,0 +1,175 @@
+"""One pickler for all that a workflow hangs on a model: closures, modules, tensors and other models.
+
+What must not travel by value is written as a persistent id:
+- a tensor: its bytes when small, else its key in the shared store;
+- a ModelPatcher: a number; its recipe and delta follow on their own (see patcher.py), so that a closure may hold the
+  very patcher it hangs on;
+- a module (or config, or latent format) that belongs to such a patcher's model: the patcher's number and a dotted path;
+- `Local` objects: what belongs to the parent only, such as the pool; nothing travels, a pass-through takes its place.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import comfy.model_patcher
+import comfy.utils
+import torch
+
+from .store import INLINE_BYTES, StoreReader, StoreWriter
+
+
+class ShippingError(ValueError):
+    """Something on the model cannot be sent to the workers; the message names it."""
+
+
+class Local:
+    """Base of objects that stay in the parent. Where one is a wrapper, the worker's copy passes the call through."""
+
+
+def pass_through(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+    """The wrapper that does nothing."""
+    return executor(*args, **kwargs)
+
+
+def _own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
+    """{id: dotted path} of every object that a worker's own copy of the model has too."""
+    model = patcher.model
+    parts = {id(module): path for path, module in model.named_modules(remove_duplicate=False)}
+    for name in ("model_config", "latent_format"):
+        if hasattr(model, name):
+            parts[id(getattr(model, name))] = name
+    parts.update({id(old): path for path, old in patcher.object_patches_backup.items()})
+    # A patch stands where the model's own part stood while it is applied, but it is no part of the model.
+    for patch in patcher.object_patches.values():
+        parts.pop(id(patch), None)
+    return parts
+
+
+class JobPickler(cloudpickle.Pickler):
+    """Pickles a job piece by piece into one stream, so that pieces may share objects and an error names its piece.
+
+    Hooks, for instance, are known by identity to both the conditioning and the patcher.
+    """
+
+    def __init__(self, writer: StoreWriter, directory: Path) -> None:
+        self._stream = io.BytesIO()
+        super().__init__(self._stream)
+        self.tensor_keys: set[str] = set()
+        self.patchers: list[comfy.model_patcher.ModelPatcher] = []
+        self._writer = writer
+        self._directory = directory
+        self._parts: dict[int, tuple[int, str]] = {}
+        self._tensors: dict[int, torch.Tensor] = {}
+
+    def write(self, value: Any, what: str) -> None:
+        """Add one piece. Raises ShippingError naming `what` when it holds something that cannot travel."""
+        try:
+            self.dump(value)
+        except (TypeError, pickle.PicklingError, AttributeError, ValueError, RecursionError) as error:
+            raise ShippingError(f"{what} cannot be sent to the workers: {error}") from error
+
+    def stream(self) -> bytes:
+        """All pieces so far."""
+        return self._stream.getvalue()
+
+    def persistent_id(self, obj: Any) -> tuple | None:
+        """Called by pickle for every object; None lets it travel by value."""
+        if isinstance(obj, torch.Tensor):
+            return self._tensor_id(obj)
+        if isinstance(obj, comfy.model_patcher.ModelPatcher):
+            return ("patcher", self.patcher_number(obj))
+        if isinstance(obj, Local):
+            return ("local",)
+        part = self._parts.get(id(obj))
+        return None if part is None else ("part", *part)
+
+    def patcher_number(self, patcher: comfy.model_patcher.ModelPatcher) -> int:
+        """The patcher's number in this job, given on first sight."""
+        for number, known in enumerate(self.patchers):
+            if known is patcher:
+                return number
+        number = len(self.patchers)
+        self.patchers.append(patcher)
+        for key, path in _own_parts(patcher).items():
+            self._parts.setdefault(key, (number, path))
+        return number
+
+    def _tensor_id(self, tensor: torch.Tensor) -> tuple | None:
+        """The persistent id of a tensor; None for subclasses that pickle themselves (quantised ones)."""
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+            return None
+        self._tensors[id(tensor)] = tensor  # keeps it alive, so that no other tensor gets its id during this job
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        flags = (id(tensor), is_parameter, tensor.requires_grad, tensor.device.type != "cpu")
+        if tensor.numel() * tensor.element_size() <= INLINE_BYTES:
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            return ("tensor", flags, data, tensor.dtype, tuple(tensor.shape))
+        key = self._writer.put(self._directory, tensor)
+        self.tensor_keys.add(key)
+        return ("stored", flags, key)
+
+
+class JobUnpickler(pickle.Unpickler):
+    """The inverse of JobPickler: reads the pieces in the order they were written.
+
+    `patchers` are the worker's own, in the order of their numbers.
+    """
+
+    def __init__(
+        self,
+        stream: bytes,
+        patchers: list[comfy.model_patcher.ModelPatcher],
+        reader: StoreReader,
+        device: torch.device,
+    ) -> None:
+        super().__init__(io.BytesIO(stream))
+        self._patchers = patchers
+        self._reader = reader
+        self._device = device
+        self._tensors: dict[int, torch.Tensor] = {}
+
+    def read(self) -> Any:
+        """The next piece."""
+        return self.load()
+
+    def persistent_load(self, pid: tuple) -> Any:
+        """The object behind a persistent id."""
+        match pid:
+            case ("tensor", flags, data, dtype, shape):
+                return self._tensor(flags, lambda: _from_bytes(data, dtype, shape))
+            case ("stored", flags, key):
+                return self._tensor(flags, lambda: self._reader.get(key))
+            case ("patcher", number):
+                return self._patchers[number]
+            case ("part", number, path):
+                return _part_of(self._patchers[number], path)
+            case ("local",):
+                return pass_through
+        raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")
+
+    def _tensor(self, flags: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """One tensor for one tensor of the parent, however many references there are."""
+        token, is_parameter, requires_grad, on_device = flags
+        if token not in self._tensors:
+            tensor = make()
+            if on_device:
+                tensor = tensor.to(self._device)
+            self._tensors[token] = torch.nn.Parameter(tensor, requires_grad) if is_parameter else tensor
+        return self._tensors[token]
+
+
+def _from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return (torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(shape)
+
+
+def _part_of(patcher: comfy.model_patcher.ModelPatcher, path: str) -> Any:
+    """The model's own part at a dotted path ("" is the model), also while an object patch stands in its place."""
+    if path in patcher.object_patches_backup:
+        return patcher.object_patches_backup[path]
+    return comfy.utils.get_attr(patcher.model, path) if path else patcher.model

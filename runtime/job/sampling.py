@@ -1,0 +1,120 @@
+"""A sampling job: what ComfyUI was about to sample, packed in the parent and rebuilt in every worker."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+from ..config import ParallelConfig
+from ..parallel.mesh import Degrees
+from .modules import PathModules, path_modules
+from .patcher import cook, read_delta, recipe_of, write_delta
+from .pickling import JobPickler, JobUnpickler
+from .store import StoreReader, StoreWriter
+
+# What a guider holds for the duration of one call, or what travels on its own.
+_GUIDER_OWN = {"model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models"}
+
+
+@dataclass
+class SamplingJob:
+    """The arguments of one `outer_sample` call, with the guider whose call it is.
+
+    `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own.
+    """
+
+    guider: comfy.samplers.CFGGuider
+    noise: torch.Tensor
+    latent_image: torch.Tensor
+    sampler: Any
+    sigmas: torch.Tensor
+    denoise_mask: torch.Tensor | None
+    seed: int | None
+    latent_shapes: list | None
+    wrappers: list[Callable]
+    config: ParallelConfig
+    degrees: Degrees
+
+    def pack(self, writer: StoreWriter, directory: Path) -> bytes:
+        """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
+        pickler = JobPickler(writer, directory)
+        guider = self.guider
+        pickler.patcher_number(guider.model_patcher)  # number 0, and its parts are known before anything refers to them
+        state = {name: value for name, value in vars(guider).items() if name not in _GUIDER_OWN}
+        pickler.write((type(guider), state), f"The guider {type(guider).__name__}")
+        pickler.write(guider.model_options, "What patches and wrappers the model carries")
+        pickler.write(guider.conds, "The conditioning")
+        pickler.write(self.sampler, "The sampler")
+        pickler.write(self.wrappers, "The sampling wrappers")
+        tensors = (self.noise, self.latent_image, self.sigmas, self.denoise_mask)
+        pickler.write((*tensors, self.seed, self.latent_shapes), "The latents")
+        described = 0
+        while described < len(pickler.patchers):  # a delta may name further patchers
+            write_delta(pickler.patchers[described], pickler)
+            described += 1
+        StoreWriter.keep_only(directory, pickler.tensor_keys)
+        return pickle.dumps(
+            {
+                "modules": path_modules(),
+                "keys": pickler.tensor_keys,
+                "recipes": [recipe_of(patcher) for patcher in pickler.patchers],
+                "stream": pickler.stream(),
+                "config": self.config.to_json(),
+                "degrees": self.degrees.to_json(),
+            }
+        )
+
+
+class JobRebuilder:
+    """Rebuilds jobs in a worker, and keeps the models they were made from for the next one."""
+
+    def __init__(self, finder: PathModules, reader: StoreReader, device: torch.device) -> None:
+        self._finder = finder
+        self._reader = reader
+        self._device = device
+        self._models: dict[bytes, comfy.model_patcher.ModelPatcher] = {}
+
+    def rebuild(self, payload: bytes) -> SamplingJob:
+        """The job behind `payload`. Models already loaded from the same recipe are used again."""
+        data = pickle.loads(payload)
+        self._finder.table.update(data["modules"])
+        importlib.invalidate_caches()
+        self._reader.keep_only(data["keys"])
+        recipes = data["recipes"]
+        self._models = {recipe: model for recipe, model in self._models.items() if recipe in recipes}
+        for recipe in recipes:
+            if recipe not in self._models:
+                self._models[recipe] = cook(recipe)
+        patchers = [self._models[recipe].clone() for recipe in recipes]
+        unpickler = JobUnpickler(data["stream"], patchers, self._reader, self._device)
+        kind, state = unpickler.read()
+        guider = kind.__new__(kind)
+        vars(guider).update(state)
+        guider.model_patcher = patchers[0]
+        guider.model_options = unpickler.read()
+        guider.conds = guider.original_conds = unpickler.read()
+        sampler, wrappers = unpickler.read(), unpickler.read()
+        noise, latent_image, sigmas, denoise_mask, seed, latent_shapes = unpickler.read()
+        for patcher in patchers:
+            read_delta(patcher, unpickler)
+        return SamplingJob(
+            guider=guider,
+            noise=noise,
+            latent_image=latent_image,
+            sampler=sampler,
+            sigmas=sigmas,
+            denoise_mask=denoise_mask,
+            seed=seed,
+            latent_shapes=latent_shapes,
+            wrappers=wrappers,
+            config=ParallelConfig.from_json(data["config"]),
+            degrees=Degrees.from_json(data["degrees"]),
+        )

@@ -1,0 +1,135 @@
+"""Runs sampling jobs in a worker: ComfyUI's own sampler, with the parallelism of the job wrapped around it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import safetensors.torch
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..attention.errors import Unsupported
+from ..compression.wire import make_wire
+from ..parallel.cfg import CfgParallel
+from ..parallel.mesh import Mesh
+from ..parallel.one_mind import OneMind
+from ..parallel.sequence import sequence_parallel
+from ..pool.errors import Refused
+from ..pool.worker import JobControl, Orders
+from ..report.ledger import Ledger
+from .modules import install_finders
+from .sampling import JobRebuilder, SamplingJob
+from .store import StoreReader
+
+WRAPPER_KEY = "compact_parallel"
+
+
+class SamplingHandler:
+    """One worker's side of every sampling job; see pool.worker.Handler."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._device = comfy.model_management.get_torch_device()
+        reader = StoreReader(Path(orders.options["directory"]))
+        self._rebuilder = JobRebuilder(install_finders(), reader, self._device)
+        self._mesh = Mesh(orders.rank, orders.world)
+
+    def prepare(self, payload: bytes) -> SamplingJob:
+        """Rebuild the job; loads the model from its file when it is new here."""
+        with torch.inference_mode():
+            return self._rebuilder.rebuild(payload)
+
+    def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
+        """Sample. Returns {"samples"} as safetensors (rank 0) and the ledger."""
+        ledger = Ledger()
+        with torch.inference_mode(), contextlib.ExitStack() as stack:
+            guider = job.guider
+            axes = self._mesh.axes(job.degrees)
+            mind = OneMind(guider.model_patcher, ledger, control.cancelled)
+            clock = _Clock()
+            outermost = {WrappersMP.PREDICT_NOISE: mind, WrappersMP.SAMPLER_SAMPLE: clock}
+            innermost = {}
+            if job.degrees.cfg > 1:
+                innermost[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
+            if job.degrees.sequence > 1:
+                wire = make_wire(job.config.compression, ledger)
+                innermost[WrappersMP.APPLY_MODEL] = stack.enter_context(
+                    sequence_parallel(guider.model_patcher, job.degrees, axes, wire, job.config.compression, ledger)
+                )
+            _add_wrappers(guider.model_options, outermost, innermost)
+            try:
+                samples = self._sample(job, control)
+            except Unsupported as error:  # the guards of a plan look at what all ranks see alike
+                raise Refused(str(error)) from error
+            mind.end()
+        result = safetensors.torch.save({"samples": samples.cpu().contiguous()}) if self._orders.rank == 0 else b""
+        return result, {**ledger.to_json(), "sampling_seconds": clock.seconds}
+
+    def park(self) -> int:
+        """Move the weights off the device. Returns the bytes that stay allocated there."""
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache(force=True)
+        return self._device_bytes()
+
+    def about(self) -> dict:
+        """Process id and device memory, for the pool's status."""
+        return {"pid": os.getpid(), "device_bytes": self._device_bytes()}
+
+    def _sample(self, job: SamplingJob, control: JobControl) -> torch.Tensor:
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            job.guider.outer_sample, job.guider, job.wrappers
+        )
+        return executor.execute(
+            job.noise,
+            job.latent_image,
+            job.sampler,
+            job.sigmas,
+            job.denoise_mask,
+            self._callback(control),
+            True,  # the parent shows the progress bar
+            job.seed,
+            latent_shapes=job.latent_shapes,
+        )
+
+    def _callback(self, control: JobControl) -> Callable | None:
+        if self._orders.rank != 0:
+            return None
+
+        def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
+            tensors = {"x0": x0.cpu().contiguous(), "x": x.cpu().contiguous().clone()}
+            control.progress(step, total_steps, safetensors.torch.save(tensors))
+
+        return callback
+
+    def _device_bytes(self) -> int:
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+
+class _Clock:
+    """A SAMPLER_SAMPLE wrapper that measures the sampler alone, without loading the model."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def _add_wrappers(model_options: dict, outermost: dict[str, Callable], innermost: dict[str, Callable]) -> None:
+    """Put ours around (outermost) or inside of (innermost) the workflow's own wrappers; dict order is call order."""
+    wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+    for kind, wrapper in outermost.items():
+        wrappers[kind] = {WRAPPER_KEY: [wrapper], **wrappers.get(kind, {})}
+    for kind, wrapper in innermost.items():
+        wrappers[kind] = {**wrappers.get(kind, {}), WRAPPER_KEY: [wrapper]}

@@ -1,0 +1,145 @@
+"""One mind: before every model call the ranks compare notes, so that all take the same path through it.
+
+A row of numbers from every rank is gathered; each rank reads the same rows and so decides the same.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..pool.errors import AgreedError, Cancelled
+from ..report.ledger import Ledger
+
+# Ranks on different devices may compute a noise level that differs in its last bits; more is another path.
+SIGMA_TOLERANCE = 1e-4
+END_OF_RUN = -1
+
+
+class Diverged(AgreedError):
+    """The ranks are not at the same model call: something in the workflow decides differently on each of them."""
+
+
+class NotFinite(AgreedError):
+    """The model returned NaN or Inf on some rank."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one rank brings to a model call.
+
+    `call` counts from 0; END_OF_RUN means the sampler has returned. `x_hash` is of the latent, `sigma` the noise level.
+    `free_memory` (bytes) decides how many conditions ComfyUI batches. `finite`: the call before returned real numbers.
+    """
+
+    call: int
+    sigma: float
+    x_hash: int
+    free_memory: int
+    cancelled: bool
+    finite: bool
+
+    SIZE = 6
+
+    def to_tensor(self) -> torch.Tensor:
+        """(6,) int64, the noise level bit by bit."""
+        sigma_bits = struct.unpack("<q", struct.pack("<d", self.sigma))[0]
+        values = [self.call, sigma_bits, self.x_hash, self.free_memory, int(self.cancelled), int(self.finite)]
+        return torch.tensor(values, dtype=torch.int64)
+
+    @classmethod
+    def from_tensor(cls, row: torch.Tensor) -> Header:
+        """The inverse of `to_tensor`."""
+        call, sigma_bits, x_hash, free_memory, cancelled, finite = row.tolist()
+        sigma = struct.unpack("<d", struct.pack("<q", sigma_bits))[0]
+        return cls(call, sigma, x_hash, free_memory, bool(cancelled), bool(finite))
+
+
+def check(headers: Sequence[Header]) -> None:
+    """Raises what all ranks have to raise at this call: Cancelled, NotFinite or Diverged."""
+    first = headers[0]
+    if first.cancelled:
+        raise Cancelled("The run was cancelled.")
+    bad = [str(rank) for rank, header in enumerate(headers) if not header.finite]
+    if bad:
+        where = "the last call" if first.call == END_OF_RUN else f"call {first.call - 1}"
+        raise NotFinite(
+            f"The model returned NaN or Inf at {where} on worker {', '.join(bad)}. If the workflow gives a picture "
+            "without Parallel Model, please report it; else check the model file, its precision and its patches."
+        )
+    for rank, header in enumerate(headers):
+        same_sigma = math.isclose(header.sigma, first.sigma, rel_tol=SIGMA_TOLERANCE)
+        if header.call != first.call or not same_sigma:
+            raise Diverged(
+                f"Worker {rank} is at {_place(header)} while worker 0 is at {_place(first)}: a patch or sampler "
+                "of this workflow decides differently on each worker. Use cfg_degree instead of sequence "
+                "parallelism, or bypass the patch."
+            )
+
+
+def _place(header: Header) -> str:
+    return "the end of the run" if header.call == END_OF_RUN else f"call {header.call} (sigma {header.sigma:.4g})"
+
+
+def hash_of(tensor: torch.Tensor) -> int:
+    """A hash of a tensor's bytes; two ranks that differ in one bit are told apart."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return zlib.crc32(flat.numpy())
+
+
+class OneMind:
+    """The PREDICT_NOISE wrapper that keeps the ranks of one job together. `patcher` is the model being sampled."""
+
+    def __init__(self, patcher: Any, ledger: Ledger, cancelled: Callable[[], bool]) -> None:
+        self.calls = 0
+        self._patcher = patcher
+        self._measured_free_memory = patcher.get_free_memory
+        self._ledger = ledger
+        self._cancelled = cancelled
+        self._finite = True
+
+    def __call__(
+        self, executor: Callable, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """One model call: agree, then evaluate. `x` (B, ...) latent, `timestep` (B,) noise levels."""
+        sigma = float(timestep.reshape(-1)[0])
+        self._ledger.begin_call(self.calls, sigma)
+        with self._ledger.phase("model"):
+            headers = self._agree(self.calls, sigma, hash_of(x), self._measured_free_memory(x.device))
+            # All ranks see the same hashes, so all take part in the broadcasts or none does.
+            if any(header.x_hash != headers[0].x_hash for header in headers):
+                x = _from_rank_0(x)
+            if any(header.sigma != headers[0].sigma for header in headers):
+                timestep = _from_rank_0(timestep)
+            free_memory = min(header.free_memory for header in headers)
+            self._patcher.get_free_memory = lambda device: free_memory
+            self.calls += 1
+            denoised = executor(x, timestep, *args, **kwargs)
+            self._finite = bool(torch.isfinite(denoised).all())
+        return denoised
+
+    def end(self) -> None:
+        """After the sampler has returned: the last call's health, and that every rank got here."""
+        self._agree(END_OF_RUN, 0.0, 0, 0)
+
+    def _agree(self, call: int, sigma: float, x_hash: int, free_memory: int) -> list[Header]:
+        own = Header(call, sigma, x_hash, int(free_memory), self._cancelled(), self._finite)
+        rows = torch.empty(dist.get_world_size() * Header.SIZE, dtype=torch.int64)
+        with self._ledger.phase("exposed"):
+            dist.all_gather_into_tensor(rows, own.to_tensor())
+        headers = [Header.from_tensor(row) for row in rows.view(-1, Header.SIZE)]
+        check(headers)
+        return headers
+
+
+def _from_rank_0(tensor: torch.Tensor) -> torch.Tensor:
+    shared = tensor.detach().clone().contiguous()
+    dist.broadcast(shared, src=0)
+    return shared

@@ -1,0 +1,38 @@
+"""What can go wrong with a pool, told apart by what is left afterwards."""
+
+from __future__ import annotations
+
+
+class PoolError(RuntimeError):
+    """The pool could not start, or what it was asked cannot be done."""
+
+
+class WorkerDied(PoolError):
+    """A worker process ended by itself. The pool is stopped and starts again on the next run."""
+
+
+class JobFailed(PoolError):
+    """The job raised on a worker; the message holds the cause and, unless it is meant for users, the traceback.
+
+    `kind` is the name of the exception's class, `cause` its message.
+    """
+
+    def __init__(self, kind: str, cause: str, where: str, traceback: str = "") -> None:
+        self.kind = kind
+        self.cause = cause
+        super().__init__(f"{cause}\n\n{kind}, raised on {where}:\n{traceback}" if traceback else cause)
+
+
+class AgreedError(RuntimeError):
+    """Raised inside a job by every rank at the same model call, so that no rank waits in a collective.
+
+    After an AgreedError the workers are usable at once; after any other exception the pool is restarted.
+    """
+
+
+class Refused(AgreedError):
+    """The model or the workflow asks for something that this strategy cannot do; the message says what avoids it."""
+
+
+class Cancelled(AgreedError):
+    """The run was cancelled; decided by rank 0, raised by all ranks at the same model call."""

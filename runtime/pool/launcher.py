@@ -1,0 +1,155 @@
+"""Starts one worker process and carries its messages and its log."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from .messages import Message, decode, encode
+from .worker import Orders
+
+log = logging.getLogger(__name__)
+
+PACKAGE = __name__.removesuffix(".runtime.pool.launcher")
+ROOT = Path(__file__).resolve().parents[2]
+LOG_TAIL_LINES = 60
+
+
+def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
+    """The environment of a worker: its share of the cores, loopback only, no allocator that breaks NCCL.
+
+    `cpu_workers`: how many workers share the machine's cores.
+    """
+    environment = dict(os.environ)
+    if device == "cpu":
+        threads = str(max(1, len(os.sched_getaffinity(0)) // cpu_workers if hasattr(os, "sched_getaffinity") else 1))
+        environment.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+    # NCCL runs out of memory beside the asynchronous allocator that ComfyUI may choose for itself.
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        kept = [item for item in environment.get(name, "").split(",") if item and "cudaMallocAsync" not in item]
+        if kept:
+            environment[name] = ",".join(kept)
+        else:
+            environment.pop(name, None)
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment
+
+
+def _spawn(pipe: int, environment: dict[str, str]) -> subprocess.Popen:
+    """Start a worker that inherits one end of a pipe, and nothing else of ours."""
+    inherit: dict = {"pass_fds": (pipe,), "start_new_session": True}  # Ctrl+C in the terminal is ComfyUI's to handle
+    if sys.platform == "win32":
+        os.set_handle_inheritable(pipe, True)
+        inherit = {
+            "startupinfo": subprocess.STARTUPINFO(lpAttributeList={"handle_list": [pipe]}),
+            "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP,
+        }
+    script = ROOT / "runtime" / "pool" / "bootstrap.py"
+    return subprocess.Popen(
+        [sys.executable, "-u", str(script), str(pipe)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        **inherit,
+    )
+
+
+class WorkerProcess:
+    """One worker: its process, our end of its pipe, and the last lines of its log.
+
+    Its messages go to `deliver(rank, message)` in a thread, the end of its pipe as None.
+    """
+
+    def __init__(
+        self,
+        orders: Orders,
+        cpu_workers: int,
+        command_line: list[str],
+        deliver: Callable[[int, Message | None], None],
+    ) -> None:
+        self.rank = orders.rank
+        self.device = orders.device
+        self.about: dict = {}
+        self.state = "starting"
+        self._sending = threading.Lock()
+        self._tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
+        self._connection, theirs = multiprocessing.Pipe(duplex=True)
+        with theirs:
+            self._process = _spawn(theirs.fileno(), worker_environment(orders.device, cpu_workers))
+        self._log_pump = threading.Thread(target=self._pump_log, name=f"worker {self.rank} log", daemon=True)
+        self._log_pump.start()
+        bootstrap = {
+            "package": PACKAGE,
+            "root": str(ROOT),
+            "sys_path": [str(Path(entry).resolve()) for entry in sys.path],
+            "argv": command_line,
+            "worker": asdict(orders),
+        }
+        with contextlib.suppress(BrokenPipeError):  # it died already: the reader says so
+            self._connection.send_bytes(json.dumps(bootstrap).encode())
+        self._reader = threading.Thread(
+            target=self._receive, args=(deliver,), name=f"worker {self.rank} messages", daemon=True
+        )
+        self._reader.start()
+
+    @property
+    def name(self) -> str:
+        """How the worker is called in messages to people."""
+        return f"worker {self.rank} ({self.device})"
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Send one message. A worker that is gone is reported by its reader, not here."""
+        try:
+            with self._sending:
+                self._connection.send_bytes(encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            log.debug("%s is gone", self.name)
+
+    def exit_code(self) -> int | None:
+        """None while the process runs."""
+        return self._process.poll()
+
+    def log_tail(self) -> str:
+        """The last lines the worker printed."""
+        return "\n".join(self._tail)
+
+    def kill(self) -> None:
+        """End the process at once and wait until it is gone and its log is read."""
+        self.state = "dead"
+        self._process.kill()
+        self._process.wait()
+        self._log_pump.join(timeout=5)
+        self._reader.join(timeout=5)
+        self._connection.close()
+
+    def _receive(self, deliver: Callable[[int, Message | None], None]) -> None:
+        while True:
+            try:
+                message = decode(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                deliver(self.rank, None)
+                return
+            deliver(self.rank, message)
+
+    def _pump_log(self) -> None:
+        for line in self._process.stdout:
+            text = line.decode(errors="replace").rstrip()
+            self._tail.append(text)
+            log.info("[parallel %d] %s", self.rank, text)

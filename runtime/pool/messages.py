@@ -1,0 +1,121 @@
+"""The messages between a pool and its workers: plain data only, so that decoding one never runs code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Worker to pool: imports are done and the process group stands. `about` is shown in the pool's status."""
+
+    about: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Pool to worker: rebuild this job, without any collective."""
+
+    job: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Worker to pool: the job is rebuilt."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Pool to worker: every rank has prepared the job, run it."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Pool to worker: some rank could not prepare the job, forget it."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Pool to worker: end the job at the next model call."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Rank 0 to pool: one sampler step is done. `payload` belongs to the handler (it holds the preview)."""
+
+    job: int
+    step: int
+    total: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Done:
+    """Worker to pool: the job's result (empty on all ranks but 0) and this rank's ledger."""
+
+    job: int
+    result: bytes
+    ledger: dict
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Worker to pool: the job raised `kind`. `agreed`: every rank did so at the same place, the workers stay usable."""
+
+    job: int
+    kind: str
+    error: str
+    traceback: str
+    agreed: bool
+
+
+@dataclass(frozen=True)
+class Park:
+    """Pool to worker: give the device's memory back, keep the process."""
+
+
+@dataclass(frozen=True)
+class Parked:
+    """Worker to pool: done; bytes still held on the device."""
+
+    device_bytes: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Pool to worker: exit."""
+
+
+Message = Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed | Park | Parked | Stop
+_KINDS = {kind.__name__: kind for kind in Message.__args__}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Refuses every class and function: a message is plain data."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"a message may hold plain data only, not {module}.{name}")
+
+
+def encode(message: Message) -> bytes:
+    """One message as bytes."""
+    values = {f.name: getattr(message, f.name) for f in fields(message)}
+    return pickle.dumps((type(message).__name__, values), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def decode(data: bytes) -> Message:
+    """The inverse of `encode`. Raises pickle.UnpicklingError for anything that is not plain data."""
+    kind, values = _PlainUnpickler(io.BytesIO(data)).load()
+    return _KINDS[kind](**values)

@@ -1,0 +1,51 @@
+"""The pools of this process, by name. A MODEL that outlives its pool finds the next one of that name here."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import threading
+
+from ..config import PoolConfig
+from .pool import Entry, Pool
+
+
+class PoolRegistry:
+    """Owns every pool. The same name and config give the same pool; another config replaces it."""
+
+    def __init__(self) -> None:
+        self.idle_seconds = 900.0
+        self._pools: dict[str, Pool] = {}
+        self._lock = threading.Lock()
+
+    def get(self, config: PoolConfig, devices: tuple[str, ...], entry: Entry) -> Pool:
+        """The pool of this name, made (not started) if there is none like it."""
+        with self._lock:
+            pool = self._pools.get(config.name)
+            if pool is not None and (pool.config, pool.devices) == (config, devices):
+                return pool
+            fresh = self._pools[config.name] = Pool(config, devices, entry, self.idle_seconds)
+        if pool is not None:
+            pool.stop()
+        return fresh
+
+    def find(self, name: str) -> Pool | None:
+        """The pool of this name, or None."""
+        return self._pools.get(name)
+
+    def all(self) -> list[Pool]:
+        """Every pool, in the order they were made."""
+        return list(self._pools.values())
+
+    def stop_all(self) -> None:
+        """End every worker of every pool."""
+        for pool in self.all():
+            pool.stop()
+
+
+@functools.cache
+def pools() -> PoolRegistry:
+    """The one registry of this process."""
+    registry = PoolRegistry()
+    atexit.register(registry.stop_all)
+    return registry

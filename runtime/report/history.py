@@ -1,0 +1,42 @@
+"""The reports of the last runs of this process, and which latent came from which run."""
+
+from __future__ import annotations
+
+import collections
+import functools
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+KEPT_RUNS = 50
+
+
+class RunHistory:
+    """Keeps the newest reports, newest last."""
+
+    def __init__(self) -> None:
+        self._reports: collections.deque[dict] = collections.deque(maxlen=KEPT_RUNS)
+        self._made = WeakTensorKeyDictionary()
+
+    def add(self, report: dict, latent: torch.Tensor) -> None:
+        """Keep a report and remember the latent that the run returned."""
+        self._reports.append(report)
+        self._made[latent] = report
+
+    def latest(self) -> dict | None:
+        """The newest report, None before the first run."""
+        return self._reports[-1] if self._reports else None
+
+    def all(self) -> list[dict]:
+        """Every report that is kept, newest first."""
+        return list(reversed(self._reports))
+
+    def of(self, latent: torch.Tensor) -> dict | None:
+        """The report of the run that made this latent; the newest one when the latent was changed since."""
+        return self._made.get(latent) or self.latest()
+
+
+@functools.cache
+def runs() -> RunHistory:
+    """The one history of this process."""
+    return RunHistory()

@@ -1,0 +1,205 @@
+"""What a run did, written down while it happens: one `Ledger` per rank and job, put together by `run_report`.
+
+Seconds are wall seconds of the host, bytes are bytes put on links (an own chunk that stays where it is does not count).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MODEL = "model"
+EXPOSED = "exposed"
+BITS_UNCOMPRESSED = 16
+
+
+@dataclass
+class _Record:
+    """The sums of one model call on one rank."""
+
+    sigma: float | None = None
+    bytes_sent: int = 0
+    bytes_uncompressed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    evaluations: int = 0
+    hidden_seconds: float = 0.0
+    tensors: int = 0
+    bits_sum: float = 0.0
+    max_error: float | None = None
+
+
+class Ledger:
+    """What one rank did in one job. Not shared between threads."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, _Record] = {}
+        self._current = self._outside = _Record()
+        self._inner_seconds: list[float] = []
+        self._base_bytes = 0
+        self._warnings: dict[str, None] = {}
+
+    def begin_call(self, index: int, sigma: float) -> None:
+        """Later records belong to model call `index` (from 0), made at noise level `sigma`."""
+        self._current = self._calls.setdefault(index, _Record(sigma=float(sigma) if math.isfinite(sigma) else None))
+
+    def sent(self, nbytes: int, nbytes_uncompressed: int) -> None:
+        """This rank put `nbytes` on links; at 16 bits per value the same tensors are `nbytes_uncompressed`."""
+        self._current.bytes_sent += int(nbytes)
+        self._current.bytes_uncompressed += int(nbytes_uncompressed)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the wall seconds of the block to phase `name`.
+
+        Seconds of a phase inside a phase count for the inner one only, so the phases of a call add up to its time and
+        "model" around everything keeps what is not "encode", "decode" or "exposed": the compute.
+        """
+        record = self._current
+        self._inner_seconds.append(0.0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            own = elapsed - self._inner_seconds.pop()
+            record.seconds[name] = record.seconds.get(name, 0.0) + own
+            record.evaluations += name == MODEL
+            if self._inner_seconds:
+                self._inner_seconds[-1] += elapsed
+
+    def hidden(self, seconds: float) -> None:
+        """Communication took `seconds` behind compute; nobody waited for it."""
+        self._current.hidden_seconds += seconds
+
+    def stream_error(self, relative_error: float, bits: float) -> None:
+        """One tensor was encoded: ||x - x_hat|| / ||x||, and the bits sent per value.
+
+        An error that is not finite becomes a warning and is left out.
+        """
+        record = self._current
+        record.tensors += 1
+        record.bits_sum += float(bits)
+        if math.isfinite(relative_error):
+            record.max_error = max(record.max_error or 0.0, float(relative_error))
+        else:
+            self.warn("The error of a compressed tensor is not a finite number.")
+
+    def base_bytes(self, nbytes: int) -> None:
+        """Residual bases hold `nbytes` now; the largest value is kept."""
+        self._base_bytes = max(self._base_bytes, int(nbytes))
+
+    def warn(self, sentence: str) -> None:
+        """Adds a sentence for the user, once."""
+        self._warnings[sentence] = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; the order of the calls is that of their indices."""
+        return {
+            "calls": [{"index": index, **asdict(record)} for index, record in sorted(self._calls.items())],
+            "outside": asdict(self._outside),
+            "base_bytes": self._base_bytes,
+            "warnings": list(self._warnings),
+        }
+
+
+def _unique(sentences: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(sentences))
+
+
+def _maximum(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _bits(records: Sequence[dict[str, Any]]) -> float:
+    """Mean bits per value of what was encoded; where nothing was, what the bytes say; 0 where nothing was sent."""
+    tensors = sum(record["tensors"] for record in records)
+    if tensors:
+        return sum(record["bits_sum"] for record in records) / tensors
+    uncompressed = sum(record["bytes_uncompressed"] for record in records)
+    return BITS_UNCOMPRESSED * sum(record["bytes_sent"] for record in records) / uncompressed if uncompressed else 0.0
+
+
+def _phases(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds per phase; what is left of "model" is called "compute"."""
+    total: dict[str, float] = {}
+    for record in records:
+        for name, seconds in record["seconds"].items():
+            key = "compute" if name == MODEL else name
+            total[key] = total.get(key, 0.0) + seconds
+    return total
+
+
+def run_report(
+    ledgers: Sequence[dict[str, Any]],
+    *,
+    run_id: str,
+    model: str,
+    devices: Sequence[str],
+    strategy: dict[str, Any],
+    compression: dict[str, Any],
+    seconds: float,
+    sampling_seconds: float,
+    step_reuse: dict[str, Any] | None = None,
+    accepted: Sequence[int] | None = None,
+    restarts: int = 0,
+    resumed_calls: int = 0,
+    fallbacks: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The report of one run: what every rank's `Ledger.to_json()` says, put together. Plain JSON values, no NaN.
+
+    Args:
+        ledgers: one per rank, in rank order.
+        devices: one per rank.
+        strategy, compression, step_reuse: as chosen, in their JSON form.
+        seconds: of the whole job as the parent saw it; `sampling_seconds`: of the sampler alone.
+        accepted: committed calls per round of step reuse; without it every call is a round of its own.
+    Bytes are sums over ranks. `exposed_seconds` and `hidden_seconds` are those of the rank that has most, because ranks
+    wait at the same time; `phases` has every rank's. Errors are the worst over ranks.
+    """
+    per_rank = [[ledger["outside"], *ledger["calls"]] for ledger in ledgers]
+    indices = sorted({call["index"] for ledger in ledgers for call in ledger["calls"]})
+    by_call = [[call for ledger in ledgers for call in ledger["calls"] if call["index"] == index] for index in indices]
+    phases = [_phases(records) for records in per_rank]
+    everything = [record for records in per_rank for record in records]
+    hidden_seconds = [sum(record["hidden_seconds"] for record in records) for records in per_rank]
+    bytes_sent = sum(record["bytes_sent"] for record in everything)
+    bytes_uncompressed = sum(record["bytes_uncompressed"] for record in everything)
+    accepted = [1] * len(indices) if accepted is None else list(accepted)
+    return {
+        "run_id": run_id,
+        "model": model,
+        "workers": len(ledgers),
+        "devices": list(devices),
+        "strategy": strategy,
+        "compression": compression,
+        "step_reuse": step_reuse or {"mode": "off"},
+        "calls": len(indices),
+        "rounds": len(accepted),
+        "accepted": accepted,
+        "evaluations_per_rank": [sum(record["evaluations"] for record in records) for records in per_rank],
+        "seconds": seconds,
+        "sampling_seconds": sampling_seconds,
+        "bytes_sent": bytes_sent,
+        "bytes_uncompressed": bytes_uncompressed,
+        "effective_ratio": bytes_uncompressed / bytes_sent if bytes_sent else None,
+        "exposed_seconds": max((rank.get(EXPOSED, 0.0) for rank in phases), default=0.0),
+        "hidden_seconds": max(hidden_seconds, default=0.0),
+        "bits": [_bits(records) for records in by_call],
+        "max_relative_error": _maximum([record["max_error"] for record in everything]),
+        "restarts": restarts,
+        "resumed_calls": resumed_calls,
+        "fallbacks": _unique(fallbacks),
+        "warnings": _unique([*warnings, *(sentence for ledger in ledgers for sentence in ledger["warnings"])]),
+        "sigmas": [records[0]["sigma"] for records in by_call],
+        "bytes_sent_per_call": [sum(record["bytes_sent"] for record in records) for records in by_call],
+        "bytes_uncompressed_per_call": [sum(record["bytes_uncompressed"] for record in records) for records in by_call],
+        "error_per_call": [_maximum([record["max_error"] for record in records]) for records in by_call],
+        "seconds_per_call": [max(sum(record["seconds"].values()) for record in records) for records in by_call],
+        "phases": phases,
+        "base_bytes": max((ledger["base_bytes"] for ledger in ledgers), default=0),
+    }

@@ -1,0 +1,75 @@
+"""The report in plain words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from .ledger import BITS_UNCOMPRESSED
+
+_PREFIXES = ("", "k", "M", "G", "T")
+_MAX_DEVICES = 4
+
+
+def format_bytes(nbytes: float) -> str:
+    """A number of bytes with at most three significant digits: "3.4 MB". 1 kB is 1000 bytes."""
+    power = 0
+    while nbytes >= 999.5 and power < len(_PREFIXES) - 1:
+        nbytes, power = nbytes / 1000, power + 1
+    digits = 0 if power == 0 or nbytes >= 99.95 else 1
+    return f"{nbytes:.{digits}f} {_PREFIXES[power]}B"
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as a person would say them: "0.04 s", "6.4 s", "75 s"."""
+    return f"{seconds:.{0 if seconds >= 59.5 else 1 if seconds >= 0.95 else 2}f} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 worker", "2 workers"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def format_devices(devices: Sequence[str]) -> str:
+    """Devices in order with equal ones counted, many shortened: "cpu x 2", "cuda:0, cuda:1", "cuda:0 ... cuda:7"."""
+    names = [device if count == 1 else f"{device} x {count}" for device, count in Counter(devices).items()]
+    return ", ".join(names) if len(names) <= _MAX_DEVICES else f"{names[0]} ... {names[-1]}"
+
+
+def headline(report: dict[str, Any]) -> str:
+    """What ran, where and how long: one line."""
+    return (
+        f"{report['model']} on {plural(report['workers'], 'worker')} ({format_devices(report['devices'])}): "
+        f"{plural(report['calls'], 'model call')} in {format_seconds(report['sampling_seconds'])}"
+    )
+
+
+def traffic(report: dict[str, Any]) -> str:
+    """What crossed the links: one line."""
+    sent, ratio = report["bytes_sent"], report["effective_ratio"]
+    if not sent:
+        return "Nothing was sent between workers"
+    text = f"Sent {format_bytes(sent)}, {BITS_UNCOMPRESSED / ratio:.2g} bits per value"
+    if ratio <= 1:
+        return text
+    uncompressed = format_bytes(report["bytes_uncompressed"])
+    return f"{text}, instead of {uncompressed} at {BITS_UNCOMPRESSED} ({ratio:.1f} times less)"
+
+
+def summarize(report: dict[str, Any]) -> str:
+    """A few lines for a person: what ran, what was sent, the largest error, and every fallback and warning."""
+    lines = [f"{headline(report)}.", f"{traffic(report)}."]
+    if report["bytes_sent"]:
+        lines.append(f"Workers waited {format_seconds(report['exposed_seconds'])} for links at most.")
+    if report["hidden_seconds"]:
+        lines.append(f"Sending took {format_seconds(report['hidden_seconds'])} behind compute.")
+    error = report["max_relative_error"]
+    if error is not None:
+        lines.append(f"Largest relative error of a sent tensor: {error:.2%}.")
+    if report["restarts"]:
+        times, kept = plural(report["restarts"], "time"), plural(report["resumed_calls"], "call")
+        lines.append(f"The workers were restarted {times}; {kept} kept.")
+    lines += [f"Fallback: {sentence}" for sentence in report["fallbacks"]]
+    lines += [f"Warning: {sentence}" for sentence in report["warnings"]]
+    return "\n".join(lines)

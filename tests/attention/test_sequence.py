@@ -1,0 +1,161 @@
+"""Sequence attention in real processes against attention over the whole sequence."""
+
+import itertools
+
+import pytest
+import torch
+from compact_parallel.runtime.attention.all_gather import gather_tokens
+from compact_parallel.runtime.attention.axis import exchange
+from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.layout import TokenLayout
+from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.report.ledger import Ledger
+from distributed import launch
+from sequence_parts import TAG, WatchedWire, axes, relative_error
+
+HEADS, DIM, BATCH = 12, 8, 2
+EXCHANGES = ("all_gather", "ring")
+
+
+def attention_pytorch(
+    q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, scale=None, enable_gqa=False
+):
+    """As ComfyUI's: (B, L, C), or (B, H, L, D) with skip_reshape."""
+    if not skip_reshape:
+        dim = q.shape[-1] // heads
+        q, k, v = (x.unflatten(2, (-1, dim)).transpose(1, 2) for x in (q, k, v))
+    if k.shape[1] != heads:
+        assert enable_gqa
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=enable_gqa)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def masks(total):
+    generator = torch.Generator().manual_seed(1)
+    square = torch.rand(total, total, generator=generator) > 0.3
+    return {
+        "none": None,
+        "(N, N) bool": square,
+        "(B, N) bool": torch.rand(BATCH, total, generator=generator) > 0.3,
+        "(B, N, N) additive": torch.randn(BATCH, total, total, generator=generator),
+        "(B, 1, 1, N) additive": torch.zeros(BATCH, 1, 1, total).masked_fill_(~square[:1], -torch.inf),
+        "(B, H, N, N) additive": torch.randn(BATCH, HEADS, total, total, generator=generator),
+    }
+
+
+def whole_inputs(lengths, kv_heads):
+    generator = torch.Generator().manual_seed(sum(lengths))
+    total = sum(lengths)
+    return [torch.randn(BATCH, total, heads * DIM, generator=generator) for heads in (HEADS, kv_heads, kv_heads)]
+
+
+def heads_first(x):
+    return x.unflatten(2, (-1, DIM)).transpose(1, 2)
+
+
+def reference(lengths, kv_heads, mask, **kwargs):
+    q, k, v = whole_inputs(lengths, kv_heads)
+    if mask is not None and mask.shape == (BATCH, sum(lengths)):
+        mask = mask[:, None, None]
+    elif mask is not None and mask.ndim == 3:
+        mask = mask[:, None]
+    return attention_pytorch(q, k, v, HEADS, mask=mask, **kwargs)
+
+
+def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, **kwargs):
+    """The relative error of this rank's tokens."""
+    layout = TokenLayout(lengths, attention.parts)
+    q, k, v = (layout.split_joint(x, 1, attention.part) for x in whole_inputs(lengths, kv_heads))
+    given = [q, k, v] if flat else [heads_first(x) for x in (q, k, v)]
+    kwargs_in = {"skip_reshape": not flat, "skip_output_reshape": not flat, **kwargs}
+    out = attention(attention_pytorch, *given, HEADS, layout=layout, tag=TAG, mask=mask, **kwargs_in)
+    out = out if flat else out.transpose(1, 2).flatten(2)
+    return relative_error(out, layout.split_joint(reference(lengths, kv_heads, mask, **kwargs), 1, attention.part))
+
+
+def run_cases(rank, world, degrees, exchanges):
+    """{(exchange, lengths, what): error} of this rank."""
+    ulysses, ring = axes(rank, *degrees)
+    errors = {}
+    for ring_exchange, lengths in itertools.product(exchanges, [(5, 11), (1, 13), (17,)]):
+        ledger = Ledger()
+        attention = SequenceAttention(ulysses, ring, ring_exchange, WatchedWire(), ledger)
+        found = {what: case_error(attention, lengths, mask) for what, mask in masks(sum(lengths)).items()}
+        found["heads first"] = case_error(attention, lengths, flat=False)
+        found["scale"] = case_error(attention, lengths, scale=0.1)
+        found["grouped"] = case_error(attention, lengths, kv_heads=HEADS // 2, enable_gqa=True)
+        layout = TokenLayout(lengths, world)
+        everything = torch.arange(sum(lengths)).repeat(2, 1)
+        local = layout.split_joint(everything, 1, attention.part)
+        gathered = gather_tokens(local, layout, 1, ulysses=ulysses, ring=ring, ledger=ledger)
+        found["gather_tokens"] = float(not torch.equal(gathered, everything))
+        errors.update({(ring_exchange, lengths, what): error for what, error in found.items()})
+    return errors
+
+
+@pytest.mark.parametrize(
+    "degrees,exchanges",
+    [((1, 2), EXCHANGES), ((1, 3), EXCHANGES), ((3, 1), EXCHANGES[:1]), ((2, 2), EXCHANGES)],
+    ids=["two ring ranks", "three ring ranks", "three ulysses ranks", "two by two"],
+)
+def test_equals_attention_over_the_whole_sequence(tmp_path, degrees, exchanges):
+    for errors in launch(run_cases, degrees[0] * degrees[1], tmp_path, degrees, exchanges):
+        assert len(errors) == 30 * len(exchanges)
+        assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
+
+
+def own_chunk_only(rank, world):
+    """The exchange replaced by the own chunk: the same comparison must see it. Then what else two ranks can tell."""
+    ulysses, ring = axes(rank, 1, 2)
+    lengths, layout = (6, 10), TokenLayout((6, 10), 2)
+    local = [layout.split_joint(x, 1, rank) for x in whole_inputs(lengths, HEADS)]
+    expected = layout.split_joint(reference(lengths, HEADS, None), 1, rank)
+    alone = relative_error(attention_pytorch(*local, HEADS), expected)
+
+    wire, ledger = WatchedWire(), Ledger()
+    ring_attention = SequenceAttention(ulysses, ring, "ring", wire, ledger)
+    ring_attention(reference, *local, HEADS, layout=layout, tag=TAG)
+    record = ledger.to_json()
+
+    square = masks(16)["(N, N) bool"]
+    unpermuted = SequenceAttention(ulysses, ring, "all_gather", wire, Ledger())
+    object.__setattr__(unpermuted, "_gathered_mask", lambda mask, *_: mask[None, None, rank * 8 : rank * 8 + 8])
+    wrong_mask = unpermuted(attention_pytorch, *local, HEADS, layout=layout, tag=TAG, mask=square)
+    wrong_mask = relative_error(wrong_mask, layout.split_joint(reference(lengths, HEADS, square), 1, rank))
+
+    sentences = []
+    with pytest.raises(Unsupported) as refusal:
+        ring_attention(attention_pytorch, *local, HEADS, layout=layout, tag=TAG, mask=torch.ones(7, 7))
+    sentences.append(str(refusal.value))
+    by_heads = SequenceAttention(ring, ulysses, "ring", wire, ledger)
+    five = [torch.randn(BATCH, 8, 5 * DIM) for _ in range(3)]
+    with pytest.raises(Unsupported) as refusal:
+        by_heads(attention_pytorch, *five, 5, layout=layout, tag=TAG)
+    sentences.append(str(refusal.value))
+    with pytest.raises(Unsupported) as refusal:
+        by_heads(attention_pytorch, local[0], *[x[..., :DIM] for x in local[1:]], HEADS, layout=layout, tag=TAG)
+    sentences.append(str(refusal.value))
+    mixed = torch.full((3,), float(rank), dtype=torch.float16)
+    there = torch.empty(3, dtype=torch.float16)
+    exchange(ring, {1 - rank: mixed}, {1 - rank: there}, ledger)
+    return alone, wrong_mask, wire.seen, record, sentences, there.tolist()
+
+
+def test_two_ranks(tmp_path):
+    for rank, (alone, wrong_mask, seen, record, sentences, there) in enumerate(launch(own_chunk_only, 2, tmp_path)):
+        assert alone > 1e-2
+        assert wrong_mask > 1e-2
+        assert seen[:2] == [("pack", None, 3), ("unpack", 1 - rank, 3)]
+        values = 2 * BATCH * 8 * HEADS * DIM
+        assert record["outside"]["bytes_sent"] == values * 4
+        assert record["outside"]["bytes_uncompressed"] == values * 2
+        assert record["outside"]["hidden_seconds"] > 0
+        assert record["outside"]["seconds"]["exposed"] > 0
+        assert record["warnings"] == [
+            "ring_exchange ring computes attention with torch's own kernels; reference does not apply. "
+            "ring_exchange all_gather keeps it."
+        ]
+        assert "(7, 7)" in sentences[0] and "ring_degree to 1" in sentences[0]
+        assert "ulysses_degree is 2" in sentences[1] and "5 attention heads" in sentences[1]
+        assert "1 key and value heads" in sentences[2]
+        assert there == [1.0 - rank] * 3

@@ -1,0 +1,20 @@
+"""The pack under a fixed name, and ComfyUI on the path, for every test.
+
+The repository root is itself one Python package whose folder may have any name; tests import it as `compact_parallel`.
+Its `__init__.py` is not executed (it needs a running ComfyUI), only its path is known, as in a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+package = types.ModuleType("compact_parallel")
+package.__path__ = [str(ROOT)]
+sys.modules.setdefault("compact_parallel", package)
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,97 @@
+"""The figure shows what the report says, for every size of run, and touches nothing global."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from compact_parallel.runtime.report.ledger import Ledger, run_report
+from compact_parallel.runtime.report.plot import draw, to_pixels, to_png
+from PIL import Image
+
+
+def make_report(ranks=2, calls=8, compressed=True, sends=True, bound=None):
+    ledgers = []
+    for rank in range(ranks):
+        ledger = Ledger()
+        for index in range(calls):
+            ledger.begin_call(index, 1 - index / calls)
+            with ledger.phase("model"), ledger.phase("exposed"):
+                sum(range(1000))
+            if sends:
+                ledger.sent(300 + rank if compressed else 4000, 2000)
+            if compressed:
+                ledger.stream_error(0.01 * (index + 1), 2.0)
+        ledgers.append(ledger.to_json())
+    return run_report(
+        ledgers,
+        run_id="r",
+        model="tiny",
+        devices=["cpu"] * ranks,
+        strategy={},
+        compression={"mode": "quality", "max_relative_error": bound} if bound else {"mode": "codec"},
+        seconds=1.0,
+        sampling_seconds=0.9,
+    )
+
+
+SIZES = {
+    "two workers": {},
+    "no compression": {"compressed": False},
+    "one call": {"calls": 1},
+    "hundred calls, eight workers": {"ranks": 8, "calls": 100},
+    "one worker": {"ranks": 1, "compressed": False, "sends": False},
+    "no call": {"calls": 0},
+    "bound": {"bound": 0.2},
+}
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+def test_every_size_of_run_can_be_drawn_and_all_text_is_inside(size):
+    report = make_report(**size)
+    figure = draw(json.loads(json.dumps(report)))
+    pixels = to_pixels(figure)
+    height, width, _ = pixels.shape
+    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    assert width == 900 and 600 < height < 1200
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (border == 255).all(), "something is cut off at the edge"
+
+
+def test_png_is_the_same_picture():
+    figure = draw(make_report())
+    decoded = np.asarray(Image.open(io.BytesIO(to_png(figure))).convert("RGB"))
+    assert np.array_equal(decoded, to_pixels(figure))
+
+
+def labels(axes):
+    legend = axes.get_legend()
+    return [text.get_text() for text in legend.get_texts()] if legend else []
+
+
+def test_bars_and_lines_have_the_reports_values():
+    report = make_report(ranks=3, bound=0.2)
+    time_axes, bytes_axes, error_axes = draw(report).axes
+    width = sum(bar.get_width() for bar in time_axes.patches)
+    assert width == pytest.approx(sum(sum(rank.values()) for rank in report["phases"]))
+    assert list(bytes_axes.patches[0].get_data().values) == report["bytes_sent_per_call"]
+    assert list(bytes_axes.patches[1].get_data().values) == report["bytes_uncompressed_per_call"]
+    assert list(error_axes.lines[0].get_ydata()) == report["error_per_call"]
+    assert labels(error_axes) == ["measured", "asked for at most 0.2"]
+    assert labels(draw(make_report()).axes[2]) == []
+
+
+def test_changed_report_changes_the_picture():
+    """Negative control: the pixels depend on the numbers."""
+    report = make_report()
+    more = report | {"bytes_sent_per_call": [2 * n for n in report["bytes_sent_per_call"]]}
+    assert not np.array_equal(to_pixels(draw(report)), to_pixels(draw(more)))
+    assert np.array_equal(to_pixels(draw(report)), to_pixels(draw(report)))
+
+
+def test_pyplot_is_not_used(monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    to_pixels(draw(make_report()))
+    assert "matplotlib.pyplot" not in sys.modules

@@ -1,0 +1,41 @@
+"""What attention and sharding tests share: axes over real groups, a watched wire, and the relative error."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from compact_parallel.runtime.attention.axis import Axis
+from compact_parallel.runtime.compression.wire import RawWire, Tag
+
+
+def axes(rank, ulysses, ring):
+    """(ulysses axis, ring axis) of `rank` in one world of ulysses x ring ranks; every rank makes every group."""
+    found = {}
+    rows = [[r * ulysses + u for u in range(ulysses)] for r in range(ring)]
+    for name, lines in (("ulysses", rows), ("ring", [list(line) for line in zip(*rows)])):
+        for line in lines:
+            group = dist.new_group(line) if len(line) > 1 else None
+            if rank in line:
+                found[name] = Axis(name, tuple(line), line.index(rank), group)
+    return found["ulysses"], found["ring"]
+
+
+TAG = Tag(layer="layer", name="kv", slots=(("cond", 0), ("cond", 1)))
+
+
+class WatchedWire(RawWire):
+    """A raw wire that remembers (what, source, text tokens) of each message."""
+
+    def __init__(self):
+        self.seen = []
+
+    def pack(self, tensors, tag):
+        self.seen.append(("pack", None, tag.exact_tokens))
+        return super().pack(tensors, tag)
+
+    def unpack(self, source, payload, shapes, dtype, tag):
+        self.seen.append(("unpack", source, tag.exact_tokens))
+        return super().unpack(source, payload, shapes, dtype, tag)
+
+
+def relative_error(x, expected):
+    return float((x - expected).double().norm() / expected.double().norm())

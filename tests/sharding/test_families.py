@@ -1,0 +1,164 @@
+"""Every family with a plan: one evaluation split over real processes against the same evaluation in one."""
+
+import pytest
+import torch
+from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.compression.wire import RawWire, make_wire
+from compact_parallel.runtime.config import CompressionConfig
+from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.plan import Unsupported
+from compact_parallel.runtime.sharding.plans import plan_for
+from compact_parallel.runtime.sharding.shard import Sharding, batch_slots, self_check
+from distributed import launch
+from sequence_parts import axes
+from tiny_diffusion import flux, inputs, needs_comfyui, sd3, wan
+
+pytestmark = needs_comfyui
+SLOTS = batch_slots(["first", "second"], 2)
+LIMIT = 1e-5
+
+
+def cases():
+    """{name: (build, keyword arguments of one forward)}."""
+    total = 7 + 15
+    generator = torch.Generator().manual_seed(3)
+    square = torch.rand(2, total, total, generator=generator) > 0.3
+    reference = torch.randn(2, 4, 4, 6, generator=generator)
+    modulated = {"global_modulation": True, "mlp_silu_act": True, "ops_bias": False, "qkv_bias": False}
+    to_video = {"clip_fea": torch.randn(2, 11, 1280, generator=generator)}
+    return {
+        "flux": (flux, inputs("flux")),
+        "flux, one text token per rank or two": (flux, inputs("flux", text=4)),
+        "flux, mask": (flux, inputs("flux") | {"attention_mask": square}),
+        "flux, reference latent": (flux, inputs("flux") | {"ref_latents": [reference], "ref_latents_method": "index"}),
+        "flux, one modulation for all (Flux2)": (lambda: flux(**modulated), inputs("flux")),
+        "sd3": (sd3, inputs("sd3")),
+        "sd3, odd size": (sd3, inputs("sd3", text=5, height=8, width=14)),
+        "wan": (wan, inputs("wan")),
+        "wan, image to video": (lambda: wan(model_type="i2v"), inputs("wan", height=6) | to_video),
+    }
+
+
+class OwnChunkOnly(SequenceAttention):
+    """The negative control: no K or V from anybody else."""
+
+    def __call__(self, func, q, k, v, heads, *, layout, tag, **kwargs):
+        kwargs["mask"] = None
+        return func(q, k, v, heads, **kwargs)
+
+
+def family_errors(rank, world, degrees):
+    """{(case, exchange): relative error} of this rank, and the same for the negative control."""
+    torch.set_grad_enabled(False)
+    ulysses, ring = axes(rank, *degrees)
+    errors, controls = {}, {}
+    for name, (build, given) in cases().items():
+        module = build()
+        plan = plan_for(module)
+        for exchange in ("all_gather", "ring") if ring.size > 1 else ("all_gather",):
+            attention = SequenceAttention(ulysses, ring, exchange, RawWire(), Ledger())
+            errors[name, exchange] = self_check(Sharding(module, plan, attention), SLOTS, **given)
+        alone = OwnChunkOnly(ulysses, ring, "all_gather", RawWire(), Ledger())
+        controls[name] = self_check(Sharding(module, plan, alone), SLOTS, **given)
+    return errors, controls
+
+
+@pytest.mark.parametrize(
+    "degrees", [(1, 2), (2, 1), (1, 3), (2, 2)], ids=["ring 2", "ulysses 2", "ring 3", "ulysses 2 ring 2"]
+)
+def test_split_equals_whole(tmp_path, degrees):
+    for errors, controls in launch(family_errors, degrees[0] * degrees[1], tmp_path, degrees):
+        assert len(controls) == 9
+        assert {case: error for case, error in errors.items() if not error < LIMIT} == {}
+        assert {case: error for case, error in controls.items() if not error > 100 * LIMIT} == {}
+
+
+def refused(sharding, given):
+    """The sentence with which the job is refused."""
+    options = {"optimized_attention_override": sharding.attention_override(), **given.pop("transformer_options", {})}
+    with pytest.raises(Unsupported) as refusal, sharding:
+        sharding.begin_forward(SLOTS)
+        sharding.module(transformer_options=options, **given)
+    return str(refusal.value)
+
+
+def hooks_left(module):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
+def refusals_and_compression(rank, world):
+    torch.set_grad_enabled(False)
+    ulysses, ring = axes(rank, 1, 2)
+    attention = SequenceAttention(ulysses, ring, "all_gather", RawWire(), Ledger())
+    sentences = {}
+
+    model = flux()
+    sharding = Sharding(model, plan_for(model), attention)
+    reference = {"ref_latents": [torch.zeros(2, 4, 4, 6)], "ref_latents_method": "index_timestep_zero"}
+    plain = flux(guidance_embed=False, vec_in_dim=None, txt_ids_dims=[2])
+    sentences["timestep zero"] = refused(Sharding(plain, plan_for(plain), attention), inputs("flux") | reference)
+    sentences["control"] = refused(sharding, inputs("flux") | {"control": {"input": [torch.zeros(2, 15, 72)]}})
+    for name, options in {
+        "patches_replace": {"patches_replace": {"dit": {("double_block", 1): lambda args, extra: args}}},
+        "attn1_patch": {"patches": {"attn1_patch": [lambda q, k, v, **_: {}]}},
+    }.items():
+        sentences[name] = refused(sharding, inputs("flux") | {"transformer_options": options})
+    sentences["too few tokens"] = refused(sharding, inputs("flux", text=1))
+    sharding.plan = plan_for(sd3())
+    with pytest.raises(Unsupported) as refusal, sharding:
+        pass
+    sentences["wrong plan"] = str(refusal.value)
+    sharding.plan = plan_for(model)
+    with pytest.raises(Unsupported) as refusal, sharding:
+        model(**inputs("flux"))
+    sentences["override not given"] = str(refusal.value)
+
+    moving = wan()
+    video = Sharding(moving, plan_for(moving), attention)
+    per_frame = inputs("wan") | {"timestep": torch.rand(2, 3)}
+    sentences["per frame"] = refused(video, per_frame)
+
+    harmless = {"patches": {"post_input": [lambda args: args], "attn1_patch": []}, "patches_replace": {"dit": {}}}
+    after = self_check(sharding, SLOTS, transformer_options=harmless, **inputs("flux"))
+    previous_calls = []
+
+    def previous(func, *args, **kwargs):
+        previous_calls.append(func.__name__)
+        return func(*args, **kwargs)
+
+    options = {"optimized_attention_override": previous}
+    kept = self_check(sharding, SLOTS, transformer_options=options, **inputs("flux"))
+    compressed = {}
+    for exchange in ("all_gather", "ring"):
+        ledger = Ledger()
+        config = CompressionConfig(mode="codec", codec="int8")
+        coded = SequenceAttention(ulysses, ring, exchange, make_wire(config, ledger), ledger)
+        compressed[exchange] = [
+            self_check(Sharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
+        ]
+    return sentences, after, kept, len(previous_calls), compressed, hooks_left(model) + hooks_left(moving)
+
+
+def test_what_is_refused_and_what_is_not(tmp_path):
+    expected = {
+        "timestep zero": "Flux cannot be split over ranks with reference latents of the method index_timestep_zero",
+        "control": "Flux cannot be split over ranks with a ControlNet",
+        "patches_replace": "with a patch of its blocks or attention",
+        "attn1_patch": "with a patch of its blocks or attention",
+        "too few tokens": "with 1 text tokens on 2 ranks",
+        "wrong plan": "SD3 cannot be split over ranks with no joint_blocks.first in the model",
+        "override not given": "with an attention that does not go through ComfyUI's attention functions",
+        "per frame": "Wan cannot be split over ranks with a time step per frame",
+    }
+    for sentences, after, kept, previous_calls, compressed, hooks in launch(refusals_and_compression, 2, tmp_path):
+        assert sentences.keys() == expected.keys()
+        for name, sentence in sentences.items():
+            assert expected[name] in sentence
+            assert sentence.endswith("; set ulysses_degree and ring_degree to 1 (cfg_degree still works).")
+        assert after < LIMIT
+        assert kept < LIMIT
+        assert previous_calls == 2 * 4
+        assert hooks == 0
+        for errors in compressed.values():
+            assert all(LIMIT < error < 0.02 for error in errors)
+        assert compressed["ring"] == pytest.approx(compressed["all_gather"], rel=0.1)

@@ -1,0 +1,180 @@
+"""Starts a real ComfyUI server with this pack as its custom node, in a folder of its own, and stops it.
+
+with ComfyServer(python, comfyui, pack, folder) as server:
+    print(server.url)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PACK_NAME = "ComfyUI-CompactParallel"
+PACK_NODE = "CompactParallelModel"
+_POLL_SECONDS = 0.1
+_LOG_LINES = 12
+
+
+class ServerError(Exception):
+    """The server did not start; the message says why, with the end of its log."""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class ComfyServer:
+    """A ComfyUI server process on a loopback port; a context manager.
+
+    Args:
+        python, comfyui: the interpreter and ComfyUI's folder.
+        pack: this repository, made visible to ComfyUI by a link.
+        folder: gets everything that ComfyUI writes (models, input, output, user, temp); must exist.
+        log: the file that gets the server's output; `folder`/comfyui.log by default.
+        port: a free one by default.
+        threads: of torch in the server, by OMP_NUM_THREADS; workers inherit the variable.
+        arguments: more of ComfyUI's command line; ("--cpu",) by default.
+        environ: more environment variables.
+    """
+
+    def __init__(
+        self,
+        python: Path | str,
+        comfyui: Path,
+        pack: Path,
+        folder: Path,
+        *,
+        log: Path | None = None,
+        port: int | None = None,
+        threads: int = 1,
+        arguments: Sequence[str] = ("--cpu",),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = port or free_port()
+        self.log = log or folder / "comfyui.log"
+        self.output = folder / "output"
+        self._pack = pack
+        self._folder = folder
+        self._environ = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+            **(environ or {}),
+        }
+        self._command = [
+            str(python),
+            str(comfyui / "main.py"),
+            *("--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(folder)),
+            *("--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--log-stdout"),
+            *arguments,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server answers, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._running.pid
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServerError("The ComfyUI server is not running.")
+        return self._process
+
+    def start(self, timeout: float = 180.0) -> None:
+        """Starts the server and waits until it answers and knows this pack's nodes. Raises ServerError."""
+        custom_nodes = self._folder / "custom_nodes"
+        custom_nodes.mkdir(parents=True, exist_ok=True)
+        link = custom_nodes / PACK_NAME
+        if not link.is_symlink():
+            link.symlink_to(self._pack, target_is_directory=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_ready(timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self, timeout: float) -> None:
+        for _ in range(round(timeout / _POLL_SECONDS)):
+            if self._ended_within(_POLL_SECONDS):
+                if "address already in use" in self.log.read_text(errors="replace").lower():
+                    raise ServerError(f"Port {self.port} is taken by another program; choose another one.")
+                raise ServerError(f"ComfyUI ended while starting; its log ends with\n{self.log_end()}")
+            try:
+                self.get("/system_stats")
+                break
+            except OSError:
+                continue
+        else:
+            raise ServerError(f"ComfyUI did not answer within {timeout:.0f} s; its log ends with\n{self.log_end()}")
+        if PACK_NODE not in self.get(f"/object_info/{PACK_NODE}"):
+            raise ServerError(f"ComfyUI could not load this pack; see {self.log}, which ends with\n{self.log_end()}")
+
+    def _ended_within(self, seconds: float) -> bool:
+        try:
+            self._running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def get(self, path: str) -> Any:
+        """The JSON that the server answers to GET `path`. Raises OSError while it does not answer."""
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            return json.load(answer)
+
+    def log_end(self) -> str:
+        """The last lines of the server's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+
+    def stop(self) -> None:
+        """Ends the server and all processes of its group; asks first, then insists. Can be called twice."""
+        if self._process is None:
+            return
+        self._signal_group(signal.SIGTERM)
+        self._ended_within(10)
+        self._signal_group(getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._process.wait()
+        self._process = None
+
+    def _signal_group(self, number: int) -> None:
+        if os.name == "nt":
+            self._running.terminate()
+            return
+        try:
+            os.killpg(self._running.pid, number)
+        except ProcessLookupError:
+            return
+
+    def __enter__(self) -> ComfyServer:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
