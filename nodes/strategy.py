@@ -20,8 +20,8 @@ class CompactParallelStrategy(io.ComfyNode):
             display_name="Parallel Strategy",
             category=CATEGORY,
             description=(
-                "How the workers share the work. auto: with CFG above 1 on an even number of workers, half of them take "
-                "the negative prompt, and the rest share the tokens. manual: you set the degrees; they multiply to the "
+                "How the workers share the work. auto: with CFG above 1 on an even number of workers, half of them "
+                "take the negative prompt, and the rest share the tokens. manual: your degrees; they multiply to the "
                 "number of workers."
             ),
             search_aliases=["ulysses", "ring", "cfg parallel", "sequence parallel", "usp"],

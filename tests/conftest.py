@@ -6,6 +6,7 @@ Its `__init__.py` is not executed (it needs a running ComfyUI), only its path is
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
@@ -18,3 +19,9 @@ package.__path__ = [str(ROOT)]
 sys.modules.setdefault("compact_parallel", package)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# ComfyUI in this process is a CPU one, as `main.py --cpu` makes it. Tests of what needs no ComfyUI do not import it.
+if "COMFYUI_PATH" in os.environ:
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    cli_args = importlib.import_module("comfy.cli_args")
+    cli_args.args.cpu = True

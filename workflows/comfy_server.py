@@ -28,10 +28,15 @@ class ServerError(Exception):
     """The server did not start; the message says why, with the end of its log."""
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+def free_port(port: int = 0) -> int:
+    """A loopback port that nobody listens on now; this one, unless it is 0. Raises ServerError if it is taken."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(f"Port {port} is taken by another program; choose another one.") from error
         return probe.getsockname()[1]
 
 
@@ -43,7 +48,7 @@ class ComfyServer:
         pack: this repository, made visible to ComfyUI by a link.
         folder: gets everything that ComfyUI writes (models, input, output, user, temp); must exist.
         log: the file that gets the server's output; `folder`/comfyui.log by default.
-        port: a free one by default.
+        port: any free one by default; raises ServerError if it is taken.
         threads: of torch in the server, by OMP_NUM_THREADS; workers inherit the variable.
         arguments: more of ComfyUI's command line; ("--cpu",) by default.
         environ: more environment variables.
@@ -57,12 +62,12 @@ class ComfyServer:
         folder: Path,
         *,
         log: Path | None = None,
-        port: int | None = None,
+        port: int = 0,
         threads: int = 1,
         arguments: Sequence[str] = ("--cpu",),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.port = port or free_port()
+        self.port = free_port(port)
         self.log = log or folder / "comfyui.log"
         self.output = folder / "output"
         self._pack = pack
@@ -124,8 +129,6 @@ class ComfyServer:
     def _wait_until_ready(self, timeout: float) -> None:
         for _ in range(round(timeout / _POLL_SECONDS)):
             if self._ended_within(_POLL_SECONDS):
-                if "address already in use" in self.log.read_text(errors="replace").lower():
-                    raise ServerError(f"Port {self.port} is taken by another program; choose another one.")
                 raise ServerError(f"ComfyUI ended while starting; its log ends with\n{self.log_end()}")
             try:
                 self.get("/system_stats")

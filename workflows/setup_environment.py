@@ -218,11 +218,11 @@ def install(python: Path, cache: Path, layer: Layer) -> None:
 
 
 def run_pip(python: Path, cache: Path, arguments: Sequence[str], what: str) -> None:
-    """Runs pip quietly with its temporary files in `cache`; raises SetupError that says in one sentence what failed."""
+    """Runs pip with its temporary files in `cache`; raises SetupError that says in one sentence what failed."""
     with _scratch(cache, "pip") as scratch:
         settings = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(scratch)}
         done = subprocess.run(
-            [python, "-m", "pip", *arguments, "--quiet"],
+            [python, "-m", "pip", *arguments],
             env=os.environ | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -71,7 +71,7 @@ class SequenceAttention:
 
         Args:
             func: the attention function, called as func(q, k, v, heads, mask=, skip_reshape=, skip_output_reshape=).
-            q, k, v: (B, L, C), or (B, H, L, D) with skip_reshape; k and v may have fewer heads.
+            q, k, v: (B, L, C) or (B, L, H, D) (q always C), or (B, H, L, D) with skip_reshape; k and v may have fewer heads.
             layout: how the tokens lie; L is layout.chunk(part). tag: names the layer and the batch entries.
             mask: in the order of the unsplit sequence, bool or additive: (N, N), (B, N), (B, N, N), (B, 1|H, N|1, N).
         Returns:
@@ -84,7 +84,9 @@ class SequenceAttention:
             shapes = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return func(q, k, v, heads, mask=mask, **shapes, **kwargs)
         dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
-        q_BLHD, k_BLHD, v_BLHD = (x.transpose(1, 2) if skip_reshape else x.unflatten(2, (-1, dim)) for x in (q, k, v))
+        q_BLHD, k_BLHD, v_BLHD = (
+            x.transpose(1, 2) if skip_reshape else x.reshape(*x.shape[:2], -1, dim) for x in (q, k, v)
+        )
         if mask is not None:
             mask = self._gathered_mask(mask, layout, q.shape[0], heads)
         if ulysses.size > 1:

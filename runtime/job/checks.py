@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import comfy.samplers
 import torch
 
 from ..attention.errors import Unsupported
@@ -25,11 +26,10 @@ def devices_of(config: ParallelConfig) -> tuple[str, ...]:
 def conditions_per_call(guider: Any) -> int:
     """How many conditions the guider evaluates at every model call."""
     given = sum(1 for conds in guider.conds.values() if conds)
-    scale = getattr(guider, "cfg", None)
-    only_positive = isinstance(scale, int | float) and math.isclose(scale, 1.0)
-    if only_positive and not guider.model_options.get("disable_cfg1_optimization", False):
-        return min(given, 1)
-    return given
+    # Guiders that predict in their own way inherit a `cfg` that means nothing to them.
+    uses_cfg = type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
+    skips_negative = math.isclose(guider.cfg, 1.0) and not guider.model_options.get("disable_cfg1_optimization", False)
+    return min(given, 1) if uses_cfg and skips_negative else given
 
 
 def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:

@@ -14,7 +14,6 @@ from distributed import launch
 from sequence_parts import TAG, WatchedWire, axes, relative_error
 
 HEADS, DIM, BATCH = 12, 8, 2
-EXCHANGES = ("all_gather", "ring")
 
 
 def attention_pytorch(
@@ -73,13 +72,13 @@ def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, **kwarg
     return relative_error(out, layout.split_joint(reference(lengths, kv_heads, mask, **kwargs), 1, attention.part))
 
 
-def run_cases(rank, world, degrees, exchanges):
-    """{(exchange, lengths, what): error} of this rank."""
-    ulysses, ring = axes(rank, *degrees)
+def run_cases(rank, world, ways):
+    """{((ulysses, ring, exchange), lengths, what): error} of this rank."""
+    by_degrees = {(ulysses, ring): axes(rank, ulysses, ring) for ulysses, ring, _ in ways}
     errors = {}
-    for ring_exchange, lengths in itertools.product(exchanges, [(5, 11), (1, 13), (17,)]):
-        ledger = Ledger()
-        attention = SequenceAttention(ulysses, ring, ring_exchange, WatchedWire(), ledger)
+    for way, lengths in itertools.product(ways, [(5, 11), (1, 13), (17,)]):
+        ledger, (ulysses, ring) = Ledger(), by_degrees[way[:2]]
+        attention = SequenceAttention(ulysses, ring, way[2], WatchedWire(), ledger)
         found = {what: case_error(attention, lengths, mask) for what, mask in masks(sum(lengths)).items()}
         found["heads first"] = case_error(attention, lengths, flat=False)
         found["scale"] = case_error(attention, lengths, scale=0.1)
@@ -89,18 +88,22 @@ def run_cases(rank, world, degrees, exchanges):
         local = layout.split_joint(everything, 1, attention.part)
         gathered = gather_tokens(local, layout, 1, ulysses=ulysses, ring=ring, ledger=ledger)
         found["gather_tokens"] = float(not torch.equal(gathered, everything))
-        errors.update({(ring_exchange, lengths, what): error for what, error in found.items()})
+        errors.update({(way, lengths, what): error for what, error in found.items()})
     return errors
 
 
 @pytest.mark.parametrize(
-    "degrees,exchanges",
-    [((1, 2), EXCHANGES), ((1, 3), EXCHANGES), ((3, 1), EXCHANGES[:1]), ((2, 2), EXCHANGES)],
-    ids=["two ring ranks", "three ring ranks", "three ulysses ranks", "two by two"],
+    "ways",
+    [
+        [(1, 2, "all_gather"), (1, 2, "ring")],
+        [(1, 3, "all_gather"), (1, 3, "ring"), (3, 1, "all_gather")],
+        [(2, 2, "all_gather"), (2, 2, "ring")],
+    ],
+    ids=["2 ranks", "3 ranks", "4 ranks"],
 )
-def test_equals_attention_over_the_whole_sequence(tmp_path, degrees, exchanges):
-    for errors in launch(run_cases, degrees[0] * degrees[1], tmp_path, degrees, exchanges):
-        assert len(errors) == 30 * len(exchanges)
+def test_equals_attention_over_the_whole_sequence(tmp_path, ways):
+    for errors in launch(run_cases, ways[0][0] * ways[0][1], tmp_path, ways):
+        assert len(errors) == 30 * len(ways)
         assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
 
 

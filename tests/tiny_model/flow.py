@@ -17,9 +17,12 @@ HIDDEN, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 4
 DROP_ALL, DROP_ONE = 0.12, 0.06
 """Shares of prompts dropped whole, and of single attributes dropped to "any"."""
 
-TRAIN_SIZES = ((128, 32, 0.0), (256, 16, 0.3), (256, 16, 0.3))
-DEMO_SIZES = ((512, 4, 0.7), (512, 4, 0.7), (256, 16, 0.3))
-"""Cycles of (pixels, batch, centre of log-odds of sigma): bigger pictures need more of the high noise levels."""
+SIZES = {
+    "small": ((128, 16, 0.0),),
+    "model": ((256, 8, 0.3),),
+    "finetune": ((512, 2, 0.7), (512, 2, 0.7), (256, 8, 0.3)),
+}
+"""Per stage a cycle of (pixels, share of a batch, centre of log-odds of sigma); bigger pictures need higher noise levels."""
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -75,13 +78,15 @@ def build_model() -> nn.Module:
 
 
 def build_optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' big matrices, AdamW for the rest; `scale` multiplies both learning rates."""
+    """Muon (in two halves, one per core) for the blocks' big matrices, AdamW for the rest; `scale` multiplies both learning rates."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         hidden = parameter.ndim == 2 and "blocks" in name and "mod" not in name
         (matrices if hidden else others).append(parameter)
+    muon = {"lr": 2e-3 * scale, "weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
     return [
-        torch.optim.Muon(matrices, lr=2e-3 * scale, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices[::2], **muon),
+        torch.optim.Muon(matrices[1::2], **muon),
         torch.optim.AdamW(others, lr=1.5e-3 * scale, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 

@@ -4,12 +4,17 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+
+Loss = Callable[[nn.Module, int, torch.Generator], tuple[Tensor, dict[str, float]]]
+"""(module, step, generator) -> (scalar to minimise on one share of a batch, figures to log)."""
 
 
 @dataclass
@@ -33,13 +38,45 @@ def _update_average(average: nn.Module, module: nn.Module, step: int, decay: flo
         slow.data.lerp_(fast.data, weight)
 
 
+class Replicas:
+    """Shares a batch among threads, each with one core and a replica of the module on the same weights.
+
+    On a machine that others use too this beats splitting every operation over the cores, which waits at each for the slowest.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss, count: int) -> None:
+        self.modules = [module] + [copy.deepcopy(module) for _ in range(count - 1)]
+        for replica in self.modules[1:]:
+            for shared, parameter in zip(module.parameters(), replica.parameters()):
+                parameter.data = shared.data
+        self.loss = loss
+        self.threads = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def backward(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        """Leaves the mean gradient over the replicas in the module and returns the mean figures."""
+        seeds = torch.randint(2**62, (len(self.modules),), generator=generator).tolist()
+
+        def work(module: nn.Module, seed: int) -> dict[str, float]:
+            value, figures = self.loss(module, step, torch.Generator().manual_seed(seed))
+            (value / len(self.modules)).backward()
+            return {"loss": value.item(), **figures}
+
+        results = list(self.threads.map(work, self.modules, seeds))
+        for replica in self.modules[1:]:
+            for parameter, other in zip(self.modules[0].parameters(), replica.parameters()):
+                parameter.grad += other.grad
+                other.grad = None
+        return {name: sum(figures[name] for figures in results) / len(results) for name in results[0]}
+
+
 def fit(
     module: nn.Module,
     optimizers: Iterable[torch.optim.Optimizer],
-    loss: Callable[[nn.Module, int, torch.Generator], tuple[Tensor, dict[str, float]]],
+    loss: Loss,
     budget: Budget,
     checkpoint: Path,
     *,
+    threads: int = 2,
     decay: float = 0.998,
     seed: int = 0,
     save_every: float = 120.0,
@@ -47,7 +84,7 @@ def fit(
     """Trains `module` in place until the budget is spent and returns the running average of its weights.
 
     Args:
-        loss: (module, step, generator) -> (scalar to minimise, figures to log).
+        threads: how many replicas work side by side; a batch is `threads` shares.
         checkpoint: resumed from if it exists; carries the seconds already spent.
         save_every: seconds between checkpoints.
     """
@@ -74,6 +111,7 @@ def fit(
         torch.save(state, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)
 
+    replicas = Replicas(module, loss, threads)
     started, saved = time.monotonic() - spent, time.monotonic()
     with tqdm(initial=step, mininterval=10, unit="step") as bar:
         while (spent := time.monotonic() - started) < 60 * budget.minutes:
@@ -81,14 +119,13 @@ def fit(
             for optimizer, peak in zip(optimizers, peaks):
                 for group, value in zip(optimizer.param_groups, peak):
                     group["lr"] = value * rate
-            value, figures = loss(module, step, generator)
-            value.backward()
+            figures = replicas.backward(step, generator)
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            list(replicas.threads.map(lambda optimizer: optimizer.step(), optimizers))
             for optimizer in optimizers:
-                optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             _update_average(average, module, step, decay)
-            for name, figure in {"loss": value.item(), **figures}.items():
+            for name, figure in figures.items():
                 smooth[name] = figure if name not in smooth else 0.98 * smooth[name] + 0.02 * figure
             step += 1
             bar.update()

@@ -25,7 +25,7 @@ def train_autoencoder(folder: Path, minutes: float) -> None:
     decoder = autoencoder.build_decoder()
 
     def loss(module, step, generator):
-        value, psnr = autoencoder.decoder_loss(module, linear, 16, generator)
+        value, psnr = autoencoder.decoder_loss(module, linear, 8, generator)
         return value, {"psnr": psnr.item()}
 
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
@@ -33,8 +33,8 @@ def train_autoencoder(folder: Path, minutes: float) -> None:
     autoencoder.save_vae(environment.VAE_FILE, linear, average.state_dict())
 
 
-def train_model(folder: Path, minutes: float, finetune: bool) -> None:
-    """Trains the transformer (or goes on at the demo's size) and writes the model file."""
+def train_model(folder: Path, minutes: float, stage: str) -> None:
+    """Trains the transformer at the stage's sizes, from where the stage before ended, and writes the model file."""
     import autoencoder
     import flow
     from loop import Budget, fit
@@ -42,35 +42,35 @@ def train_model(folder: Path, minutes: float, finetune: bool) -> None:
     torch.manual_seed(0)
     linear = autoencoder.load_linear(folder / "linear.safetensors")
     model = flow.build_model()
-    if finetune:
-        model.load_state_dict(torch.load(folder / "model.pt", weights_only=True)["average"])
-    sizes = flow.DEMO_SIZES if finetune else flow.TRAIN_SIZES
+    number = list(flow.SIZES).index(stage)
+    if number:
+        before = list(flow.SIZES)[number - 1]
+        model.load_state_dict(torch.load(folder / f"{before}.pt", weights_only=True)["average"])
+    sizes = flow.SIZES[stage]
 
     def loss(module, step, generator):
         return flow.flow_loss(module, linear, sizes[step % len(sizes)], generator), {}
 
-    name = "finetune" if finetune else "model"
-    optimizers = flow.build_optimizers(model, 0.4 if finetune else 1.0)
-    average = fit(model, optimizers, loss, Budget(minutes, warmup_steps=60), folder / f"{name}.pt", seed=int(finetune))
+    optimizers = flow.build_optimizers(model, (1.0, 0.7, 0.4)[number])
+    average = fit(model, optimizers, loss, Budget(minutes, warmup_steps=50), folder / f"{stage}.pt", seed=number)
     flow.save_model(environment.MODEL_FILE, average)
 
 
 def main() -> None:
     """Parses the command line and runs one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["autoencoder", "model", "finetune"])
+    parser.add_argument("stage", choices=["autoencoder", "small", "model", "finetune"])
     parser.add_argument("--minutes", type=float, default=30, help="wall-clock budget of the stage")
     parser.add_argument("--folder", type=Path, default=Path("tiny_model_run"), help="checkpoints; stages resume")
     parser.add_argument("--comfyui", help="ComfyUI's folder (default: $COMFYUI_PATH)")
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)  # the training loop has its own threads
     environment.use_comfyui(arguments.comfyui, training=True)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.stage == "autoencoder":
         train_autoencoder(arguments.folder, arguments.minutes)
     else:
-        train_model(arguments.folder, arguments.minutes, arguments.stage == "finetune")
+        train_model(arguments.folder, arguments.minutes, arguments.stage)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""Stock workflows on tiny models, sampled by ComfyUI's own nodes in this process and by pools of real workers."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import comfy_extras.nodes_custom_sampler as custom
+import comfy_models
+import nodes as stock
+import torch
+from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
+from compact_parallel.runtime.job.outer_sample import HANDLER, ParallelSampling, pool_for
+from compact_parallel.runtime.report.history import runs
+
+TOLERANCE = 1e-5
+SEED = 5
+_FOLDER = Path(tempfile.mkdtemp(prefix="compact-parallel-tests-"))
+
+assert HANDLER
+
+
+@functools.cache
+def model_path(family: str) -> str:
+    """A model file of the family, written once per test session."""
+    return comfy_models.save(family, _FOLDER / f"{family}.safetensors")
+
+
+@functools.cache
+def model(family: str):
+    """The MODEL from UNETLoader's loader function."""
+    return comfy_models.load(model_path(family))
+
+
+def config(world: int, compression: CompressionConfig | None = None, **strategy) -> ParallelConfig:
+    """The choices of a parallel run on a pool of `world` CPU workers that all tests share."""
+    return ParallelConfig(
+        pool=PoolConfig(devices=f"cpu*{world}", name=f"test-{world}"),
+        strategy=StrategyConfig(mode="manual", **strategy) if strategy else StrategyConfig(),
+        compression=compression or CompressionConfig(),
+    )
+
+
+def pool(world: int):
+    """The shared pool of `world` workers."""
+    return pool_for(config(world), ("cpu",) * world)
+
+
+def parallel(patcher, world: int, compression: CompressionConfig | None = None, on_unsupported="error", **strategy):
+    """The MODEL as the Parallel Model node gives it."""
+    chosen = config(world, compression, **strategy)
+    chosen = ParallelConfig(chosen.pool, chosen.strategy, chosen.compression, on_unsupported)
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(chosen))
+    return clone
+
+
+def relative_error(x: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference over largest value."""
+    return float((x - expected).abs().max() / expected.abs().max())
+
+
+def report() -> dict:
+    """The report of the newest run."""
+    return runs().latest()
+
+
+@torch.inference_mode()
+def ksampler(patcher, family: str, sampler="euler", *, steps=4, cfg=3.0, batch=1, latent=None, denoise=1.0):
+    """KSampler's samples."""
+    latent = latent or {"samples": comfy_models.latent(family, batch)}
+    positive, negative = comfy_models.conditioning(1), comfy_models.conditioning(2)
+    out = stock.KSampler().sample(
+        patcher, SEED, steps, cfg, sampler, "simple", positive, negative, latent, denoise=denoise
+    )
+    return out[0]["samples"]
+
+
+def masked_image(family: str) -> dict:
+    """A latent with content and a noise mask over a part of it."""
+    samples = torch.randn(comfy_models.latent(family).shape, generator=torch.Generator().manual_seed(7))
+    mask = torch.zeros((1, 1, *samples.shape[-2:]))
+    mask[..., : samples.shape[-2] // 2, :] = 1
+    return {"samples": samples, "noise_mask": mask}
+
+
+@torch.inference_mode()
+def img2img(patcher, family: str):
+    """KSampler on a masked image at denoise 0.6."""
+    return ksampler(patcher, family, latent=masked_image(family), denoise=0.6, steps=5)
+
+
+@torch.inference_mode()
+def advanced(patcher, family: str):
+    """KSamplerAdvanced over steps 1 to 4 of 6, with leftover noise."""
+    latent = {"samples": comfy_models.latent(family)}
+    positive, negative = comfy_models.conditioning(1), comfy_models.conditioning(2)
+    out = stock.KSamplerAdvanced().sample(
+        patcher, "enable", SEED, 6, 3.0, "euler", "simple", positive, negative, latent, 1, 4, "enable"
+    )
+    return out[0]["samples"]
+
+
+@torch.inference_mode()
+def custom_advanced(patcher, family: str, guider: str, output=0):
+    """SamplerCustomAdvanced with one of the stock guiders; output 1 is the denoised one."""
+    positive, middle, negative = (comfy_models.conditioning(seed) for seed in (1, 3, 2))
+    guiders = {
+        "basic": lambda: custom.BasicGuider.execute(patcher, positive),
+        "cfg": lambda: custom.CFGGuider.execute(patcher, positive, negative, 3.0),
+        "dual_cfg": lambda: custom.DualCFGGuider.execute(patcher, positive, middle, negative, 3.0, 2.0, "regular"),
+    }
+    result = custom.SamplerCustomAdvanced.execute(
+        custom.RandomNoise.execute(SEED)[0],
+        guiders[guider]()[0],
+        custom.KSamplerSelect.execute("euler")[0],
+        custom.BasicScheduler.execute(patcher, "simple", 4, 1.0)[0],
+        {"samples": comfy_models.latent(family)},
+    )
+    return result[output]["samples"]
+
+
+WORKFLOWS = {
+    "euler": ksampler,
+    "dpmpp_2m": functools.partial(ksampler, sampler="dpmpp_2m"),
+    "dpmpp_2m_sde": functools.partial(ksampler, sampler="dpmpp_2m_sde"),
+    "heun": functools.partial(ksampler, sampler="heun"),
+    "cfg_1": functools.partial(ksampler, cfg=1.0),
+    "batch_2": functools.partial(ksampler, batch=2),
+    "img2img_mask": img2img,
+    "advanced_start_end": advanced,
+    "basic_guider": functools.partial(custom_advanced, guider="basic"),
+    "cfg_guider": functools.partial(custom_advanced, guider="cfg"),
+    "dual_cfg_guider": functools.partial(custom_advanced, guider="dual_cfg"),
+    "denoised_output": functools.partial(custom_advanced, guider="cfg", output=1),
+}
+
+
+@functools.cache
+def expected(family: str, workflow: str) -> torch.Tensor:
+    """What stock ComfyUI gives, in this process on one thread."""
+    torch.set_num_threads(1)
+    return WORKFLOWS[workflow](model(family), family)
