@@ -45,7 +45,7 @@ def launch(
     torch.save(arguments, folder / "arguments")
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": str(TESTS)}
-    source = inspect.getsourcefile(function)
+    source = inspect.getsourcefile(inspect.unwrap(function))
     command = [sys.executable, __file__, source, function.__name__, str(folder), str(world), str(timeout_s)]
     logs = [(folder / f"log_{rank}").open("wb") for rank in range(world)]
     processes = [

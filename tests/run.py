@@ -1,6 +1,7 @@
 """Runs all checks and tests, after making the environment they need: python3 tests/run.py [arguments of pytest]"""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def main() -> int:
     from python_check import check_python
 
     check_python()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from setup_environment import SetupError, prepare
 
     try:
@@ -30,7 +32,7 @@ def main() -> int:
     python = str(environment.python)
     environ = dict(os.environ, COMFYUI_PATH=str(environment.comfyui), OMP_NUM_THREADS="1")
     print("Checking the code with ruff", flush=True)
-    code = subprocess.call([python, "-m", "ruff", "check", "--quiet", str(ROOT)])
+    code = subprocess.call([python, "-m", "ruff", "check", "--quiet", "--output-format", "concise"], cwd=str(ROOT))
     print("Running the tests with pytest", flush=True)
     arguments = [from_here(argument) for argument in sys.argv[1:]]
     return subprocess.call([python, "-m", "pytest", *arguments], cwd=str(TESTS), env=environ) or code

@@ -12,20 +12,17 @@ import nodes as stock
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
-from compact_parallel.runtime.job.outer_sample import HANDLER, ParallelSampling, pool_for
+from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.report.history import runs
 
 TOLERANCE = 1e-5
 SEED = 5
-_FOLDER = Path(tempfile.mkdtemp(prefix="compact-parallel-tests-"))
-
-assert HANDLER
-
+_FOLDER = tempfile.TemporaryDirectory(prefix="compact-parallel-tests-")  # goes with this process
 
 @functools.cache
 def model_path(family: str) -> str:
     """A model file of the family, written once per test session."""
-    return comfy_models.save(family, _FOLDER / f"{family}.safetensors")
+    return comfy_models.save(family, Path(_FOLDER.name) / f"{family}.safetensors")
 
 
 @functools.cache

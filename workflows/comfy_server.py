@@ -82,7 +82,8 @@ class ComfyServer:
             str(python),
             str(comfyui / "main.py"),
             *("--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(folder)),
-            *("--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--log-stdout"),
+            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME, "--disable-api-nodes"),
+            *("--database-url", "sqlite:///:memory:", "--log-stdout"),
             *arguments,
         ]
         self._process: subprocess.Popen[bytes] | None = None

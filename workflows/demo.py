@@ -22,6 +22,7 @@ ROOT = Path(os.path.abspath(__file__)).parent.parent
 def main() -> None:
     """Sets up, starts again inside the environment, and runs the job there."""
     check_python()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="default: %(default)s")
     arguments = parser.parse_args()
@@ -32,7 +33,6 @@ def main() -> None:
     except SetupError as error:
         sys.exit(str(error))
     enter(environment, __file__, sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     pack = types.ModuleType("compact_parallel")
     pack.__path__ = [str(ROOT)]
     sys.modules[pack.__name__] = pack

@@ -71,7 +71,7 @@ class SequenceAttention:
 
         Args:
             func: the attention function, called as func(q, k, v, heads, mask=, skip_reshape=, skip_output_reshape=).
-            q, k, v: (B, L, C) or (B, L, H, D) (q always C), or (B, H, L, D) with skip_reshape; k and v may have fewer heads.
+            q, k, v: (B, L, C), k and v also (B, L, H, D); with skip_reshape (B, H, L, D). k and v may have fewer heads.
             layout: how the tokens lie; L is layout.chunk(part). tag: names the layer and the batch entries.
             mask: in the order of the unsplit sequence, bool or additive: (N, N), (B, N), (B, N, N), (B, 1|H, N|1, N).
         Returns:

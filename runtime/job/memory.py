@@ -60,14 +60,14 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
         comfy.model_management.free_memory(needed, device, keep_loaded=standing_in)
 
 
-def show_weights(pool: Pool, known: dict[str, WorkerWeights]) -> None:
-    """After a run: let the parent's memory management see what the workers hold. `known` keeps the stand-ins alive."""
+def show_weights(pool: Pool) -> None:
+    """After a run: let the parent's memory management see what the workers hold."""
     loaded = comfy.model_management.current_loaded_models
     for name in dict.fromkeys(pool.devices):
-        stand_in = known.setdefault(name, WorkerWeights(pool, torch.device(name)))
+        stand_in = pool.companions.setdefault(name, WorkerWeights(pool, torch.device(name)))
         if all(entry.model is not stand_in for entry in loaded):
             entry = comfy.model_management.LoadedModel(stand_in)
             entry.real_model = weakref.ref(stand_in.model)
-            entry.model_finalizer = weakref.finalize(stand_in.model, lambda: None)
+            entry.model_finalizer = weakref.finalize(stand_in.model, comfy.model_management.cleanup_models)
             entry.model_finalizer.atexit = False
             loaded.insert(0, entry)

@@ -23,7 +23,7 @@ from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import run_report
 from .checks import degrees_for, devices_of
-from .memory import WorkerWeights, make_room, show_weights
+from .memory import make_room, show_weights
 from .pickling import Local
 from .sampling import SamplingJob
 from .store import StoreWriter
@@ -51,7 +51,6 @@ class ParallelSampling(Local):
     def __init__(self, config: ParallelConfig) -> None:
         self.config = config
         self._store = StoreWriter()
-        self._stand_ins: dict[str, WorkerWeights] = {}
 
     def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The wrapper: same arguments and result as the guider's outer_sample."""
@@ -123,7 +122,7 @@ class ParallelSampling(Local):
             make_room(pool, guider.model_patcher)
             payload = job.pack(self._store, pool.directory)
             result = pool.run(payload, progress, check_interrupt)
-            show_weights(pool, self._stand_ins)
+            show_weights(pool)
         samples = safetensors.torch.load(result.result)["samples"]
         report = run_report(
             result.ledgers,

@@ -7,6 +7,7 @@ and here are the same by name, and no node is registered twice.
 import importlib
 import json
 import multiprocessing.connection
+import os
 import sys
 import types
 
@@ -15,7 +16,10 @@ def main() -> None:
     """Open the pipe whose handle is the only argument, read the orders, and run the worker inside the pack."""
     on_windows = sys.platform == "win32"
     kind = multiprocessing.connection.PipeConnection if on_windows else multiprocessing.connection.Connection
-    connection = kind(int(sys.argv[1]))
+    handle = int(sys.argv[1])
+    if not on_windows:
+        os.set_inheritable(handle, False)  # what the worker starts must not hold the pipe open after it
+    connection = kind(handle)
     orders = json.loads(connection.recv_bytes())
     sys.path[:] = orders["sys_path"]
     sys.argv[:] = orders["argv"]

@@ -8,6 +8,8 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +25,13 @@ log = logging.getLogger(__name__)
 PACKAGE = __name__.removesuffix(".runtime.pool.launcher")
 ROOT = Path(__file__).resolve().parents[2]
 LOG_TAIL_LINES = 60
+LOG_LINE_BYTES = 4096
+JOIN_SECONDS = 5.0
+
+
+def _cores() -> int:
+    """The cores this process may use, where the system says which; else those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
@@ -32,7 +41,7 @@ def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
     """
     environment = dict(os.environ)
     if device == "cpu":
-        threads = str(max(1, len(os.sched_getaffinity(0)) // cpu_workers if hasattr(os, "sched_getaffinity") else 1))
+        threads = str(max(1, _cores() // cpu_workers))
         environment.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     # NCCL runs out of memory beside the asynchronous allocator that ComfyUI may choose for itself.
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
@@ -43,6 +52,7 @@ def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
             environment.pop(name, None)
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
     return environment
 
 
@@ -66,6 +76,14 @@ def _spawn(pipe: int, environment: dict[str, str]) -> subprocess.Popen:
     )
 
 
+def _kill_session(process: subprocess.Popen) -> None:
+    """End a worker and what it started, such as the processes of torch.compile, which hold its log open."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 class WorkerProcess:
     """One worker: its process, our end of its pipe, and the last lines of its log.
 
@@ -83,7 +101,6 @@ class WorkerProcess:
         self.device = orders.device
         self.about: dict = {}
         self.state = "starting"
-        self._sending = threading.Lock()
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
         self._connection, theirs = multiprocessing.Pipe(duplex=True)
         with theirs:
@@ -114,11 +131,16 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
+    def status(self) -> dict:
+        """What the pool's status shows of this worker."""
+        state = self.state if self.exit_code() is None else "dead"
+        return {"rank": self.rank, "device": self.device, "pid": self.pid, **self.about, "state": state}
+
     def send(self, message: Message) -> None:
         """Send one message. A worker that is gone is reported by its reader, not here."""
+        data = encode(message)
         try:
-            with self._sending:
-                self._connection.send_bytes(encode(message))
+            self._connection.send_bytes(data)
         except (BrokenPipeError, ConnectionResetError):
             log.debug("%s is gone", self.name)
 
@@ -131,12 +153,17 @@ class WorkerProcess:
         return "\n".join(self._tail)
 
     def kill(self) -> None:
-        """End the process at once and wait until it is gone and its log is read."""
+        """End the process and the processes it started, without waiting. Any thread may call it."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                _kill_session(self._process)
+
+    def join(self) -> None:
+        """Wait until the killed process is gone and all it sent and printed is read; give its handles back."""
         self.state = "dead"
-        self._process.kill()
         self._process.wait()
-        self._log_pump.join(timeout=5)
-        self._reader.join(timeout=5)
+        self._log_pump.join(timeout=JOIN_SECONDS)
+        self._reader.join(timeout=JOIN_SECONDS)
         self._connection.close()
 
     def _receive(self, deliver: Callable[[int, Message | None], None]) -> None:
@@ -144,12 +171,16 @@ class WorkerProcess:
             try:
                 message = decode(self._connection.recv_bytes())
             except (EOFError, OSError):
-                deliver(self.rank, None)
-                return
+                break
+            except pickle.UnpicklingError:
+                log.exception("%s sent what is no message", self.name)
+                break
             deliver(self.rank, message)
+        deliver(self.rank, None)
 
     def _pump_log(self) -> None:
-        for line in self._process.stdout:
-            text = line.decode(errors="replace").rstrip()
-            self._tail.append(text)
-            log.info("[parallel %d] %s", self.rank, text)
+        with self._process.stdout as pipe:
+            for line in iter(lambda: pipe.readline(LOG_LINE_BYTES), b""):
+                text = line.decode(errors="replace").rstrip()
+                self._tail.append(text)
+                log.info("[parallel %d] %s", self.rank, text)

@@ -63,11 +63,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """Worker to pool: the job's result (empty on all ranks but 0) and this rank's ledger."""
+    """Worker to pool: the job's result (empty on all ranks but 0), this rank's ledger, and `about` as in Ready."""
 
     job: int
     result: bytes
     ledger: dict
+    about: dict
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Failed:
     error: str
     traceback: str
     agreed: bool
+    about: dict
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ class Parked:
     device_bytes: int
 
 
-@dataclass(frozen=True)
-class Stop:
-    """Pool to worker: exit."""
-
-
-Message = Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed | Park | Parked | Stop
+Message = Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed | Park | Parked
 _KINDS = {kind.__name__: kind for kind in Message.__args__}
+
+
+class _PlainPickler(pickle.Pickler):
+    """Refuses what the other side would refuse, so that the error is raised where the value comes from."""
+
+    def reducer_override(self, value: Any) -> Any:
+        raise pickle.PicklingError(f"a message may hold plain data only, not {type(value).__name__}")
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -110,9 +114,11 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def encode(message: Message) -> bytes:
-    """One message as bytes."""
+    """One message as bytes. Raises pickle.PicklingError for anything that is not plain data."""
     values = {f.name: getattr(message, f.name) for f in fields(message)}
-    return pickle.dumps((type(message).__name__, values), protocol=pickle.HIGHEST_PROTOCOL)
+    data = io.BytesIO()
+    _PlainPickler(data, protocol=pickle.HIGHEST_PROTOCOL).dump((type(message).__name__, values))
+    return data.getvalue()
 
 
 def decode(data: bytes) -> Message:

@@ -65,6 +65,7 @@ class Pool:
         self.error = ""
         self.starts = 0
         self.directory: Path | None = None
+        self.companions: dict[str, object] = {}  # what callers keep for as long as they keep the pool
         self._entry = entry
         self._idle_seconds = idle_seconds
         self._lock = threading.RLock()
@@ -72,6 +73,7 @@ class Pool:
         self._events: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
         self._jobs = itertools.count(1)
         self._idle_timer: threading.Timer | None = None
+        self._stopping = False
 
     @property
     def world(self) -> int:
@@ -80,9 +82,10 @@ class Pool:
 
     def status(self) -> dict:
         """The pool as the routes and the panel show it."""
-        workers = [
-            {"rank": w.rank, "device": w.device, "pid": w.pid, "state": w.state, **w.about} for w in self._workers
-        ] or [{"rank": r, "device": d, "pid": None, "state": "stopped"} for r, d in enumerate(self.devices)]
+        workers = [worker.status() for worker in self._workers] or [
+            {"rank": rank, "device": device, "pid": None, "state": "stopped"}
+            for rank, device in enumerate(self.devices)
+        ]
         return {
             "name": self.config.name,
             "state": self.state,
@@ -95,7 +98,8 @@ class Pool:
     def start(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
         """Start the workers unless they run. Raises PoolError, or what `check_interrupt` raises; then none is left."""
         with self._lock:
-            if self._workers and all(worker.exit_code() is None for worker in self._workers):
+            # In any other state a job was left before its workers were: a second Ctrl+C can do that.
+            if self.state == "idle" and all(worker.exit_code() is None for worker in self._workers):
                 return
             self._stop_workers()
             self.state, self.error = "starting", ""
@@ -110,12 +114,17 @@ class Pool:
             self._restart_idle_timer()
 
     def stop(self) -> None:
-        """End all workers, also in the middle of a job."""
-        for worker in list(self._workers):
-            worker.kill()  # a running job sees its workers end and lets go of the lock
-        with self._lock:
+        """End all workers, also in the middle of a start or a job, which then raises PoolError."""
+        self._stopping = True
+        while not self._lock.acquire(timeout=POLL_SECONDS):
+            for worker in list(self._workers):
+                worker.kill()  # whoever holds the lock sees its workers end and lets go of it
+        try:
             self._stop_workers()
-            self.state = "stopped"
+            self.state, self.error = "stopped", ""
+        finally:
+            self._stopping = False
+            self._lock.release()
 
     def restart(self) -> None:
         """Stop, then start."""
@@ -233,9 +242,14 @@ class Pool:
         waiting = set(range(self.world))
         failures: dict[int, Failed] = {}
         interrupt: BaseException | None = None
+        deadline = float("inf")
         while waiting:
             if interrupt is None:
                 interrupt = _raised_by(check_interrupt)
+                if interrupt is not None:
+                    deadline = time.monotonic() + CANCEL_SECONDS
+            if time.monotonic() > deadline:
+                raise interrupt
             with contextlib.suppress(queue.Empty):
                 rank, message = self._events.get(timeout=POLL_SECONDS)
                 match message:
@@ -277,11 +291,11 @@ class Pool:
                         deadline = self._cancel(job)
                 case Failed(agreed=False):
                     raise self._blame(rank, message)
-                case Failed():
+                case Failed() | Done():
                     ended[rank] = message
-                    deadline = min(deadline, time.monotonic() + AGREED_SECONDS)
-                case Done():
-                    ended[rank] = message
+                    self._workers[rank].about = dict(message.about)
+                    if isinstance(message, Failed):
+                        deadline = min(deadline, time.monotonic() + AGREED_SECONDS)
         self._set_state("idle")
         failed = {rank: message for rank, message in ended.items() if isinstance(message, Failed)}
         if interrupt is not None:
@@ -309,9 +323,12 @@ class Pool:
         traceback = "" if failure.kind in SENTENCES else failure.traceback
         return JobFailed(failure.kind, failure.error, self._workers[rank].name, traceback)
 
-    def _death(self, rank: int) -> WorkerDied:
+    def _death(self, rank: int) -> PoolError:
+        if self._stopping:
+            return PoolError(f"Parallel pool {self.config.name!r} was stopped while it was in use.")
         worker = self._workers[rank]
         worker.kill()
+        worker.join()
         code = worker.exit_code()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return WorkerDied(
@@ -338,13 +355,15 @@ class Pool:
 
     def _fail(self, error: BaseException) -> None:
         self._stop_workers()
-        self.state, self.error = "failed", str(error)
+        self.state, self.error = "failed", str(error) or type(error).__name__
 
     def _stop_workers(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         for worker in self._workers:
             worker.kill()
+        for worker in self._workers:
+            worker.join()
         self._workers = []
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -358,14 +377,12 @@ class Pool:
         self._idle_timer.start()
 
     def _stop_if_idle(self) -> None:
-        if self._lock.acquire(blocking=False):
-            try:
-                if self.state == "idle":
-                    log.info("Parallel pool %r was idle for %g s and stops.", self.config.name, self._idle_seconds)
-                    self._stop_workers()
-                    self.state = "stopped"
-            finally:
-                self._lock.release()
+        with self._lock:
+            # A timer that was replaced while it waited for the lock has nothing to say any more.
+            if self.state == "idle" and self._idle_timer is threading.current_thread():
+                log.info("Parallel pool %r was idle for %g s and stops.", self.config.name, self._idle_seconds)
+                self._stop_workers()
+                self.state = "stopped"
 
 
 def _raised_by(function: Callable[..., None], *arguments: object) -> BaseException | None:

@@ -5,10 +5,12 @@ The loop knows nothing of ComfyUI. A handler, named by the pool, rebuilds and ru
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import logging
 import os
 import queue
+import shutil
 import sys
 import threading
 import traceback
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -34,7 +37,6 @@ from .messages import (
     Progress,
     Ready,
     Run,
-    Stop,
     decode,
     encode,
 )
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 
 # A collective ends when a peer ends, so this only bounds a peer that is alive and never comes.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+PARENT_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,37 +89,46 @@ class Handler(Protocol):
 class _Inbox:
     """Receives in a thread of its own, so that a cancel arrives while a job runs.
 
-    The pipe closes however the parent ends, SIGKILL included, and the worker ends with it.
+    The pipe closes however the parent ends, SIGKILL included, and the worker ends with it and removes `directory`,
+    which nobody else is left to do.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, directory: Path) -> None:
         self.messages: queue.SimpleQueue = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self._connection = connection
+        self._directory = directory
+        self._parent = os.getppid()
         threading.Thread(target=self._receive, name="inbox", daemon=True).start()
 
     def _receive(self) -> None:
-        while True:
-            try:
-                message = decode(self._connection.recv_bytes())
-            except (EOFError, OSError):
-                os._exit(0)
-            match message:
-                case Cancel(job=job):
-                    self.cancelled.add(job)
-                case Stop():
-                    os._exit(0)
-                case _:
-                    self.messages.put(message)
+        try:
+            while self._parent_lives():
+                match decode(self._connection.recv_bytes()):
+                    case Cancel(job=job):
+                        self.cancelled.add(job)
+                    case message:
+                        self.messages.put(message)
+        except (EOFError, OSError):
+            log.debug("The pool is gone.")
+        except Exception:  # without this thread the worker would outlive the pool
+            traceback.print_exc()
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            os._exit(1)
 
-
-def _failed(job: int, error: Exception, agreed: bool) -> Failed:
-    return Failed(job, type(error).__name__, str(error), "".join(traceback.format_exception(error)), agreed)
+    def _parent_lives(self) -> bool:
+        """Waits for a message. A process that the parent forked may keep the pipe open after it: look who it is."""
+        while not self._connection.poll(PARENT_POLL_SECONDS):
+            if os.getppid() != self._parent:
+                return False
+        return True
 
 
 def main(connection: Connection, orders: Orders) -> None:
     """Load the handler, join the process group, then serve jobs until the pool ends."""
-    inbox = _Inbox(connection)
+    inbox = _Inbox(connection, Path(orders.rendezvous).parent)
+    faulthandler.enable()
     logging.basicConfig(level=orders.log_level, format="%(message)s", stream=sys.stderr)
     if orders.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(orders.device))
@@ -139,12 +151,8 @@ def _serve(connection: Connection, inbox: _Inbox, handler: Handler) -> None:
     while True:
         message = inbox.messages.get()
         match message:
-            case Prepare(job=job, payload=payload):
-                try:
-                    jobs[job] = handler.prepare(payload)
-                    answer = Prepared(job)
-                except Exception as error:
-                    answer = _failed(job, error, agreed=True)
+            case Prepare():
+                answer = _prepare(handler, message, jobs)
             case Run(job=job):
                 control = JobControl(
                     cancelled=lambda job=job: job in inbox.cancelled,
@@ -152,17 +160,34 @@ def _serve(connection: Connection, inbox: _Inbox, handler: Handler) -> None:
                         encode(Progress(job, step, total, payload))
                     ),
                 )
-                try:
-                    result, ledger = handler.run(jobs.pop(job), control)
-                    answer = Done(job, result, ledger)
-                except Exception as error:
-                    answer = _failed(job, error, agreed=isinstance(error, AgreedError))
+                answer = _run(handler, job, jobs, control)
                 inbox.cancelled.discard(job)
             case Abandon(job=job):
                 jobs.pop(job, None)
                 continue
             case Park():
-                answer = Parked(handler.park())
+                answer = encode(Parked(handler.park()))
             case _:
                 raise AssertionError(f"a worker is never sent {type(message).__name__}")
-        connection.send_bytes(encode(answer))
+        connection.send_bytes(answer)
+
+
+def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:
+    try:
+        jobs[message.job] = handler.prepare(message.payload)
+        return encode(Prepared(message.job))
+    except Exception as error:
+        return _failed(handler, message.job, error, agreed=True)
+
+
+def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> bytes:
+    try:
+        result, ledger = handler.run(jobs.pop(job), control)
+        return encode(Done(job, result, ledger, handler.about()))
+    except (Exception, SystemExit) as error:  # leaving would close the peers' connections before the pool sees why
+        return _failed(handler, job, error, agreed=isinstance(error, AgreedError))
+
+
+def _failed(handler: Handler, job: int, error: BaseException, agreed: bool) -> bytes:
+    story = "".join(traceback.format_exception(error))
+    return encode(Failed(job, type(error).__name__, str(error), story, agreed, handler.about()))

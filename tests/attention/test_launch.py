@@ -48,4 +48,4 @@ def test_a_dead_rank_is_told(tmp_path):
 
 def test_a_hang_ends_with_the_timeout(tmp_path):
     with pytest.raises(RankFailed):
-        launch(all_wait_for_ever, 2, tmp_path, timeout_s=8)
+        launch(all_wait_for_ever, 2, tmp_path, timeout_s=6)

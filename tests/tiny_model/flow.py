@@ -17,12 +17,18 @@ HIDDEN, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 4
 DROP_ALL, DROP_ONE = 0.12, 0.06
 """Shares of prompts dropped whole, and of single attributes dropped to "any"."""
 
-SIZES = {
-    "small": ((128, 16, 0.0),),
-    "model": ((256, 8, 0.3),),
-    "finetune": ((512, 2, 0.7), (512, 2, 0.7), (256, 8, 0.3)),
+Kind = tuple[int, int, float, bool]
+SIZES: dict[str, tuple[Kind, ...]] = {
+    "small": ((128, 16, 0.0, True),),
+    "model": ((256, 8, 0.3, True),),
+    "finetune": ((512, 2, 0.7, False), (512, 2, 0.7, False), (256, 8, 0.3, False)),
 }
-"""Per stage a cycle of (pixels, share of a batch, centre of log-odds of sigma); bigger pictures need higher noise levels."""
+"""Per stage a cycle of (pixels, share of a batch, centre of log-odds of sigma, stretched).
+
+Bigger pictures need higher noise levels. Stretched pictures get the positions that the demo's 32x32 tokens have, in
+wider steps: what a small picture teaches about places then holds at the demo's size.
+"""
+DEMO_SIDE = 32
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -78,7 +84,11 @@ def build_model() -> nn.Module:
 
 
 def build_optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon (in two halves, one per core) for the blocks' big matrices, AdamW for the rest; `scale` multiplies both learning rates."""
+    """Muon (in two halves, one per core) for the blocks' big matrices, AdamW for the rest.
+
+    Args:
+        scale: multiplies all learning rates.
+    """
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         hidden = parameter.ndim == 2 and "blocks" in name and "mod" not in name
@@ -104,15 +114,15 @@ def random_sigmas(count: int, centre: float, generator: torch.Generator) -> Tens
     return torch.sigmoid(centre + 1.2 * torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)))
 
 
-def flow_loss(
-    model: nn.Module, linear: LinearEncoder, kind: tuple[int, int, float], generator: torch.Generator
-) -> Tensor:
+def flow_loss(model: nn.Module, linear: LinearEncoder, kind: Kind, generator: torch.Generator) -> Tensor:
     """Mean squared error of the predicted velocity on one batch of fresh pictures.
 
     Args:
-        kind: (pixels, batch, centre of log-odds of sigma).
+        kind: one entry of SIZES.
     """
-    size, count, centre = kind
+    size, count, centre, stretched = kind
+    scale = (DEMO_SIDE - 1) / (size // 16 - 1) if stretched else 1.0
+    options = {"rope_options": {"scale_x": scale, "scale_y": scale}}
     attributes = random_attributes(count, generator)
     latents = linear(draw(random_scenes(attributes, generator), size))
     tokens, pooled = encoding.encode(drop_conditions(attributes + 1, generator))
@@ -120,7 +130,7 @@ def flow_loss(
     noise = torch.randn(latents.shape, generator=generator)
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
     with torch.autocast("cpu", torch.bfloat16):
-        velocity = model(noisy, sigmas, tokens, pooled)
+        velocity = model(noisy, sigmas, tokens, pooled, transformer_options=options)
     return nn.functional.mse_loss(velocity.float(), noise - latents)
 
 

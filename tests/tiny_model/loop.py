@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-
 Loss = Callable[[nn.Module, int, torch.Generator], tuple[Tensor, dict[str, float]]]
 """(module, step, generator) -> (scalar to minimise on one share of a batch, figures to log)."""
 
@@ -41,7 +40,8 @@ def _update_average(average: nn.Module, module: nn.Module, step: int, decay: flo
 class Replicas:
     """Shares a batch among threads, each with one core and a replica of the module on the same weights.
 
-    On a machine that others use too this beats splitting every operation over the cores, which waits at each for the slowest.
+    On a machine that others use too this beats splitting every operation over the cores: it waits for the slowest core
+    once a step, not at every operation.
     """
 
     def __init__(self, module: nn.Module, loss: Loss, count: int) -> None:

@@ -1,0 +1,191 @@
+"""What the workers of these tests run: handlers without ComfyUI, whose jobs misbehave on request.
+
+A job is JSON: {"job": the name of a function below, "arguments": its keyword arguments}. Each rank calls it with its
+rank and a JobControl; what it returns must be JSON and becomes the rank's ledger {"answer": ...}; rank 0's is also
+the result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from ...runtime.pool.errors import Cancelled, Refused
+from ...runtime.pool.worker import JobControl, Orders
+
+
+def all_reduced(value: float) -> float:
+    tensor = torch.tensor([value], dtype=torch.float64)
+    dist.all_reduce(tensor)
+    return tensor.item()
+
+
+def never_comes() -> None:
+    """Waits for a peer that is busy elsewhere."""
+    all_reduced(0.0)
+    raise AssertionError("the collective ended")
+
+
+def add(rank: int, control: JobControl, value: float = 1.0) -> float:
+    return all_reduced(value * (rank + 1))
+
+
+def count(rank: int, control: JobControl, steps: int, size: int = 0) -> int:
+    """Rank 0 reports every step; all steps hold a collective."""
+    for step in range(steps):
+        all_reduced(1.0)
+        if rank == 0:
+            control.progress(step, steps, bytes([step % 256]) * size)
+    return steps
+
+
+def until_cancelled(rank: int, control: JobControl) -> None:
+    """Every step the ranks share rank 0's mind, as real jobs do; the first step is reported."""
+    step = 0
+    while not all_reduced(float(rank == 0 and control.cancelled())):
+        if rank == step == 0:
+            control.progress(step, 1, b"running")
+        step += 1
+    raise Cancelled("The run was cancelled.")
+
+
+def deaf(rank: int, control: JobControl) -> None:
+    """Never looks at the cancel."""
+    control.progress(0, 1, b"running")
+    threading.Event().wait()
+
+
+def fail(rank: int, control: JobControl, on: int, message: str) -> None:
+    """One rank raises alone, the others wait for it in a collective."""
+    if rank == on:
+        raise ValueError(message)
+    control.progress(0, 1, b"waiting")
+    never_comes()
+
+
+def refuse(rank: int, control: JobControl, message: str) -> None:
+    """All ranks raise at the same place."""
+    all_reduced(1.0)
+    raise Refused(message)
+
+
+def end(rank: int, control: JobControl, on: int, how: str) -> None:
+    """One rank's process ends, the others wait for it in a collective."""
+    if rank == on:
+        print("these are the last words", flush=True)
+        if how == "sys.exit":
+            sys.exit("enough for today")
+        if how == "os._exit":
+            os._exit(3)
+        if how == "crash":
+            ctypes.string_at(0)
+        os.kill(os.getpid(), signal.Signals[how])
+    never_comes()
+
+
+def wait_in_collective(rank: int, control: JobControl) -> None:
+    """Rank 0 says it is there and waits for no collective; all others sit in one."""
+    control.progress(0, 1, str(rank).encode())
+    if rank == 0:
+        threading.Event().wait()
+    never_comes()
+
+
+def say(rank: int, control: JobControl, text: str, times: int = 1) -> None:
+    for _ in range(times):
+        print(f"{text} of rank {rank} on stdout", flush=True)
+        print(f"{text} of rank {rank} on stderr", file=sys.stderr, flush=True)
+
+
+def rude(rank: int, control: JobControl) -> Any:
+    """An answer that is not plain data."""
+    return torch.zeros(1)
+
+
+def start_child(rank: int, control: JobControl) -> int:
+    """A process that holds the worker's log open, as those of torch.compile do."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]).pid
+
+
+def inspect(rank: int, control: JobControl) -> dict:
+    """What a worker finds in its process."""
+    all_reduced(1.0)
+    sockets = psutil.Process().net_connections("inet")
+    return {
+        "threads": torch.get_num_threads(),
+        "environment": dict(os.environ),
+        "argv": sys.argv,
+        "listening": [list(socket.laddr) for socket in sockets if not socket.raddr],
+        "connected": [list(socket.raddr) for socket in sockets if socket.raddr],
+    }
+
+
+def pid_of(rank: int, control: JobControl) -> int:
+    return os.getpid()
+
+
+JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (
+    add, count, until_cancelled, deaf, fail, refuse, end, wait_in_collective, say, rude, start_child, inspect, pid_of
+)}  # fmt: skip
+
+
+class Job(dict):
+    """A rebuilt job; a dict that can be counted."""
+
+
+class Workshop:
+    """Runs the jobs above; `about` counts the rebuilt jobs there still are and what it pretends to hold."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._rank = orders.rank
+        self._held = 0
+        self._jobs: list[weakref.ref] = []
+
+    def prepare(self, payload: bytes) -> Job:
+        job = Job(json.loads(payload))
+        if job.get("prepare_fails_on") == self._rank:
+            raise FileNotFoundError(job["message"])
+        if job.get("prepare_never_ends_on") == self._rank:
+            threading.Event().wait()
+        self._jobs.append(weakref.ref(job))
+        return job
+
+    def run(self, job: Job, control: JobControl) -> tuple[bytes, dict]:
+        self._held = 4096
+        answer = JOBS[job["job"]](self._rank, control, **job["arguments"])
+        return json.dumps(answer, default=str).encode() if self._rank == 0 else b"", {"answer": answer}
+
+    def park(self) -> int:
+        self._held = 0
+        return 0
+
+    def about(self) -> dict:
+        return {"device_bytes": self._held, "jobs": sum(job() is not None for job in self._jobs)}
+
+
+class NeverReady:
+    """A handler whose start does not end on rank 1."""
+
+    def __init__(self, orders: Orders) -> None:
+        if orders.rank == 1:
+            print("rank 1 is thinking", flush=True)
+            threading.Event().wait()
+
+
+class CannotPark(Workshop):
+    """A handler that fails when it is parked."""
+
+    def park(self) -> int:
+        raise OSError("the car park is full")

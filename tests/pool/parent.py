@@ -1,0 +1,42 @@
+"""A parent to be killed: starts a pool, prints one JSON line about it, and waits. Usage: parent.py HOW
+
+HOW: "starting", "idle", "collective" (two workers, one waits for the other), or "forked" (idle, with a
+forked child that keeps all our handles open).
+"""
+
+import json
+import os
+import signal
+import sys
+import types
+from pathlib import Path
+
+package = types.ModuleType("compact_parallel")
+package.__path__ = [str(Path(__file__).resolve().parents[2])]
+sys.modules["compact_parallel"] = package
+
+from compact_parallel.tests.pool.support import new_pool, nothing, pids, run  # noqa: E402
+
+
+def main(how: str) -> None:
+    pool = new_pool(2 if how == "collective" else 1)
+
+    def tell(*arguments: object, child: int | None = None) -> None:
+        print(json.dumps({"pids": pids(pool), "directory": str(pool.directory), "child": child}), flush=True)
+        signal.pause()
+
+    if how == "starting":
+        pool.start(tell)
+    pool.start()
+    if how == "idle":
+        tell()
+    if how == "collective":
+        run(pool, "wait_in_collective", lambda step, total, rank: tell() if rank == b"0" else nothing())
+    if how == "forked":
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        tell(child=child)
+
+
+main(sys.argv[1])

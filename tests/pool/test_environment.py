@@ -1,0 +1,66 @@
+"""What a worker finds around it: its share of the cores, no allocator that breaks NCCL, loopback and nothing else."""
+
+import ipaddress
+import os
+import sys
+
+import pytest
+from compact_parallel.runtime.pool import launcher
+from compact_parallel.tests.pool.support import answers, run
+
+ALLOCATORS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, "12"), (3, "4"), (5, "2"), (24, "1")])
+def test_cpu_workers_share_the_cores(workers, threads, monkeypatch):
+    monkeypatch.setattr(launcher, "_cores", lambda: 12)
+    environment = launcher.worker_environment("cpu", workers)
+    assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == (threads, threads)
+
+
+def test_a_gpu_worker_keeps_the_users_threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert launcher.worker_environment("cuda:0", 1)["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_only_the_asynchronous_allocator_is_taken_away(name, monkeypatch):
+    monkeypatch.setenv(name, "backend:cudaMallocAsync,max_split_size_mb:64,expandable_segments:True")
+    assert launcher.worker_environment("cuda:0", 1)[name] == "max_split_size_mb:64,expandable_segments:True"
+    monkeypatch.setenv(name, "backend:cudaMallocAsync")
+    assert name not in launcher.worker_environment("cuda:0", 1)
+    monkeypatch.setenv(name, "backend:native")
+    assert launcher.worker_environment("cuda:0", 1)[name] == "backend:native"
+
+
+def test_a_real_worker(own_pool, monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync,max_split_size_mb:64")
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    found = answers(run(own_pool(2), "inspect"))
+    for worker in found:
+        assert worker["threads"] == max(1, launcher._cores() // 2)
+        assert worker["environment"]["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:64"
+        assert worker["argv"] == ["main.py", "--cpu"]
+        if sys.platform == "linux":
+            assert worker["environment"]["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_nothing_listens_beyond_loopback(started):
+    found = answers(run(started, "inspect"))
+    listening = [address for worker in found for address in worker["listening"]]
+    connected = [address for worker in found for address in worker["connected"]]
+    assert listening
+    assert connected
+    for address, _ in listening + connected:
+        assert ipaddress.ip_address(address).is_loopback
+    ports = {port for _, port in listening}
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        low, high = map(int, file.read().split())
+    assert all(low <= port <= high for port in ports), "the system chose the ports"
+
+
+def test_the_users_interface_is_kept(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    assert launcher.worker_environment("cpu", 2)["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert launcher.worker_environment("cpu", 2)["PATH"] == os.environ["PATH"]
