@@ -26,8 +26,9 @@ def _flux():
 def _sd3():
     return comfy.ldm.modules.diffusionmodules.mmdit.MMDiT(
         patch_size=2, depth=2, in_channels=16, out_channels=16, pos_embed_max_size=32, num_patches=1024,
-        adm_in_channels=32, context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 48, "out_features": 128}},
-        qk_norm="rms", **_FACTORY,
+        adm_in_channels=32, qk_norm="rms",
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 48, "out_features": 128}},
+        **_FACTORY,
     ), None  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def save(family: str, path) -> str:
         if value.dtype != torch.float32:
             weights[name] = value
         elif value.ndim < 2:
-            weights[name] = (1.0 if "norm" in name and name.endswith(("weight", "scale")) else 0.0) + 0.1 * torch.randn(value.shape)
+            weights[name] = (1.0 if "norm" in name and name.endswith(("weight", "scale")) else 0.0) + 0.1 * torch.randn(
+                value.shape
+            )
         else:
             weights[name] = torch.randn(value.shape) / value[0].numel() ** 0.5
     safetensors.torch.save_file(weights, path, metadata=metadata)

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import comfy_extras.nodes_custom_sampler as custom
 import comfy_models
-import nodes as stock
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
 from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.report.history import runs
 
+import nodes as stock
+
 TOLERANCE = 1e-5
 SEED = 5
 _FOLDER = tempfile.TemporaryDirectory(prefix="compact-parallel-tests-")  # goes with this process
+
 
 @functools.cache
 def model_path(family: str) -> str:

@@ -73,7 +73,7 @@ def test_easy_cache_skips_the_same_steps_under_sequence_parallelism(strategy, or
 
 
 def test_easy_cache_is_refused_under_cfg_parallelism():
-    with pytest.raises(Unsupported, match="EasyCache decides by the first condition.*set cfg_degree to 1"):
+    with pytest.raises(Unsupported, match=r"EasyCache decides by the first condition.*set cfg_degree to 1"):
         ksampler(parallel(easy_cache(model("flux")), 2, cfg_degree=2), "flux")
 
 
@@ -123,7 +123,7 @@ def test_a_model_without_a_plan_is_refused_or_runs_on_one_device():
     refused = model("flux").clone()
     refused.model.diffusion_model.__class__.__qualname__ = "Unheard"
     try:
-        with pytest.raises(Unsupported, match="no sequence-parallel plan for .*cfg_degree 2"):
+        with pytest.raises(Unsupported, match=r"no sequence-parallel plan for .*cfg_degree 2"):
             ksampler(parallel(refused, 2, ring_degree=2), "flux")
         stock = ksampler(model("flux"), "flux")
         fallback = parallel(refused, 2, on_unsupported="run on one device", ring_degree=2)

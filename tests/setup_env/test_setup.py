@@ -287,3 +287,9 @@ def test_ready_environment_is_prepared_in_a_moment(tmp_path):
     python, seconds = re.fullmatch(r"(.+) ([\d.e-]+)\n", output).groups()
     assert python == sys.executable
     assert float(seconds) < 10
+
+
+def test_requirements_are_those_of_the_package():
+    """ComfyUI's manager reads requirements.txt, the registry pyproject.toml."""
+    declared = re.search(r"^dependencies = \[(.*)\]$", (setup.ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert re.findall(r'"([^"]+)"', declared) == setup.read_requirements(setup.ROOT / "requirements.txt")

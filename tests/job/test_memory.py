@@ -1,0 +1,78 @@
+"""Weights are mapped, not copied: what a large model costs the workers, measured by PSS (shared pages counted once)."""
+
+from __future__ import annotations
+
+import sys
+
+import cloudpickle
+import comfy.ldm.flux.model
+import comfy.ops
+import comfy_models
+import psutil
+import pytest
+import safetensors.torch
+import torch
+from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.config import ParallelConfig, PoolConfig, StrategyConfig
+from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
+from sampling import ksampler, model
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+GIB = 1 << 30
+CONFIG = ParallelConfig(
+    pool=PoolConfig(devices="cpu*2", name="memory"), strategy=StrategyConfig(mode="manual", ring_degree=2)
+)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """(MODEL, its size in bytes): a Flux of 1 GiB in float32."""
+    with torch.device("meta"):
+        module = comfy.ldm.flux.model.Flux(
+            in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=48, hidden_size=1024, mlp_ratio=4.0,
+            num_heads=8, depth=4, depth_single_blocks=8, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
+            qkv_bias=True, guidance_embed=False, txt_ids_dims=[], operations=comfy.ops.disable_weight_init,
+        )  # fmt: skip
+    weights = {name: torch.empty(value.shape).uniform_(-0.02, 0.02) for name, value in module.state_dict().items()}
+    path = tmp_path_factory.mktemp("large") / "large.safetensors"
+    safetensors.torch.save_file(weights, path)
+    size = path.stat().st_size
+    assert size > GIB
+    del weights
+    yield comfy_models.load(str(path)), size
+    path.unlink()
+
+
+def parallel(patcher):
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(CONFIG))
+    return clone
+
+
+def pss() -> int:
+    """Bytes of all workers of the pool together."""
+    pool = pool_for(CONFIG, ("cpu", "cpu"))
+    return sum(psutil.Process(worker["pid"]).memory_full_info().pss for worker in pool.status()["workers"])
+
+
+def copy_weights(executor, *args, **kwargs):
+    """Runs in a worker: what a loader that does not map would leave behind."""
+    for parameter in executor.class_obj.model_patcher.model.parameters():
+        parameter.data = parameter.data.clone()
+    return executor(*args, **kwargs)
+
+
+def test_a_second_worker_costs_little_more_than_the_first(large):
+    patcher, size = large
+    ksampler(parallel(model("flux")), "flux", steps=1)
+    without = pss()
+    ksampler(parallel(patcher), "flux", steps=1)
+    mapped = pss() - without
+    copying = parallel(patcher)
+    copying.add_wrapper(WrappersMP.OUTER_SAMPLE, copy_weights)
+    ksampler(copying, "flux", steps=1)
+    copied = pss() - without
+    pool_for(CONFIG, ("cpu", "cpu")).stop()
+    assert mapped < size + 0.2 * 1e9, f"{mapped / 1e9:.2f} GB for weights of {size / 1e9:.2f} GB"
+    assert copied > 2 * size - 0.2 * 1e9  # the measure sees a second copy where there is one
