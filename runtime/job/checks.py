@@ -10,8 +10,8 @@ import torch
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
-from ..parallel.mesh import Degrees, choose_degrees
-from ..sharding.plans import plan_for
+from ..parallel.mesh import Degrees, auto_degrees, manual_degrees
+from ..sharding.plans import has_plan, plan_for
 
 
 def devices_of(config: ParallelConfig) -> tuple[str, ...]:
@@ -33,32 +33,41 @@ def conditions_per_call(guider: Any) -> int:
 
 
 def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
-    """The degrees of this job. Raises ConfigError or Unsupported, each with the way out."""
+    """The degrees of this job. Raises ConfigError or Unsupported, each with the way out.
+
+    In mode "auto" they may multiply to less than `world`: a model whose tokens cannot be split shares its CFG only.
+    """
     module = guider.model_patcher.model.diffusion_model
-    heads = next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
-    degrees = choose_degrees(
-        config.strategy,
-        world,
-        conditions=conditions_per_call(guider),
-        heads=heads,
-        compressed=config.compression.enabled,
-    )
-    if degrees.sequence > 1:
+    conditions = conditions_per_call(guider)
+    against_cfg = _reason_against_cfg(guider.model_options)
+    if config.strategy.mode == "manual":
+        degrees = manual_degrees(config.strategy, world, conditions)
+        if degrees.cfg > 1 and against_cfg:
+            raise Unsupported(against_cfg)
+    else:
+        degrees = auto_degrees(
+            world,
+            conditions=1 if against_cfg else conditions,
+            splits_tokens=has_plan(module),
+            heads=next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
+            compressed=config.compression.enabled,
+        )
+    if degrees.sequence > 1 or degrees.world == 1:
         plan_for(module)
-    if degrees.cfg > 1:
-        _refuse_with_cfg(guider.model_options)
     return degrees
 
 
-def _refuse_with_cfg(model_options: dict) -> None:
+def _reason_against_cfg(model_options: dict) -> str:
+    """Why the conditions of a call cannot go to different workers; empty when they can."""
     if "sampler_calc_cond_batch_function" in model_options:
-        raise Unsupported(
+        return (
             "A patch on this model evaluates the conditions itself (sampler_calc_cond_batch_function), so cfg_degree "
             "cannot divide them; set cfg_degree to 1."
         )
     cache = model_options.get("transformer_options", {}).get("easycache")
     if getattr(cache, "name", "") == "EasyCache":
-        raise Unsupported(
+        return (
             "EasyCache decides by the first condition what all of them do, which cfg_degree puts on different workers; "
             "set cfg_degree to 1 or use LazyCache."
         )
+    return ""

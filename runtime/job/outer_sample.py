@@ -25,8 +25,7 @@ from ..report.ledger import run_report
 from .checks import degrees_for, devices_of
 from .memory import make_room, show_weights
 from .pickling import Local
-from .sampling import SamplingJob
-from .store import StoreWriter
+from .sampling import Arguments, SamplingJob
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,6 @@ class ParallelSampling(Local):
 
     def __init__(self, config: ParallelConfig) -> None:
         self.config = config
-        self._store = StoreWriter()
 
     def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The wrapper: same arguments and result as the guider's outer_sample."""
@@ -58,7 +56,7 @@ class ParallelSampling(Local):
         if len(devices) == 1:
             return self._on_one_device(executor, "There is one device, so ComfyUI samples as always.", *args, **kwargs)
         try:
-            return self._sample(executor, devices, *args, **kwargs)
+            return self._sample(executor, devices, Arguments(*args, **kwargs))
         except (Unsupported, JobFailed) as error:
             refused = isinstance(error, Unsupported) or error.kind == "Refused"
             if not refused or self.config.on_unsupported == "error":
@@ -85,42 +83,19 @@ class ParallelSampling(Local):
         runs().add(report, samples)
         return samples
 
-    def _sample(
-        self,
-        executor: Any,
-        devices: tuple[str, ...],
-        noise: torch.Tensor,
-        latent_image: torch.Tensor,
-        sampler: Any,
-        sigmas: torch.Tensor,
-        denoise_mask: torch.Tensor | None = None,
-        callback: Callable | None = None,
-        disable_pbar: bool = False,
-        seed: int | None = None,
-        latent_shapes: list | None = None,
-    ) -> torch.Tensor:
+    def _sample(self, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
         started = time.perf_counter()
         guider = executor.class_obj
         degrees = degrees_for(self.config, len(devices), guider)
-        job = SamplingJob(
-            guider=guider,
-            noise=noise,
-            latent_image=latent_image,
-            sampler=sampler,
-            sigmas=sigmas,
-            denoise_mask=denoise_mask,
-            seed=seed,
-            latent_shapes=latent_shapes,
-            wrappers=executor.wrappers[executor.idx + 1 :],
-            config=self.config,
-            degrees=degrees,
-        )
+        devices = devices[: degrees.world]
+        wrappers = executor.wrappers[executor.idx + 1 :]
+        job = SamplingJob(guider, arguments, wrappers, self.config, degrees)
         pool = pool_for(self.config, devices)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-        with pool.reserve(check_interrupt), _Progress(callback, len(sigmas) - 1, disable_pbar) as progress:
+        with pool.reserve(check_interrupt), _Progress(arguments) as progress:
             restarts = pool.starts
             make_room(pool, guider.model_patcher)
-            payload = job.pack(self._store, pool.directory)
+            payload = job.pack(pool.directory)
             result = pool.run(payload, progress, check_interrupt)
             show_weights(pool)
         samples = safetensors.torch.load(result.result)["samples"]
@@ -142,9 +117,9 @@ class ParallelSampling(Local):
 class _Progress:
     """Hands the workers' steps to ComfyUI's callback (previews, progress bar) and to the terminal."""
 
-    def __init__(self, callback: Callable | None, total: int, disable: bool) -> None:
-        self._callback = callback
-        self._bar = tqdm(total=total, disable=disable)
+    def __init__(self, arguments: Arguments) -> None:
+        self._callback = arguments.callback
+        self._bar = tqdm(total=len(arguments.sigmas) - 1, disable=arguments.disable_pbar)
 
     def __enter__(self) -> _Progress:
         return self

@@ -21,7 +21,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from .store import INLINE_BYTES, StoreReader, StoreWriter
+from .store import INLINE_BYTES, StoreReader, put
 
 
 class ShippingError(ValueError):
@@ -57,12 +57,11 @@ class JobPickler(cloudpickle.Pickler):
     Hooks, for instance, are known by identity to both the conditioning and the patcher.
     """
 
-    def __init__(self, writer: StoreWriter, directory: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self._stream = io.BytesIO()
         super().__init__(self._stream)
         self.tensor_keys: set[str] = set()
         self.patchers: list[comfy.model_patcher.ModelPatcher] = []
-        self._writer = writer
         self._directory = directory
         self._parts: dict[int, tuple[int, str]] = {}
         self._tensors: dict[int, torch.Tensor] = {}
@@ -110,7 +109,7 @@ class JobPickler(cloudpickle.Pickler):
         if tensor.numel() * tensor.element_size() <= INLINE_BYTES:
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             return ("tensor", flags, data, tensor.dtype, tuple(tensor.shape))
-        key = self._writer.put(self._directory, tensor)
+        key = put(self._directory, tensor)
         self.tensor_keys.add(key)
         return ("stored", flags, key)
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_patcher
 import comfy.samplers
@@ -18,49 +18,56 @@ from ..parallel.mesh import Degrees
 from .modules import PathModules, path_modules
 from .patcher import cook, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
-from .store import StoreReader, StoreWriter
+from .store import StoreReader, keep_only
 
 # What a guider holds for the duration of one call, or what travels on its own.
 _GUIDER_OWN = {"model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models"}
 
 
-@dataclass
-class SamplingJob:
-    """The arguments of one `outer_sample` call, with the guider whose call it is.
+class Arguments(NamedTuple):
+    """What ComfyUI calls a guider's `outer_sample` with."""
 
-    `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own.
-    """
-
-    guider: comfy.samplers.CFGGuider
     noise: torch.Tensor
     latent_image: torch.Tensor
     sampler: Any
     sigmas: torch.Tensor
-    denoise_mask: torch.Tensor | None
-    seed: int | None
-    latent_shapes: list | None
+    denoise_mask: torch.Tensor | None = None
+    callback: Callable | None = None
+    disable_pbar: bool = False
+    seed: int | None = None
+    latent_shapes: list | None = None
+
+
+@dataclass
+class SamplingJob:
+    """One `outer_sample` call and the guider whose call it is.
+
+    `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
+    """
+
+    guider: comfy.samplers.CFGGuider
+    arguments: Arguments
     wrappers: list[Callable]
     config: ParallelConfig
     degrees: Degrees
 
-    def pack(self, writer: StoreWriter, directory: Path) -> bytes:
+    def pack(self, directory: Path) -> bytes:
         """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
-        pickler = JobPickler(writer, directory)
+        pickler = JobPickler(directory)
         guider = self.guider
         pickler.patcher_number(guider.model_patcher)  # number 0, and its parts are known before anything refers to them
         state = {name: value for name, value in vars(guider).items() if name not in _GUIDER_OWN}
         pickler.write((type(guider), state), f"The guider {type(guider).__name__}")
         pickler.write(guider.model_options, "What patches and wrappers the model carries")
         pickler.write(guider.conds, "The conditioning")
-        pickler.write(self.sampler, "The sampler")
+        pickler.write(self.arguments.sampler, "The sampler")
         pickler.write(self.wrappers, "The sampling wrappers")
-        tensors = (self.noise, self.latent_image, self.sigmas, self.denoise_mask)
-        pickler.write((*tensors, self.seed, self.latent_shapes), "The latents")
+        pickler.write(self.arguments._replace(callback=None), "The latents")
         described = 0
         while described < len(pickler.patchers):  # a delta may name further patchers
             write_delta(pickler.patchers[described], pickler)
             described += 1
-        StoreWriter.keep_only(directory, pickler.tensor_keys)
+        keep_only(directory, pickler.tensor_keys)
         return pickle.dumps(
             {
                 "modules": path_modules(),
@@ -101,19 +108,12 @@ class JobRebuilder:
         guider.model_patcher = patchers[0]
         guider.model_options = unpickler.read()
         guider.conds = guider.original_conds = unpickler.read()
-        sampler, wrappers = unpickler.read(), unpickler.read()
-        noise, latent_image, sigmas, denoise_mask, seed, latent_shapes = unpickler.read()
+        _sampler, wrappers, arguments = unpickler.read(), unpickler.read(), unpickler.read()
         for patcher in patchers:
             read_delta(patcher, unpickler)
         return SamplingJob(
             guider=guider,
-            noise=noise,
-            latent_image=latent_image,
-            sampler=sampler,
-            sigmas=sigmas,
-            denoise_mask=denoise_mask,
-            seed=seed,
-            latent_shapes=latent_shapes,
+            arguments=arguments,
             wrappers=wrappers,
             config=ParallelConfig.from_json(data["config"]),
             degrees=Degrees.from_json(data["degrees"]),

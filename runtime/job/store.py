@@ -1,8 +1,10 @@
-"""A shared store of tensors: each is written once, under the hash of its content, and mapped by every worker."""
+"""A shared store of tensors: each is written once, under the hash of its content, and mapped by every worker.
+
+A LoRA that stays the same is so sent once, however many runs use it.
+"""
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,34 +25,23 @@ def content_hash(tensor: torch.Tensor) -> str:
     return digest.hexdigest(length=20)
 
 
-@dataclass
-class StoreWriter:
-    """The parent's side. Remembers the hash of tensors that live on, so that a LoRA is hashed once, not once a run."""
+def put(directory: Path, tensor: torch.Tensor) -> str:
+    """Write a tensor unless it is there already. Returns its key. Raises OSError when the disk is full."""
+    data = tensor.detach().cpu().contiguous()
+    key = content_hash(data)
+    path = directory / f"{key}{_SUFFIX}"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        safetensors.torch.save_file({"tensor": data}, partial)
+        partial.rename(path)
+    return key
 
-    _hashes: weakref.WeakKeyDictionary = field(default_factory=weakref.WeakKeyDictionary)
 
-    def put(self, directory: Path, tensor: torch.Tensor) -> str:
-        """Write a tensor unless it is there already. Returns its key. Raises OSError when the disk is full."""
-        version, key = self._hashes.get(tensor, (None, ""))
-        path = directory / f"{key}{_SUFFIX}"
-        if version == tensor._version and path.exists():
-            return key
-        data = tensor.detach().cpu().contiguous()
-        key = content_hash(data)
-        self._hashes[tensor] = (tensor._version, key)
-        path = directory / f"{key}{_SUFFIX}"
-        if not path.exists():
-            partial = path.with_suffix(".partial")
-            safetensors.torch.save_file({"tensor": data}, partial)
-            partial.rename(path)
-        return key
-
-    @staticmethod
-    def keep_only(directory: Path, keys: set[str]) -> None:
-        """Delete every stored tensor but these. Workers that still map one keep it until they let go."""
-        for path in directory.glob(f"*{_SUFFIX}"):
-            if path.stem not in keys:
-                path.unlink(missing_ok=True)
+def keep_only(directory: Path, keys: set[str]) -> None:
+    """Delete every stored tensor but these. Workers that still map one keep it until they let go."""
+    for path in directory.glob(f"*{_SUFFIX}"):
+        if path.stem not in keys:
+            path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -86,17 +86,8 @@ class SamplingHandler:
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             job.guider.outer_sample, job.guider, job.wrappers
         )
-        return executor.execute(
-            job.noise,
-            job.latent_image,
-            job.sampler,
-            job.sigmas,
-            job.denoise_mask,
-            self._callback(control),
-            True,  # the parent shows the progress bar
-            job.seed,
-            latent_shapes=job.latent_shapes,
-        )
+        arguments = job.arguments._replace(callback=self._callback(control), disable_pbar=True)
+        return executor.execute(*arguments[:-1], latent_shapes=arguments.latent_shapes)
 
     def _callback(self, control: JobControl) -> Callable | None:
         if self._orders.rank != 0:

@@ -52,28 +52,35 @@ class Degrees:
         return cls(**data)
 
 
-def choose_degrees(
-    strategy: StrategyConfig, world: int, *, conditions: int, heads: int | None, compressed: bool
-) -> Degrees:
-    """The degrees of one job.
+def manual_degrees(strategy: StrategyConfig, world: int, conditions: int) -> Degrees:
+    """The degrees the user set; `conditions` is how many the guider evaluates at every call.
+
+    Raises ConfigError when they do not multiply to `world` or there are fewer conditions than cfg_degree.
+    """
+    strategy.check_world(world)
+    if strategy.cfg_degree > max(1, conditions):
+        raise ConfigError(
+            f"cfg_degree is {strategy.cfg_degree} but the guider evaluates {conditions} "
+            f"condition{'' if conditions == 1 else 's'} per call; set cfg_degree to {max(1, conditions)} or less."
+        )
+    return Degrees(strategy.cfg_degree, strategy.ring_degree, strategy.ulysses_degree, strategy.ring_exchange)
+
+
+def auto_degrees(world: int, *, conditions: int, splits_tokens: bool, heads: int | None, compressed: bool) -> Degrees:
+    """The degrees of mode "auto", for `world` workers or fewer.
 
     Args:
-        conditions: how many conditions the guider evaluates at every call (2 for CFG above 1).
-        heads: attention heads of the model; None if it has no sequence-parallel plan.
+        conditions: how many conditions of a call may go to different workers (2 for CFG above 1).
+        splits_tokens: whether the model has a sequence-parallel plan. Without one only CFG can be shared, by two.
+        heads: attention heads of the model, if known.
         compressed: whether what crosses a link is compressed (only the ring axis is).
 
-    Chosen by mode "auto": CFG takes two workers where two conditions are evaluated and the world is even, the tokens
-    take the rest; by Ulysses where more than two workers share them, the heads divide and nothing is compressed (then
-    it sends less), else by gathering K and V. Raises ConfigError for degrees that do not fit the world or the guider.
+    CFG takes two workers where two conditions are evaluated and the world is even, the tokens take the rest: by Ulysses
+    where more than two workers share them, the heads divide and nothing is compressed (then it sends less), else by
+    gathering K and V.
     """
-    if strategy.mode == "manual":
-        strategy.check_world(world)
-        if strategy.cfg_degree > max(1, conditions):
-            raise ConfigError(
-                f"cfg_degree is {strategy.cfg_degree} but the guider evaluates {conditions} "
-                f"condition{'' if conditions == 1 else 's'} per call; set cfg_degree to {max(1, conditions)} or less."
-            )
-        return Degrees(strategy.cfg_degree, strategy.ring_degree, strategy.ulysses_degree, strategy.ring_exchange)
+    if not splits_tokens:
+        return Degrees(cfg=2 if conditions >= 2 else 1)
     cfg = 2 if conditions >= 2 and world % 2 == 0 else 1
     rest = world // cfg
     if rest > 2 and heads is not None and heads % rest == 0 and not compressed:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.job.pickling import ShippingError
-from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report
+from compact_parallel.runtime.pool.errors import JobFailed
+from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, without_plan
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -120,14 +121,31 @@ def test_a_loader_without_a_recipe_is_named():
 
 
 def test_a_model_without_a_plan_is_refused_or_runs_on_one_device():
-    refused = model("flux").clone()
-    refused.model.diffusion_model.__class__.__qualname__ = "Unheard"
-    try:
-        with pytest.raises(Unsupported, match=r"no sequence-parallel plan for .*cfg_degree 2"):
-            ksampler(parallel(refused, 2, ring_degree=2), "flux")
-        stock = ksampler(model("flux"), "flux")
-        fallback = parallel(refused, 2, on_unsupported="run on one device", ring_degree=2)
+    stock = ksampler(model("flux"), "flux")
+    with without_plan(model("flux")):
+        with pytest.raises(Unsupported, match=r"no sequence-parallel plan for Unheard.*cfg_degree 2"):
+            ksampler(parallel(model("flux"), 2, ring_degree=2), "flux")
+        fallback = parallel(model("flux"), 2, on_unsupported="run on one device", ring_degree=2)
         assert torch.equal(ksampler(fallback, "flux"), stock)
         assert "no sequence-parallel plan" in report()["fallbacks"][0]
-    finally:
-        refused.model.diffusion_model.__class__.__qualname__ = "Flux"
+
+
+def test_what_a_guard_refuses_in_the_workers_is_a_sentence_or_runs_on_one_device():
+    patched = model("flux").clone()
+    patched.set_model_patch(lambda q, k, v, **_: {"q": q, "k": k, "v": v}, "attn1_patch")
+    stock = ksampler(patched, "flux")
+    starts = pool(2).starts
+    with pytest.raises(JobFailed, match=r"set ulysses_degree and ring_degree to 1") as caught:
+        ksampler(parallel(patched, 2, ring_degree=2), "flux")
+    assert "Traceback" not in str(caught.value)
+    fallback = parallel(patched, 2, on_unsupported="run on one device", ring_degree=2)
+    assert torch.equal(ksampler(fallback, "flux"), stock)
+    assert relative_error(ksampler(parallel(patched, 2, cfg_degree=2), "flux"), stock) < TOLERANCE
+    assert pool(2).starts == starts
+
+
+def test_auto_shares_the_cfg_of_a_model_without_a_plan_on_two_of_three_workers():
+    stock = ksampler(model("flux"), "flux")
+    with without_plan(model("flux")):
+        assert relative_error(ksampler(parallel(model("flux"), 3), "flux"), stock) < TOLERANCE
+    assert report()["workers"] == 2

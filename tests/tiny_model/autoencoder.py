@@ -81,14 +81,20 @@ def encoder_weights(linear: LinearEncoder, template: dict[str, Tensor]) -> dict[
     return weights
 
 
+def _compact(value: Tensor) -> Tensor:
+    """In 8 bits where that is exact (the encoder's zeros and ones), else in half precision; loading widens both."""
+    eighth = value.to(torch.float8_e4m3fn)
+    return (eighth if torch.equal(eighth.float(), value) else value.half()).contiguous()
+
+
 def save_vae(path: Path, linear: LinearEncoder, decoder: dict[str, Tensor]) -> None:
-    """Writes the one file that the stock VAELoader takes, in half precision."""
+    """Writes the one file that the stock VAELoader takes."""
     from comfy.taesd.taesd import Encoder
 
     encoder = encoder_weights(linear, Encoder(CHANNELS).state_dict())
     weights = {f"taesd_encoder.{k}": v for k, v in encoder.items()}
     weights |= {f"taesd_decoder.{k}": v for k, v in decoder.items()}
-    weights = {name: value.half().contiguous() for name, value in weights.items()}
+    weights = {name: _compact(value) for name, value in weights.items()}
     weights |= {"vae_scale": torch.tensor(FLUX_SCALE), "vae_shift": torch.tensor(FLUX_SHIFT)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path, metadata={"format": "pt", "license": "GPL-3.0-or-later"})

@@ -10,13 +10,22 @@ from . import flux, sd3, wan
 PLANS = (flux.PLAN, sd3.PLAN, wan.PLAN)
 
 
+def has_plan(module: nn.Module) -> bool:
+    """Whether `plan_for` finds a plan for this diffusion module."""
+    return _find(module) is not None
+
+
 def plan_for(module: nn.Module) -> Plan:
     """The plan of a diffusion module, by its class. Raises Unsupported, naming the class, when there is none."""
-    kind = type(module)
-    for plan in PLANS:
-        if f"{kind.__module__}.{kind.__qualname__}" in plan.models:
-            return plan
-    raise Unsupported(
-        f"There is no sequence-parallel plan for {kind.__name__}; set ulysses_degree and ring_degree to 1: "
-        "CFG parallel (cfg_degree 2) works with every model."
-    )
+    plan = _find(module)
+    if plan is None:
+        raise Unsupported(
+            f"There is no sequence-parallel plan for {type(module).__name__}; set ulysses_degree and ring_degree to 1: "
+            "CFG parallel (cfg_degree 2) works with every model."
+        )
+    return plan
+
+
+def _find(module: nn.Module) -> Plan | None:
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    return next((plan for plan in PLANS if kind in plan.models), None)

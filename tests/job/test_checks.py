@@ -1,0 +1,92 @@
+"""Which degrees a job gets by itself, and how the mesh lies."""
+
+from __future__ import annotations
+
+import comfy_models
+import pytest
+from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.config import ConfigError, ParallelConfig, StrategyConfig
+from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for
+from compact_parallel.runtime.parallel.cfg import owners
+from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees
+from sampling import custom, model, without_plan
+
+KNOWN = {"splits_tokens": True, "heads": 24, "compressed": False}
+
+
+@pytest.mark.parametrize(
+    ("world", "conditions", "changes", "expected"),
+    [
+        (2, 2, {}, Degrees(cfg=2)),
+        (2, 1, {}, Degrees(ring=2)),
+        (3, 2, {}, Degrees(ulysses=3)),
+        (4, 1, {}, Degrees(ulysses=4)),
+        (4, 2, {}, Degrees(cfg=2, ring=2)),
+        (8, 2, {}, Degrees(cfg=2, ulysses=4)),
+        (5, 1, {}, Degrees(ring=5)),
+        (4, 1, {"compressed": True}, Degrees(ring=4)),
+        (4, 1, {"heads": None}, Degrees(ring=4)),
+        (4, 2, {"splits_tokens": False}, Degrees(cfg=2)),
+        (3, 2, {"splits_tokens": False}, Degrees(cfg=2)),
+        (4, 1, {"splits_tokens": False}, Degrees()),
+    ],
+)
+def test_auto(world, conditions, changes, expected):
+    assert auto_degrees(world, conditions=conditions, **{**KNOWN, **changes}) == expected
+
+
+def test_manual_degrees_are_taken_and_checked():
+    strategy = StrategyConfig(mode="manual", cfg_degree=2, ring_degree=3)
+    assert manual_degrees(strategy, 6, 2) == Degrees(cfg=2, ring=3)
+    with pytest.raises(ConfigError, match=r"multiply to 6 .* the pool has 4 workers"):
+        manual_degrees(strategy, 4, 2)
+    with pytest.raises(ConfigError, match=r"cfg_degree is 2 but the guider evaluates 1 condition per call"):
+        manual_degrees(strategy, 6, 1)
+
+
+def guider(kind, patcher=None):
+    patcher = patcher or model("flux")
+    positive, negative = comfy_models.conditioning(1), comfy_models.conditioning(2)
+    made = {
+        "basic": lambda: custom.BasicGuider.execute(patcher, positive)[0],
+        "cfg 3": lambda: custom.CFGGuider.execute(patcher, positive, negative, 3.0)[0],
+        "cfg 1": lambda: custom.CFGGuider.execute(patcher, positive, negative, 1.0)[0],
+        "dual": lambda: custom.DualCFGGuider.execute(patcher, positive, positive, negative, 3.0, 2.0, "regular")[0],
+    }[kind]()
+    made.conds = made.original_conds
+    return made
+
+
+@pytest.mark.parametrize(("kind", "count"), [("basic", 1), ("cfg 3", 2), ("cfg 1", 1), ("dual", 3)])
+def test_conditions_are_counted_as_the_guider_evaluates_them(kind, count):
+    assert conditions_per_call(guider(kind)) == count
+
+
+def test_easy_cache_makes_auto_split_the_tokens():
+    import comfy_extras.nodes_easycache
+
+    cached = comfy_extras.nodes_easycache.EasyCacheNode.execute(model("flux"), 0.5, 0.1, 0.95, False)[0]
+    assert degrees_for(ParallelConfig(), 2, guider("cfg 3")) == Degrees(cfg=2)
+    assert degrees_for(ParallelConfig(), 2, guider("cfg 3", cached)) == Degrees(ring=2)
+
+
+def test_a_model_without_a_plan_shares_its_cfg_or_is_refused():
+    with without_plan(model("flux")):
+        assert degrees_for(ParallelConfig(), 4, guider("cfg 3")) == Degrees(cfg=2)
+        with pytest.raises(Unsupported, match="no sequence-parallel plan for Unheard"):
+            degrees_for(ParallelConfig(), 4, guider("basic"))
+
+
+def test_every_rank_is_once_on_every_axis():
+    degrees = Degrees(cfg=2, ring=3, ulysses=2)
+    assert axis_ranks("ulysses", degrees)[0] == (0, 1)
+    assert axis_ranks("ring", degrees)[0] == (0, 2, 4)
+    assert axis_ranks("cfg", degrees)[0] == (0, 6)
+    for axis in ("cfg", "ring", "ulysses"):
+        assert sorted(rank for line in axis_ranks(axis, degrees) for rank in line) == list(range(12))
+
+
+def test_conditions_are_shared_in_turns():
+    cond = [{}]
+    assert owners([cond, None, cond, cond], 2) == {0: 0, 2: 1, 3: 0}
+    assert owners([None, cond], 2) == {1: 0}

@@ -1,0 +1,56 @@
+"""The shared store of tensors: written once, mapped, cleaned, and exact for every dtype."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compact_parallel.runtime.job.store import StoreReader, content_hash, keep_only, put
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tensor_comes_back_bit_for_bit(tmp_path, dtype):
+    tensor = torch.randint(0, 2, (3, 5, 7)).to(dtype)
+    back = StoreReader(tmp_path).get(put(tmp_path, tensor))
+    assert back.dtype == dtype and back.shape == tensor.shape
+    assert torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
+
+
+@pytest.mark.parametrize("tensor", (torch.randn(4, 6).t(), torch.randn(8)[::2], torch.tensor(3.0), torch.empty(0, 3)))
+def test_views_scalars_and_empty_tensors_travel(tmp_path, tensor):
+    assert torch.equal(StoreReader(tmp_path).get(put(tmp_path, tensor)), tensor)
+
+
+def test_the_same_content_is_one_file_and_other_content_another(tmp_path):
+    with torch.inference_mode():
+        tensor = torch.randn(10)
+        key = put(tmp_path, tensor)
+        assert put(tmp_path, tensor.clone()) == key
+        tensor[0] += 1
+        assert put(tmp_path, tensor) != key
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_shape_and_dtype_are_content():
+    zeros = torch.zeros(8)
+    keys = {content_hash(zeros), content_hash(zeros.view(2, 4)), content_hash(torch.zeros(8, dtype=torch.int32))}
+    assert len(keys) == 3
+
+
+def test_what_is_not_kept_is_deleted(tmp_path):
+    kept, gone = put(tmp_path, torch.ones(3)), put(tmp_path, torch.zeros(3))
+    reader = StoreReader(tmp_path)
+    mapped = reader.get(gone)
+    keep_only(tmp_path, {kept})
+    assert [path.stem for path in tmp_path.iterdir()] == [kept]
+    assert torch.equal(mapped, torch.zeros(3))  # who maps it keeps it
+    reader.keep_only({kept})
+    with pytest.raises(FileNotFoundError):
+        reader.get(gone)
+
+
+def test_writing_to_a_mapped_tensor_changes_no_other_reader(tmp_path):
+    key = put(tmp_path, torch.ones(1000))
+    StoreReader(tmp_path).get(key).add_(1)
+    assert torch.equal(StoreReader(tmp_path).get(key), torch.ones(1000))
