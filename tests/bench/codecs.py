@@ -1,4 +1,4 @@
-"""Speed and error of every codec:  python tests/bench/codecs.py [tokens channels]
+"""Speed and error of every codec:  python3 tests/bench/codecs.py [tokens channels]
 
 Prints, per codec: bits per value, relative error ||d - d_hat|| / ||d|| on Gaussian and on Laplace data, and
 milliseconds to encode and to decode one (tokens, channels) float32 tensor on one thread (the best of ten runs).
@@ -6,26 +6,12 @@ milliseconds to encode and to decode one (tokens, channels) float32 tensor on on
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
-import types
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def codecs() -> dict:
-    """The registry, with the pack imported under a fixed name as in the tests."""
-    package = types.ModuleType("compact_parallel")
-    package.__path__ = [str(ROOT)]
-    sys.modules.setdefault("compact_parallel", package)
-    from compact_parallel.runtime.compression.codecs import BY_NAME
-
-    return dict(BY_NAME)
+import bench
 
 
 def best_ms(function: Callable[[], object], repeats: int = 10) -> float:
@@ -38,33 +24,31 @@ def best_ms(function: Callable[[], object], repeats: int = 10) -> float:
     return 1e3 * min(seconds[1:])
 
 
-def relative_error(codec: object, d: torch.Tensor) -> float:
+def relative_error(codec: Any, d: Any) -> float:
     """||d - d_hat|| / ||d||."""
-    d_hat = codec.decode(codec.encode(d), *d.shape, torch.float32)
-    return float(torch.linalg.vector_norm(d - d_hat) / torch.linalg.vector_norm(d))
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    d_hat = codec.decode(codec.encode(d), *d.shape, d.dtype)
+    return float((d - d_hat).norm() / d.norm())
 
 
 def main() -> None:
+    bench.begin(__file__)
+    import torch
+    from compact_parallel.runtime.compression.codecs import BY_NAME
+
     tokens, channels = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (1088, 3072)
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     gauss = torch.randn(tokens, channels)
     laplace = torch.distributions.Laplace(0.0, 1.0).sample((tokens, channels))
-    print(f"{processor()}, 1 thread; torch {torch.__version__}, Python {platform.python_version()}")
     print(f"({tokens}, {channels}) float32 = {tokens * channels / 1e6:.2f} M values\n")
-    print("| codec | bits | error, Gaussian | error, Laplace | encode ms | decode ms |\n|---|---|---|---|---|---|")
-    for name, codec in sorted(codecs().items(), key=lambda item: -item[1].bits(tokens, channels)):
+    rows = []
+    for name, codec in sorted(BY_NAME.items(), key=lambda item: -item[1].bits(tokens, channels)):
         payload = codec.encode(gauss)
         encode = best_ms(lambda codec=codec: codec.encode(gauss))
         decode = best_ms(lambda codec=codec, p=payload: codec.decode(p, tokens, channels, torch.float32))
-        errors = f"{relative_error(codec, gauss):.4f} | {relative_error(codec, laplace):.4f}"
-        print(f"| {name} | {codec.bits(tokens, channels):.3f} | {errors} | {encode:.1f} | {decode:.1f} |")
+        errors = [f"{relative_error(codec, d):.4f}" for d in (gauss, laplace)]
+        rows.append((name, f"{codec.bits(tokens, channels):.3f}", *errors, f"{encode:.1f}", f"{decode:.1f}"))
+    header = ("codec", "bits", "error, Gaussian", "error, Laplace", "encode ms", "decode ms")
+    print(bench.table(header, rows))
 
 
 if __name__ == "__main__":
