@@ -7,6 +7,7 @@ import functools
 import tempfile
 from pathlib import Path
 
+import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import comfy_models
 import torch
@@ -132,6 +133,18 @@ def custom_advanced(patcher, family: str, guider: str, output=0):
         {"samples": comfy_models.latent(family)},
     )
     return result[output]["samples"]
+
+
+@torch.inference_mode()
+def sample_with(patcher, sampler, steps=4):
+    """The samples of a guider with this sampler."""
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
+    guider.set_cfg(3.0)
+    sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
+    latent = comfy_models.latent("flux")
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+    return guider.sample(noise, latent, sampler, sigmas, seed=1)
 
 
 WORKFLOWS = {

@@ -48,7 +48,9 @@ class Transfer:
     def __init__(
         self, axis: Axis, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], overlapped: bool
     ) -> None:
-        nccl = axis.group is not None and dist.get_backend(axis.group) == "nccl"
+        tensors = [*sends.values(), *receives.values()]
+        on_gpu = any(x.device.type == "cuda" for x in tensors)
+        nccl = on_gpu and "nccl" in dist.get_backend(axis.group)  # a group may hold "cpu:gloo,cuda:nccl"
         self._copies: list[tuple[Tensor, Tensor]] = []
         arriving = [(axis.ranks[i], self._receive_buffer(x, nccl)) for i, x in receives.items() if x.numel()]
         leaving = [(axis.ranks[i], _bytes(x, nccl)) for i, x in sends.items() if x.numel()]

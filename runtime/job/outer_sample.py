@@ -21,27 +21,21 @@ from ..pool.errors import JobFailed
 from ..pool.pool import Entry, Pool
 from ..pool.registry import pools
 from ..report.history import runs
-from ..report.ledger import run_report
+from ..report.ledger import Ledger, run_report
 from .checks import degrees_for, devices_of
 from .memory import make_room, show_weights
 from .pickling import Local
-from .sampling import Arguments, SamplingJob
+from .sampling import Arguments, SamplingJob, random_state
 
 log = logging.getLogger(__name__)
 
 HANDLER = "runtime.job.entry:sampling_handler"
 
 
-def worker_command_line(device: str) -> tuple[str, ...]:
-    """The command line a worker's ComfyUI reads its options from: the parent's, with --cpu for a CPU worker."""
-    own = list(sys.argv) if comfy.options.args_parsing else ["main.py"]
-    return (*own, "--cpu") if device == "cpu" and "--cpu" not in own else tuple(own)
-
-
 def pool_for(config: ParallelConfig, devices: tuple[str, ...]) -> Pool:
-    """The pool of this config's name; it starts with the first run."""
-    entry = Entry(HANDLER, worker_command_line(devices[0]), {})
-    return pools().get(config.pool, devices, entry)
+    """The pool of this config's name; it starts with the first run. Its workers get ComfyUI's command-line options."""
+    command_line = tuple(sys.argv) if comfy.options.args_parsing else ("main.py",)
+    return pools().get(config.pool, devices, Entry(HANDLER, command_line, {}))
 
 
 class ParallelSampling(Local):
@@ -70,7 +64,7 @@ class ParallelSampling(Local):
         seconds = time.perf_counter() - started
         patcher = executor.class_obj.model_patcher
         report = run_report(
-            [],
+            [Ledger().to_json()],
             run_id=uuid.uuid4().hex,
             model=type(patcher.model).__name__,
             devices=[str(patcher.load_device)],
@@ -89,11 +83,10 @@ class ParallelSampling(Local):
         degrees = degrees_for(self.config, len(devices), guider)
         devices = devices[: degrees.world]
         wrappers = executor.wrappers[executor.idx + 1 :]
-        job = SamplingJob(guider, arguments, wrappers, self.config, degrees)
+        job = SamplingJob(guider, arguments, wrappers, self.config, degrees, random_state())
         pool = pool_for(self.config, devices)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         with pool.reserve(check_interrupt), _Progress(arguments) as progress:
-            restarts = pool.starts
             make_room(pool, guider.model_patcher)
             payload = job.pack(pool.directory)
             result = pool.run(payload, progress, check_interrupt)
@@ -108,7 +101,7 @@ class ParallelSampling(Local):
             compression=self.config.compression.to_json(),
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
-            restarts=restarts - 1,
+            restarts=pool.starts - 1,
         )
         runs().add(report, samples)
         return samples

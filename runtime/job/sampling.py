@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
@@ -38,11 +39,27 @@ class Arguments(NamedTuple):
     latent_shapes: list | None = None
 
 
+def random_state() -> dict[str, torch.Tensor]:
+    """The state of torch's global generators here, by kind of device."""
+    device = comfy.model_management.get_torch_device()
+    on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **on_gpu}
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Put the global generators of this process into the state `random_state` returned elsewhere."""
+    torch.set_rng_state(state["cpu"])
+    device = comfy.model_management.get_torch_device()
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 @dataclass
 class SamplingJob:
     """One `outer_sample` call and the guider whose call it is.
 
     `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
+    `random_state`: some samplers draw from torch's global generators, which must be where the parent's are.
     """
 
     guider: comfy.samplers.CFGGuider
@@ -50,6 +67,7 @@ class SamplingJob:
     wrappers: list[Callable]
     config: ParallelConfig
     degrees: Degrees
+    random_state: dict[str, torch.Tensor]
 
     def pack(self, directory: Path) -> bytes:
         """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
@@ -63,6 +81,7 @@ class SamplingJob:
         pickler.write(self.arguments.sampler, "The sampler")
         pickler.write(self.wrappers, "The sampling wrappers")
         pickler.write(self.arguments._replace(callback=None), "The latents")
+        pickler.write(self.random_state, "The random state")
         described = 0
         while described < len(pickler.patchers):  # a delta may name further patchers
             write_delta(pickler.patchers[described], pickler)
@@ -108,7 +127,7 @@ class JobRebuilder:
         guider.model_patcher = patchers[0]
         guider.model_options = unpickler.read()
         guider.conds = guider.original_conds = unpickler.read()
-        _sampler, wrappers, arguments = unpickler.read(), unpickler.read(), unpickler.read()
+        _sampler, wrappers, arguments, random_state = (unpickler.read() for _ in range(4))
         for patcher in patchers:
             read_delta(patcher, unpickler)
         return SamplingJob(
@@ -117,4 +136,5 @@ class JobRebuilder:
             wrappers=wrappers,
             config=ParallelConfig.from_json(data["config"]),
             degrees=Degrees.from_json(data["degrees"]),
+            random_state=random_state,
         )

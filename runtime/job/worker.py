@@ -25,7 +25,7 @@ from ..pool.errors import Refused
 from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
 from .modules import install_finders
-from .sampling import JobRebuilder, SamplingJob
+from .sampling import JobRebuilder, SamplingJob, set_random_state
 from .store import StoreReader
 
 WRAPPER_KEY = "compact_parallel"
@@ -64,6 +64,7 @@ class SamplingHandler:
                     sequence_parallel(guider.model_patcher, job.degrees, axes, wire, job.config.compression, ledger)
                 )
             _add_wrappers(guider.model_options, outermost, innermost)
+            set_random_state(job.random_state)
             try:
                 samples = self._sample(job, control)
             except Unsupported as error:  # the guards of a plan look at what all ranks see alike

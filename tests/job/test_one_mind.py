@@ -7,13 +7,12 @@ import time
 
 import cloudpickle
 import comfy.samplers
-import comfy_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.parallel.one_mind import END_OF_RUN, Diverged, Header, NotFinite, check, hash_of
 from compact_parallel.runtime.pool.errors import Cancelled, JobFailed
-from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error
+from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error, sample_with
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -32,19 +31,11 @@ def conditions_per_forward(executor, *args, **kwargs):
 
 
 def scarce_memory_on_rank_1(executor, *args, **kwargs):
-    """PREPARE_SAMPLING wrapper... runs before the first call: rank 1 reports no free memory, rank 0 plenty."""
-    patcher = executor.class_obj.model_patcher
-    free = 0 if rank() == 1 else 1 << 40
-    mind = args_of_mind(executor.class_obj)
-    mind._measured_free_memory = lambda device: free
-    assert patcher is not None
+    """OUTER_SAMPLE wrapper, runs before the first call: rank 1 measures no free memory, rank 0 plenty."""
+    wrappers = executor.class_obj.model_options["transformer_options"]["wrappers"]
+    (mind,) = wrappers[WrappersMP.PREDICT_NOISE]["compact_parallel"]
+    mind._measured_free_memory = lambda device: 0 if rank() == 1 else 1 << 40
     return executor(*args, **kwargs)
-
-
-def args_of_mind(guider):
-    """The OneMind of the running job."""
-    wrappers = guider.model_options["transformer_options"]["wrappers"][WrappersMP.PREDICT_NOISE]
-    return wrappers["compact_parallel"][0]
 
 
 def test_ranks_batch_alike_with_different_free_memory():
@@ -75,18 +66,6 @@ def euler_with_rank_1(change):
         return x
 
     return comfy.samplers.KSAMPLER(sample)
-
-
-@torch.inference_mode()
-def sample_with(patcher, sampler, steps=4):
-    """The samples of a guider with this sampler."""
-    guider = comfy.samplers.CFGGuider(patcher)
-    guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
-    guider.set_cfg(3.0)
-    sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
-    latent = comfy_models.latent("flux")
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
-    return guider.sample(noise, latent, sampler, sigmas, seed=1)
 
 
 def test_a_rank_that_is_off_by_an_ulp_takes_rank_0s_latent():

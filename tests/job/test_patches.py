@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import cloudpickle
+import comfy.samplers
 import comfy.sd
 import comfy_extras.nodes_cfg
 import comfy_extras.nodes_easycache
@@ -14,7 +15,9 @@ import torch
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.job.pickling import ShippingError
 from compact_parallel.runtime.pool.errors import JobFailed
-from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, without_plan
+from compact_parallel.runtime.report.plot import draw, to_pixels
+from compact_parallel.runtime.report.summary import summarize
+from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, sample_with, without_plan
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -128,6 +131,9 @@ def test_a_model_without_a_plan_is_refused_or_runs_on_one_device():
         fallback = parallel(model("flux"), 2, on_unsupported="run on one device", ring_degree=2)
         assert torch.equal(ksampler(fallback, "flux"), stock)
         assert "no sequence-parallel plan" in report()["fallbacks"][0]
+        assert report()["workers"] == 1
+        assert to_pixels(draw(report())).shape[2] == 3  # Parallel Report shows it
+        assert "one device" in summarize(report()) or "no sequence-parallel plan" in summarize(report())
 
 
 def test_what_a_guard_refuses_in_the_workers_is_a_sentence_or_runs_on_one_device():
@@ -149,3 +155,21 @@ def test_auto_shares_the_cfg_of_a_model_without_a_plan_on_two_of_three_workers()
     with without_plan(model("flux")):
         assert relative_error(ksampler(parallel(model("flux"), 3), "flux"), stock) < TOLERANCE
     assert report()["workers"] == 2
+
+
+def draw_from_the_global_generator(wrapped, x, sigmas, extra_args=None, callback=None, disable=None):
+    """A sampler that takes noise from torch's global generator, as Euler with s_churn does."""
+    for step in range(len(sigmas) - 1):
+        denoised = wrapped(x, sigmas[step] * x.new_ones([x.shape[0]]), **extra_args)
+        x = denoised + torch.randn_like(x) * sigmas[step + 1]
+    return x
+
+
+def test_samplers_that_draw_from_the_global_generator_draw_the_same_noise():
+    sampler = comfy.samplers.KSAMPLER(draw_from_the_global_generator)
+    torch.manual_seed(11)
+    stock = sample_with(model("flux"), sampler)
+    torch.manual_seed(11)
+    assert relative_error(sample_with(parallel(model("flux"), 2, ring_degree=2), sampler), stock) < TOLERANCE
+    torch.manual_seed(12)
+    assert relative_error(sample_with(parallel(model("flux"), 2, ring_degree=2), sampler), stock) > 100 * TOLERANCE
