@@ -39,11 +39,18 @@ def conditioning(**choices: str):
     return [[tokens, {"pooled_output": pooled}]]
 
 
-@torch.inference_mode()
 def sample(patcher, seed: int, *, size: int = 512, steps: int = 20, sampler: str = "euler") -> torch.Tensor:
     """KSampler's samples (1, 16, size / 8, size / 8) for the seed's prompt."""
+    return sample_prompt(patcher, prompt(seed), seed=seed, size=size, steps=steps, sampler=sampler)
+
+
+@torch.inference_mode()
+def sample_prompt(
+    patcher, choices: dict[str, str], *, seed: int, size: int = 512, steps: int = 20, sampler: str = "euler"
+) -> torch.Tensor:
+    """KSampler's samples (1, 16, size / 8, size / 8) for the choices of a demo prompt."""
     latent = {"samples": torch.zeros((1, 16, size // 8, size // 8))}
-    positive, negative = conditioning(**prompt(seed)), conditioning()
+    positive, negative = conditioning(**choices), conditioning()
     out = stock.KSampler().sample(patcher, seed, steps, CFG, sampler, "simple", positive, negative, latent)
     return out[0]["samples"]
 

@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         return list(self.body(small - 0.5).split(_VALUES, dim=1))
 
 
-def train_classifier(steps: int = 500, batch: int = 64, seed: int = 1) -> Classifier:
+def train_classifier(steps: int = 300, batch: int = 64, seed: int = 1) -> Classifier:
     """Trains on fresh drawings with a little noise."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

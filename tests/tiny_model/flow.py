@@ -21,7 +21,7 @@ Kind = tuple[int, int, float, bool]
 SIZES: dict[str, tuple[Kind, ...]] = {
     "small": ((128, 16, 0.0, True),),
     "model": ((256, 8, 0.3, True),),
-    "finetune": ((512, 2, 0.7, False), (512, 2, 0.7, False), (256, 8, 0.3, False)),
+    "finetune": ((256, 8, 0.6, True), (512, 2, 0.9, False)),
 }
 """Per stage a cycle of (pixels, share of a batch, centre of log-odds of sigma, stretched).
 

@@ -59,10 +59,10 @@ def random_scenes(attributes: Tensor, generator: torch.Generator | None = None) 
     cell = torch.stack((position % 3, position // 3), dim=1)
     return Scenes(
         attributes=attributes,
-        centre=0.5 + 0.21 * (cell - 1) + uniform(-0.02, 0.02, 2),
-        radius=uniform(0.19, 0.23),
-        angle=uniform(-0.18, 0.18),
-        brightness=uniform(0.94, 1.04, 2),
+        centre=0.5 + 0.21 * (cell - 1) + uniform(-0.006, 0.006, 2),
+        radius=uniform(0.208, 0.220),
+        angle=uniform(-0.03, 0.03),
+        brightness=uniform(0.97, 1.03, 2),
     )
 
 

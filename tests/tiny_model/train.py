@@ -51,7 +51,7 @@ def train_model(folder: Path, minutes: float, stage: str) -> None:
     def loss(module, step, generator):
         return flow.flow_loss(module, linear, sizes[step % len(sizes)], generator), {}
 
-    optimizers = flow.build_optimizers(model, (1.0, 1.0, 0.5)[number])
+    optimizers = flow.build_optimizers(model, (1.0, 1.0, 0.8)[number])
     average = fit(model, optimizers, loss, Budget(minutes, warmup_steps=50), folder / f"{stage}.pt", seed=number)
     flow.save_model(environment.MODEL_FILE, average)
 

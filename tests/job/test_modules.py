@@ -1,0 +1,66 @@
+"""Modules that only the parent can import by name: custom nodes, under their file paths, with routes at import."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+
+import pytest
+from compact_parallel.runtime.job.modules import path_modules
+from compact_parallel.runtime.pool.errors import JobFailed
+from sampling import TOLERANCE, ksampler, model, parallel, relative_error
+
+PACK = """
+import server
+
+from .strength import STRENGTH
+
+@server.PromptServer.instance.routes.get("/fixture_pack")
+async def route(request):
+    return None
+
+class Damp:
+    def __call__(self, args):
+        return args["denoised"] * STRENGTH
+"""
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """A custom node pack of two files, loaded as ComfyUI loads one: named by its path, dots replaced."""
+    import server
+
+    if not hasattr(server.PromptServer, "instance"):
+        server.PromptServer(asyncio.new_event_loop())
+    folder = tmp_path / "fixture.pack"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(PACK)
+    (folder / "strength.py").write_text("STRENGTH = 0.9\n")
+    name = str(folder).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    for loaded in [key for key in sys.modules if key.startswith(name)]:
+        del sys.modules[loaded]
+
+
+def patched(pack):
+    clone = model("flux").clone()
+    clone.set_model_sampler_post_cfg_function(pack.Damp())
+    return clone
+
+
+def test_a_class_of_a_custom_node_works_in_the_workers(pack):
+    assert pack.__name__ in path_modules()
+    stock = ksampler(patched(pack), "flux")
+    assert relative_error(ksampler(parallel(patched(pack), 2, ring_degree=2), "flux"), stock) < TOLERANCE
+    assert relative_error(stock, ksampler(model("flux"), "flux")) > 100 * TOLERANCE
+
+
+def test_a_custom_node_whose_file_is_gone_is_named(pack, tmp_path):
+    (tmp_path / "fixture.pack" / "strength.py").unlink()
+    with pytest.raises(JobFailed, match=r"fixture\.pack/strength\.py"):
+        ksampler(parallel(patched(pack), 2, ring_degree=2), "flux")
+    ksampler(parallel(model("flux"), 2, ring_degree=2), "flux")
