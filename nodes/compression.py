@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..runtime.config import CODECS, PREDICTORS, CompressionConfig
-from .types import CATEGORY, ParallelCompression
+from .types import CATEGORY, ParallelCompression, chosen
 
 DEFAULT = CompressionConfig()
 
@@ -46,7 +46,10 @@ class CompactParallelCompression(io.ComfyNode):
                     min=1,
                     max=100,
                     optional=True,
-                    tooltip="Model calls at the start that are sent whole, in 8 bits.",
+                    tooltip=(
+                        "Model calls at the start that are sent whole, in 8 bits. Two give the predictor two good "
+                        "points to continue from; with one the early steps, which matter most, are much coarser."
+                    ),
                 ),
                 io.Boolean.Input(
                     "keep_text_exact",
@@ -110,6 +113,6 @@ class CompactParallelCompression(io.ComfyNode):
                 warmup_calls=warmup_calls,
                 keep_text_exact=keep_text_exact,
                 base_memory_gb=base_memory_gb,
-                **(mode or {"mode": "codec"}),
+                **chosen(mode, "codec"),
             )
         )

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..runtime.config import RING_EXCHANGES, WEIGHTS, StrategyConfig
-from .types import CATEGORY, ParallelStrategy
+from .types import CATEGORY, ParallelStrategy, chosen
 
 
 def _degree(name: str, tooltip: str) -> io.Int.Input:
@@ -77,4 +77,4 @@ class CompactParallelStrategy(io.ComfyNode):
 
     @classmethod
     def execute(cls, weights: str = WEIGHTS[0], mode: dict | None = None) -> io.NodeOutput:
-        return io.NodeOutput(StrategyConfig(weights=weights, **(mode or {"mode": "auto"})))
+        return io.NodeOutput(StrategyConfig(weights=weights, **chosen(mode, "auto")))

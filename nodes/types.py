@@ -7,3 +7,8 @@ ParallelStrategy = io.Custom("PARALLEL_STRATEGY")
 ParallelCompression = io.Custom("PARALLEL_COMPRESSION")
 
 CATEGORY = "parallel"
+
+
+def chosen(mode: dict | None, default: str) -> dict:
+    """What a DynamicCombo called mode chose. ComfyUI gives None for what a saved workflow does not have."""
+    return {name: value for name, value in (mode or {"mode": default}).items() if value is not None}

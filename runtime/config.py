@@ -151,7 +151,7 @@ class CompressionConfig(JsonForm):
     title = "Residual Compression"
     predictor: str = "auto"
     error_feedback: bool = True
-    warmup_calls: int = 1
+    warmup_calls: int = 2
     keep_text_exact: bool = False
     base_memory_gb: float = 4.0
     mode: str = "off"

@@ -81,10 +81,12 @@ def report() -> dict:
 
 
 @torch.inference_mode()
-def ksampler(patcher, family: str, sampler="euler", *, steps=4, cfg=3.0, batch=1, latent=None, denoise=1.0):
+def ksampler(
+    patcher, family: str, sampler="euler", *, steps=4, cfg=3.0, batch=1, latent=None, denoise=1.0, positive=None
+):
     """KSampler's samples."""
     latent = latent or {"samples": comfy_models.latent(family, batch)}
-    positive, negative = comfy_models.conditioning(1), comfy_models.conditioning(2)
+    positive, negative = positive or comfy_models.conditioning(1), comfy_models.conditioning(2)
     out = stock.KSampler().sample(
         patcher, SEED, steps, cfg, sampler, "simple", positive, negative, latent, denoise=denoise
     )
@@ -136,13 +138,13 @@ def custom_advanced(patcher, family: str, guider: str, output=0):
 
 
 @torch.inference_mode()
-def sample_with(patcher, sampler, steps=4):
+def sample_with(patcher, sampler, steps=4, batch=1):
     """The samples of a guider with this sampler."""
     guider = comfy.samplers.CFGGuider(patcher)
     guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
     guider.set_cfg(3.0)
     sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
-    latent = comfy_models.latent("flux")
+    latent = comfy_models.latent("flux", batch)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
     return guider.sample(noise, latent, sampler, sigmas, seed=1)
 

@@ -100,8 +100,9 @@ class SequenceAttention:
             "ledger": self.ledger,
         }
         k_BGC, v_BGC = k_BLHD.flatten(2), v_BLHD.flatten(2)
+        if ring.size > 1:
+            self._warn_of_function(func)
         if ring.size > 1 and self.ring_exchange == "ring":
-            self._warn_of_other_function(func)
             scale = kwargs.get("scale") or dim**-0.5
             q_BHGD = q_BLHD.transpose(1, 2)
             out = ring_attention(q_BHGD, k_BGC, v_BGC, ring, scale=scale, mask=mask, **message).transpose(1, 2)
@@ -143,10 +144,16 @@ class SequenceAttention:
             mask = mask.index_select(2, order[start : start + layout.chunk(self.ring.index, group)])
         return mask.index_select(3, order)
 
-    def _warn_of_other_function(self, func: Callable[..., Tensor]) -> None:
+    def _warn_of_function(self, func: Callable[..., Tensor]) -> None:
         name = getattr(func, "__name__", "an attention override")
-        if name not in _PLAIN_FUNCTIONS:
+        if self.ring_exchange == "ring" and name not in _PLAIN_FUNCTIONS:
             self.ledger.warn(
                 f"ring_exchange ring computes attention with torch's own kernels; {name} does not apply. "
                 "ring_exchange all_gather keeps it."
+            )
+        elif self.ring_exchange == "all_gather" and not hasattr(func, "__name__"):
+            self.ledger.warn(
+                "A patch of this workflow overrides attention. It is given the queries of one worker and all keys in "
+                "the order of the workers; one that goes by their positions gives another picture. ulysses_degree "
+                "instead of ring_degree keeps their order."
             )

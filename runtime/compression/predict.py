@@ -6,6 +6,9 @@ is its order (CompactFusion, arXiv 2507.17511): 0 sends the tensor itself, 1 exp
 
 from __future__ import annotations
 
+import math
+import struct
+
 import torch
 from torch import Tensor
 
@@ -15,29 +18,39 @@ ORDERS = {"none": 0, "previous": 1, "least_squares": 2}
 """Bases that each predictor keeps."""
 
 
-def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> float:
-    """The k in [-1, 1] that brings `predict` closest to x (N, C, float32) by least squares; 0 without two bases."""
-    if len(bases) < 2:
-        return 0.0
-    wanted, available = torch.zeros((2,), device=x_NC.device)
+def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
+    """k, ||x||^2 and ||x - predict||^2 for the k in [-1, 1] that makes the last the least; x (N, C) is float32.
+
+    k is 0 without two bases. Squares that float32 does not hold come out as 0, infinity or NaN.
+    """
+    sums = torch.zeros(4, device=x_NC.device)
     for rows in row_chunks(*x_NC.shape, x_NC.device):
-        base, previous = (b_NC[rows].float() for b_NC in bases)
-        trend = (base - previous).view(-1)
-        wanted += torch.dot((x_NC[rows] - base).view(-1), trend)
-        available += torch.dot(trend, trend)
-    return float((wanted / available).nan_to_num(0, 0, 0).clamp(-1, 1))
+        x = x_NC[rows]
+        if not bases:
+            sums[:2] += _dot(x, x)
+            continue
+        base = bases[0][rows].float()
+        missing, trend = x - base, base - bases[-1][rows]
+        sums += torch.stack([_dot(x, x), _dot(missing, missing), _dot(missing, trend), _dot(trend, trend)])
+    norm, missing, wanted, available = sums.tolist()
+    k = float32(max(-1.0, min(1.0, wanted / available))) if 0 < available < math.inf else 0.0
+    return k, norm, missing - 2 * k * wanted + k * k * available
 
 
-def predict(bases: tuple[Tensor, ...], k: float) -> Tensor | None:
-    """The expected tensor (N, C), new, float32; None without a base.
+def predict(bases: tuple[Tensor, ...], k: float, rows: slice) -> Tensor:
+    """These rows of the expected tensor, float32, to be read only; `bases` has at least one.
 
     Both ends run this and must get equal bits: each operation is element-wise and rounded on its own (an addition with
     `alpha` may be fused on one machine and not on another).
     """
-    if not bases:
-        return None
-    expected_NC = bases[0].to(torch.float32, copy=True)
-    if k != 0:
-        for rows in row_chunks(*expected_NC.shape, expected_NC.device):
-            expected_NC[rows] += (expected_NC[rows] - bases[1][rows]).mul_(k)
-    return expected_NC
+    base = bases[0][rows].float()
+    return base if k == 0 else (base - bases[1][rows]).mul_(k).add_(base)
+
+
+def float32(value: float) -> float:
+    """The float32 nearest to `value`, as a header carries it."""
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return torch.dot(x.view(-1), y.view(-1))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .chunks import row_chunks
 from .codecs import BY_IDENT, BY_NAME
 from .header import RAW, Header, WireError
 from .predict import fit, predict
@@ -141,7 +142,7 @@ class Stream:
         if header.finite:
             residual_NC = BY_IDENT[self.codec].decode(self._coded(body), shape.coded, shape.channels, torch.float32)
             used = self.bases[: header.predicted_from]
-            x_hat_NC = _rebuild(residual_NC, header.gain, predict(used, header.k), shape.dtype)
+            x_hat_NC = _rebuild(residual_NC, header.gain, used, header.k, shape.dtype)
             bases = (x_hat_NC, *used)
             out_NC[shape.exact :] = x_hat_NC
         else:
@@ -168,20 +169,17 @@ class Stream:
     def _quantise(self, x_NC: Tensor) -> tuple[Tensor, tuple[Tensor, ...], float, float, Tensor, float]:
         """Payload, bases used, k, gain, reconstruction and relative error of x (N - E, C) float32.
 
-        Bases that are farther from x than zero are of no use (another picture, a spike before): then x itself is sent.
+        Bases that are no nearer to x than zero is are of no use (another picture, a spike before): x itself is sent.
         """
-        codec, bases, norm = BY_IDENT[self.codec], self.bases, _norm(x_NC)
-        k = fit(x_NC, bases)
-        expected_NC = predict(bases, k)
-        residual_NC = x_NC.clone() if expected_NC is None else x_NC - expected_NC
-        if bases and _norm(residual_NC) > norm:
-            bases, k, expected_NC, residual_NC = (), 0.0, None, x_NC.clone()
+        codec = BY_IDENT[self.codec]
+        k, norm, missing = fit(x_NC, self.bases)
+        bases = self.bases if missing < norm else ()
+        residual_NC = _subtract(x_NC, bases, k)
         payload = codec.encode(residual_NC)
         decoded_NC = codec.decode(payload, *residual_NC.shape, torch.float32)
         gain = _gain(residual_NC, decoded_NC)
-        x_hat_NC = _rebuild(decoded_NC, gain, expected_NC, self.shape.dtype)
-        lost_NC = torch.sub(x_NC, x_hat_NC, out=residual_NC)
-        return payload, bases, k, gain, x_hat_NC, _norm(lost_NC) / (norm or 1.0)
+        x_hat_NC = _rebuild(decoded_NC, gain, bases, k, self.shape.dtype)
+        return payload, bases, k, gain, x_hat_NC, _relative_error(x_NC, x_hat_NC, norm)
 
     def _sent(
         self,
@@ -225,17 +223,29 @@ def checksum(body: Tensor) -> int:
     return int(body.view(torch.int32).sum()) % (1 << 32)
 
 
-def _rebuild(residual_NC: Tensor, gain: float, expected_NC: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
+    """x less what is expected of it, float32; x itself where nothing is."""
+    if not bases:
+        return x_NC
+    residual_NC = torch.empty_like(x_NC)
+    for rows in row_chunks(*x_NC.shape, x_NC.device):
+        torch.sub(x_NC[rows], predict(bases, k, rows), out=residual_NC[rows])
+    return residual_NC
+
+
+def _rebuild(residual_NC: Tensor, gain: float, bases: tuple[Tensor, ...], k: float, dtype: torch.dtype) -> Tensor:
     """The reconstruction (N - E, C) in `dtype`, the same bits at both ends. Overwrites the residual."""
-    residual_NC.mul_(gain)
-    if expected_NC is not None:
-        residual_NC.add_(expected_NC)
     largest = torch.finfo(dtype).max
-    return residual_NC.clamp_(-largest, largest).to(dtype)
+    for rows in row_chunks(*residual_NC.shape, residual_NC.device):
+        part = residual_NC[rows].mul_(gain)
+        if bases:
+            part.add_(predict(bases, k, rows))
+        part.clamp_(-largest, largest)
+    return residual_NC.to(dtype)
 
 
 def _gain(residual_NC: Tensor, decoded_NC: Tensor) -> float:
-    """The factor of the decoded residual with the least squared error; 1 where it has none.
+    """The factor of the decoded residual with the least squared error, a float32; 1 where it has none.
 
     It makes every codec a contraction: what is left is never larger than the residual, even where a codec misjudges
     the data (one outlier token and one outlier channel that cross make the squared error of 1 bit 47 times the data's
@@ -245,9 +255,13 @@ def _gain(residual_NC: Tensor, decoded_NC: Tensor) -> float:
     return float((torch.dot(r, d) / torch.dot(d, d)).nan_to_num(1, 1, 1))
 
 
-def _norm(x_NC: Tensor) -> float:
-    """||x||; in float64 only where float32 squares overflow or vanish, as that takes several times as long."""
-    square = float(torch.dot(x_NC.view(-1), x_NC.view(-1)))
-    if SMALLEST_SQUARE < square < math.inf:
-        return math.sqrt(square)
-    return float(torch.linalg.vector_norm(x_NC, dtype=torch.float64))
+def _relative_error(x_NC: Tensor, x_hat_NC: Tensor, norm: float) -> float:
+    """||x - x_hat|| / ||x||, where `norm` is ||x||^2 in float32."""
+    lost = torch.zeros((), device=x_NC.device)
+    for rows in row_chunks(*x_NC.shape, x_NC.device):
+        difference = (x_NC[rows] - x_hat_NC[rows]).view(-1)
+        lost += torch.dot(difference, difference)
+    if float(lost) > SMALLEST_SQUARE and norm < math.inf:
+        return math.sqrt(float(lost) / norm)
+    wide = [float(torch.linalg.vector_norm(y, dtype=torch.float64)) for y in (x_NC - x_hat_NC, x_NC)]
+    return wide[0] / (wide[1] or 1.0)

@@ -38,7 +38,7 @@ class Tag:
     name: str
     """What is sent, for example "kv"."""
     slots: tuple[tuple[str, int], ...]
-    """Per batch entry (cond uuid, sample index): residual state never mixes between them."""
+    """Per batch entry (cond, sample index): residual state never mixes between them."""
     exact_tokens: int = 0
     """The first so many tokens of the sender's chunk are text; they travel raw if the config says keep_text_exact."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import torch
 
@@ -15,8 +16,11 @@ from ..sharding.plans import has_plan, plan_for
 
 
 def devices_of(config: ParallelConfig) -> tuple[str, ...]:
-    """One device per worker on this machine. Raises ConfigError for a device that is not there, or a wrong backend."""
-    devices = config.pool.worker_devices(torch.cuda.device_count())
+    """One device per worker on this machine. Raises ConfigError for a device that is not there, or a wrong backend.
+
+    A ComfyUI that was told to use the CPU (--cpu) has no CUDA devices.
+    """
+    devices = config.pool.worker_devices(0 if comfy.model_management.cpu_mode() else torch.cuda.device_count())
     config.pool.resolve_backend(devices)
     if config.strategy.mode == "manual":
         config.strategy.check_world(len(devices))
@@ -39,6 +43,11 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
     """
     module = guider.model_patcher.model.diffusion_model
     conditions = conditions_per_call(guider)
+    if guider.model_patcher.get_additional_models_with_key("multigpu"):
+        raise Unsupported(
+            "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
+            "Model divides the conditions by itself (cfg_degree 2)."
+        )
     against_cfg = _reason_against_cfg(guider.model_options)
     if config.strategy.mode == "manual":
         degrees = manual_degrees(config.strategy, world, conditions)
@@ -52,8 +61,13 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
             heads=next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
             compressed=config.compression.enabled,
         )
-    if degrees.sequence > 1 or degrees.world == 1:
+    if degrees.sequence > 1:
         plan_for(module)
+    if degrees.world == 1:
+        raise Unsupported(
+            f"There is no sequence-parallel plan for {type(module).__name__} and one condition per call, so there is "
+            'nothing to share; set CFG above 1, or on_unsupported of Parallel Model to "run on one device".'
+        )
     return degrees
 
 

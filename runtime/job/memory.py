@@ -49,19 +49,25 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
 
 
 def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Before a run: take the parent's own copy of the model off the workers' devices, and what else is in the way."""
-    devices = {torch.device(name) for name in pool.devices if name != "cpu"}
-    if not devices:
-        return
+    """Before a run: take the parent's own copy of the model off its device, and off the workers' what is in the way.
+
+    The copy so loses what a stock run has applied to it, such as injections, which are not to travel as applied. Other
+    pools park; what the workers of this one hold already needs no more room.
+    """
     comfy.model_management.unload_model_and_clones(patcher)
-    for device in devices:
+    own = pool.companions.values()
+    for device in {torch.device(name) for name in pool.devices if name != "cpu"}:
+        there = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device]
+        kept = [entry for entry in there if entry.model in own]
+        if len(kept) == len(there):
+            continue  # to ask the device for its free memory would cost the parent a CUDA context on it
         needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory()
-        standing_in = [m for m in comfy.model_management.current_loaded_models if isinstance(m.model, WorkerWeights)]
-        comfy.model_management.free_memory(needed, device, keep_loaded=standing_in)
+        held = sum(entry.model.loaded_size() for entry in kept)
+        comfy.model_management.free_memory(needed - held, device, keep_loaded=kept)
 
 
 def show_weights(pool: Pool) -> None:
-    """After a run: let the parent's memory management see what the workers hold."""
+    """After a run, however it ended: let the parent's memory management see what the workers hold."""
     loaded = comfy.model_management.current_loaded_models
     for name in dict.fromkeys(pool.devices):
         stand_in = pool.companions.setdefault(name, WorkerWeights(pool, torch.device(name)))

@@ -24,7 +24,7 @@ from ..report.history import runs
 from ..report.ledger import Ledger, run_report
 from .checks import degrees_for, devices_of
 from .memory import make_room, show_weights
-from .pickling import Local
+from .pickling import Local, ShippingError
 from .sampling import Arguments, SamplingJob, random_state
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ class ParallelSampling(Local):
             return self._on_one_device(executor, "There is one device, so ComfyUI samples as always.", *args, **kwargs)
         try:
             return self._sample(executor, devices, Arguments(*args, **kwargs))
-        except (Unsupported, JobFailed) as error:
-            refused = isinstance(error, Unsupported) or error.kind == "Refused"
-            if not refused or self.config.on_unsupported == "error":
+        except (Unsupported, ShippingError, JobFailed) as error:
+            broken = isinstance(error, JobFailed) and error.kind != "Refused"
+            if broken or self.config.on_unsupported == "error":
                 raise
             return self._on_one_device(executor, str(error), *args, **kwargs)
 
@@ -89,8 +89,10 @@ class ParallelSampling(Local):
         with pool.reserve(check_interrupt), _Progress(arguments) as progress:
             make_room(pool, guider.model_patcher)
             payload = job.pack(pool.directory)
-            result = pool.run(payload, progress, check_interrupt)
-            show_weights(pool)
+            try:
+                result = pool.run(payload, progress, check_interrupt)
+            finally:
+                show_weights(pool)
         samples = safetensors.torch.load(result.result)["samples"]
         report = run_report(
             result.ledgers,

@@ -50,7 +50,8 @@ def recipe_of(patcher: comfy.model_patcher.ModelPatcher) -> bytes:
     if patcher.cached_patcher_init is None:
         raise ShippingError(
             f"{describe(patcher)} was made by a loader that keeps no recipe (cached_patcher_init), so the workers "
-            "cannot load it; use ComfyUI's own loader for this model."
+            "cannot load it; use ComfyUI's own loader for it, bypass the node that brings it in, or set on_unsupported "
+            'of Parallel Model to "run on one device".'
         )
     factory, arguments, *index = patcher.cached_patcher_init
     files = [(a, os.stat(a).st_mtime_ns) for a in arguments if isinstance(a, str) and os.path.isfile(a)]
@@ -70,7 +71,7 @@ def write_delta(patcher: comfy.model_patcher.ModelPatcher, pickler: JobPickler) 
     kept = {name: value for name, value in vars(patcher).items() if name not in _OWN}
     pickler.write(list(kept), describe(patcher))
     for name, value in kept.items():
-        pickler.write(value, f"{name.replace('_', ' ')} of {describe(patcher)}".capitalize())
+        pickler.write(value, f"{name.replace('_', ' ').capitalize()} of {describe(patcher)}")
 
 
 def read_delta(patcher: comfy.model_patcher.ModelPatcher, unpickler: JobUnpickler) -> None:

@@ -5,6 +5,7 @@ What must not travel by value is written as a persistent id:
 - a ModelPatcher: a number; its recipe and delta follow on their own (see patcher.py), so that a closure may hold the
   very patcher it hangs on;
 - a module (or config, or latent format) that belongs to such a patcher's model: the patcher's number and a dotted path;
+- a device that is not the CPU: nothing, the worker's own device takes its place;
 - `Local` objects: what belongs to the parent only, such as the pool; nothing travels, a pass-through takes its place.
 """
 
@@ -21,7 +22,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from .store import INLINE_BYTES, StoreReader, put
+from .store import INLINE_BYTES, get, put
 
 
 class ShippingError(ValueError):
@@ -44,7 +45,8 @@ def _own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
     for name in ("model_config", "latent_format"):
         if hasattr(model, name):
             parts[id(getattr(model, name))] = name
-    parts.update({id(old): path for path, old in patcher.object_patches_backup.items()})
+    replaced = patcher.object_patches_backup.items()
+    parts.update({id(old): path for path, old in replaced if isinstance(old, torch.nn.Module)})
     # A patch stands where the model's own part stood while it is applied, but it is no part of the model.
     for patch in patcher.object_patches.values():
         parts.pop(id(patch), None)
@@ -70,8 +72,11 @@ class JobPickler(cloudpickle.Pickler):
         """Add one piece. Raises ShippingError naming `what` when it holds something that cannot travel."""
         try:
             self.dump(value)
-        except (TypeError, pickle.PicklingError, AttributeError, ValueError, RecursionError) as error:
-            raise ShippingError(f"{what} cannot be sent to the workers: {error}") from error
+        except (TypeError, pickle.PicklingError, AttributeError, ValueError, RuntimeError) as error:
+            raise ShippingError(
+                f"{what} cannot be sent to the workers: {error}. Bypass the node that puts it there, or set "
+                'on_unsupported of Parallel Model to "run on one device".'
+            ) from error
 
     def stream(self) -> bytes:
         """All pieces so far."""
@@ -83,6 +88,8 @@ class JobPickler(cloudpickle.Pickler):
             return self._tensor_id(obj)
         if isinstance(obj, comfy.model_patcher.ModelPatcher):
             return ("patcher", self.patcher_number(obj))
+        if isinstance(obj, torch.device) and obj.type != "cpu":
+            return ("device",)
         if isinstance(obj, Local):
             return ("local",)
         part = self._parts.get(id(obj))
@@ -124,12 +131,12 @@ class JobUnpickler(pickle.Unpickler):
         self,
         stream: bytes,
         patchers: list[comfy.model_patcher.ModelPatcher],
-        reader: StoreReader,
+        directory: Path,
         device: torch.device,
     ) -> None:
         super().__init__(io.BytesIO(stream))
         self._patchers = patchers
-        self._reader = reader
+        self._directory = directory
         self._device = device
         self._tensors: dict[int, torch.Tensor] = {}
 
@@ -143,11 +150,13 @@ class JobUnpickler(pickle.Unpickler):
             case ("tensor", flags, data, dtype, shape):
                 return self._tensor(flags, lambda: _from_bytes(data, dtype, shape))
             case ("stored", flags, key):
-                return self._tensor(flags, lambda: self._reader.get(key))
+                return self._tensor(flags, lambda: get(self._directory, key))
             case ("patcher", number):
                 return self._patchers[number]
             case ("part", number, path):
                 return _part_of(self._patchers[number], path)
+            case ("device",):
+                return self._device
             case ("local",):
                 return pass_through
         raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")

@@ -13,13 +13,14 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.sampler_helpers import get_additional_models
 
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees
 from .modules import PathModules, path_modules
 from .patcher import cook, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
-from .store import StoreReader, keep_only
+from .store import keep_only
 
 # What a guider holds for the duration of one call, or what travels on its own.
 _GUIDER_OWN = {"model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models"}
@@ -73,7 +74,10 @@ class SamplingJob:
         """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
         pickler = JobPickler(directory)
         guider = self.guider
-        pickler.patcher_number(guider.model_patcher)  # number 0, and its parts are known before anything refers to them
+        additional, _ = get_additional_models(guider.conds, guider.model_patcher.model_dtype())
+        for patcher in (guider.model_patcher, *additional):  # their parts are known before anything refers to them
+            recipe_of(patcher)  # refused here, not after the weights of a ControlNet were written to the store
+            pickler.patcher_number(patcher)
         state = {name: value for name, value in vars(guider).items() if name not in _GUIDER_OWN}
         pickler.write((type(guider), state), f"The guider {type(guider).__name__}")
         pickler.write(guider.model_options, "What patches and wrappers the model carries")
@@ -90,7 +94,6 @@ class SamplingJob:
         return pickle.dumps(
             {
                 "modules": path_modules(),
-                "keys": pickler.tensor_keys,
                 "recipes": [recipe_of(patcher) for patcher in pickler.patchers],
                 "stream": pickler.stream(),
                 "config": self.config.to_json(),
@@ -100,11 +103,14 @@ class SamplingJob:
 
 
 class JobRebuilder:
-    """Rebuilds jobs in a worker, and keeps the models they were made from for the next one."""
+    """Rebuilds jobs in a worker, and keeps the models they were made from for the next one.
 
-    def __init__(self, finder: PathModules, reader: StoreReader, device: torch.device) -> None:
+    One model more stays: workflows such as Wan 2.2's sample with two in turn.
+    """
+
+    def __init__(self, finder: PathModules, directory: Path, device: torch.device) -> None:
         self._finder = finder
-        self._reader = reader
+        self._directory = directory
         self._device = device
         self._models: dict[bytes, comfy.model_patcher.ModelPatcher] = {}
 
@@ -113,14 +119,11 @@ class JobRebuilder:
         data = pickle.loads(payload)
         self._finder.table.update(data["modules"])
         importlib.invalidate_caches()
-        self._reader.keep_only(data["keys"])
         recipes = data["recipes"]
-        self._models = {recipe: model for recipe, model in self._models.items() if recipe in recipes}
-        for recipe in recipes:
-            if recipe not in self._models:
-                self._models[recipe] = cook(recipe)
+        kept = [recipe for recipe in self._models if recipe not in recipes][-1:]
+        self._models = {recipe: self._models.get(recipe) or cook(recipe) for recipe in dict.fromkeys((*kept, *recipes))}
         patchers = [self._models[recipe].clone() for recipe in recipes]
-        unpickler = JobUnpickler(data["stream"], patchers, self._reader, self._device)
+        unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device)
         kind, state = unpickler.read()
         guider = kind.__new__(kind)
         vars(guider).update(state)

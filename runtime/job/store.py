@@ -5,7 +5,7 @@ A LoRA that stays the same is so sent once, however many runs use it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
 from pathlib import Path
 
 import blake3
@@ -26,38 +26,37 @@ def content_hash(tensor: torch.Tensor) -> str:
 
 
 def put(directory: Path, tensor: torch.Tensor) -> str:
-    """Write a tensor unless it is there already. Returns its key. Raises OSError when the disk is full."""
+    """Write a tensor unless it is there already. Returns its key. Raises OSError where it cannot be written."""
     data = tensor.detach().cpu().contiguous()
     key = content_hash(data)
     path = directory / f"{key}{_SUFFIX}"
     if not path.exists():
         partial = path.with_suffix(".partial")
-        safetensors.torch.save_file({"tensor": data}, partial)
-        partial.rename(path)
+        try:
+            safetensors.torch.save_file({"tensor": data}, partial)
+            partial.rename(path)
+        except safetensors.SafetensorError as error:
+            raise OSError(
+                f"A tensor of {data.nbytes / 1e6:.0f} MB for the workers cannot be written to {directory}: {error}. "
+                "Free some space there, or set TMPDIR to another disk."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
     return key
 
 
 def keep_only(directory: Path, keys: set[str]) -> None:
-    """Delete every stored tensor but these. Workers that still map one keep it until they let go."""
+    """Delete every stored tensor but these. Workers that still map one keep it until they let go.
+
+    Windows deletes no file that is mapped; it goes with a later call.
+    """
     for path in directory.glob(f"*{_SUFFIX}"):
         if path.stem not in keys:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):
+                path.unlink(missing_ok=True)
 
 
-@dataclass
-class StoreReader:
-    """A worker's side: maps tensors by key, and keeps the mappings that the current job uses."""
-
-    directory: Path
-    _mapped: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def get(self, key: str) -> torch.Tensor:
-        """The tensor of this key, mapped: its pages are shared with the other workers until it is written to."""
-        if key not in self._mapped:
-            with safetensors.safe_open(self.directory / f"{key}{_SUFFIX}", framework="pt") as file:
-                self._mapped[key] = file.get_tensor("tensor")
-        return self._mapped[key]
-
-    def keep_only(self, keys: set[str]) -> None:
-        """Let go of every mapping but these."""
-        self._mapped = {key: tensor for key, tensor in self._mapped.items() if key in keys}
+def get(directory: Path, key: str) -> torch.Tensor:
+    """The tensor of this key, mapped anew: its pages are shared by all who map it, until one of them writes to his."""
+    with safetensors.safe_open(directory / f"{key}{_SUFFIX}", framework="pt") as file:
+        return file.get_tensor("tensor")

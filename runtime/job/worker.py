@@ -26,7 +26,6 @@ from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
 from .modules import install_finders
 from .sampling import JobRebuilder, SamplingJob, set_random_state
-from .store import StoreReader
 
 WRAPPER_KEY = "compact_parallel"
 
@@ -37,8 +36,7 @@ class SamplingHandler:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._device = comfy.model_management.get_torch_device()
-        reader = StoreReader(Path(orders.options["directory"]))
-        self._rebuilder = JobRebuilder(install_finders(), reader, self._device)
+        self._rebuilder = JobRebuilder(install_finders(), Path(orders.options["directory"]), self._device)
         self._mesh = Mesh(orders.rank, orders.world)
 
     def prepare(self, payload: bytes) -> SamplingJob:
@@ -48,6 +46,12 @@ class SamplingHandler:
 
     def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         """Sample. Returns {"samples"} as safetensors (rank 0) and the ledger."""
+        try:
+            return self._run(job, control)
+        except Unsupported as error:  # the guards of a plan look at what all ranks see alike
+            raise Refused(str(error)) from error
+
+    def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         ledger = Ledger()
         with torch.inference_mode(), contextlib.ExitStack() as stack:
             guider = job.guider
@@ -61,14 +65,11 @@ class SamplingHandler:
             if job.degrees.sequence > 1:
                 wire = make_wire(job.config.compression, ledger)
                 innermost[WrappersMP.APPLY_MODEL] = stack.enter_context(
-                    sequence_parallel(guider.model_patcher, job.degrees, axes, wire, job.config.compression, ledger)
+                    sequence_parallel(guider.model_patcher, job.degrees, axes, wire, ledger)
                 )
             _add_wrappers(guider.model_options, outermost, innermost)
             set_random_state(job.random_state)
-            try:
-                samples = self._sample(job, control)
-            except Unsupported as error:  # the guards of a plan look at what all ranks see alike
-                raise Refused(str(error)) from error
+            samples = self._sample(job, control)
             mind.end()
         result = safetensors.torch.save({"samples": samples.cpu().contiguous()}) if self._orders.rank == 0 else b""
         return result, {**ledger.to_json(), "sampling_seconds": clock.seconds}

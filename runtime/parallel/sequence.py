@@ -11,10 +11,9 @@ import torch
 from ..attention.axis import Axis
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Wire
-from ..config import CompressionConfig
 from ..report.ledger import Ledger
 from ..sharding.plans import plan_for
-from ..sharding.shard import Sharding
+from ..sharding.shard import Sharding, batch_slots
 from .mesh import Degrees
 
 OVERRIDE = "optimized_attention_override"
@@ -26,7 +25,6 @@ def sequence_parallel(
     degrees: Degrees,
     axes: dict[str, Axis],
     wire: Wire,
-    compression: CompressionConfig,
     ledger: Ledger,
 ) -> Iterator[Callable]:
     """Shard the model of `patcher` for the block's duration. Gives the APPLY_MODEL wrapper that belongs to it.
@@ -62,9 +60,10 @@ class _ApplyModel:
         transformer_options: dict,
         **conditioning: Any,
     ) -> torch.Tensor:
-        conditions = transformer_options.get("uuids") or [""]
-        samples = range(x.shape[0] // len(conditions))
-        self._sharding.begin_forward(tuple((str(condition), sample) for condition in conditions for sample in samples))
+        slots = batch_slots(transformer_options, x.shape[0])
+        if window := transformer_options.get("context_window"):  # of a long video; each holds other frames
+            slots = tuple((f"{cond} {window.index_list}", sample) for cond, sample in slots)
+        self._sharding.begin_forward(slots)
         previous = transformer_options.get(OVERRIDE)
         options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
         return executor(x, t, c_concat, c_crossattn, control, options, **conditioning)

@@ -325,7 +325,7 @@ class Pool:
 
     def _death(self, rank: int) -> PoolError:
         if self._stopping:
-            return PoolError(f"Parallel pool {self.config.name!r} was stopped while it was in use.")
+            return PoolError(f"The parallel pool {self.config.name or 'default'} was stopped while it was in use.")
         worker = self._workers[rank]
         worker.kill()
         worker.join()
@@ -380,7 +380,7 @@ class Pool:
         with self._lock:
             # A timer that was replaced while it waited for the lock has nothing to say any more.
             if self.state == "idle" and self._idle_timer is threading.current_thread():
-                log.info("Parallel pool %r was idle for %g s and stops.", self.config.name, self._idle_seconds)
+                log.info("The parallel pool %s was idle and stops.", self.config.name or "default")
                 self._stop_workers()
                 self.state = "stopped"
 

@@ -6,7 +6,7 @@ B batch, L own tokens, N all tokens, C channels.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -19,7 +19,7 @@ from ..attention.all_gather import gather_tokens
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .plan import Action, AttentionScope, Gather, Plan, Split, SplitJoint
+from .plan import Action, AttentionScope, Gather, Plan, Split, SplitJoint, Unsupported
 
 # The names of the positional arguments of ComfyUI's attention functions (comfy/ldm/modules/attention.py).
 _ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
@@ -27,17 +27,31 @@ _ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_
 Slots = tuple[tuple[str, int], ...]
 
 
-def batch_slots(uuids: Sequence[object], batch: int) -> Slots:
-    """(cond uuid, sample) of every batch entry; ComfyUI stacks the conds of a call, each with all its samples.
+def batch_slots(options: Mapping[str, Any], batch: int) -> Slots:
+    """(cond, sample) of every batch entry; ComfyUI stacks the conds of a call, each with all its samples.
+
+    A uuid alone does not name a cond: for every cond with an area ComfyUI makes one of the other predictions with the
+    same area and the same uuid (create_cond_with_same_area_if_none), and evaluates both in one batch. And each context
+    window shows the same cond other frames.
 
     Args:
-        uuids: transformer_options["uuids"], one per cond in the call.
+        options: transformer_options. "uuids" has one entry per cond in the call, "cond_or_uncond" the number of the
+            prediction it is for; a caller that gives neither evaluates one cond. "context_window" has the frames.
         batch: B, a multiple of their number.
+    Raises:
+        Unsupported: a wrapper has taken the batch apart.
     """
+    uuids = options.get("uuids") or [""]
+    predictions = options.get("cond_or_uncond") or [0] * len(uuids)
     samples, rest = divmod(batch, len(uuids))
     if rest:
-        raise ValueError(f"A batch of {batch} cannot be made of {len(uuids)} conditionings of equal size.")
-    return tuple((str(uuid), sample) for uuid in uuids for sample in range(samples))
+        raise Unsupported(
+            f"A patch of this workflow evaluates {batch} of the batch entries of {len(uuids)} conditions at a time; "
+            "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+        )
+    frames = getattr(options.get("context_window"), "index_list", "")
+    conds = [f"{prediction} {uuid} {frames}".rstrip() for prediction, uuid in zip(predictions, uuids)]
+    return tuple((cond, sample) for cond in conds for sample in range(samples))
 
 
 @dataclass
@@ -77,16 +91,16 @@ class Sharding:
         self.detach()
 
     def attach(self) -> None:
-        """Puts the hooks on the modules the plan names. Raises Unsupported when the model lacks one of them."""
+        """Puts the hooks on the modules the plan names. Raises Unsupported, and puts none, when the model lacks one."""
+        guards = [(guard, module) for guard in self.plan.guards for _, module in self._resolve(guard.path)]
+        actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
         self._handles.append(self.module.register_forward_pre_hook(self._start))
         self._handles.append(self.module.register_forward_hook(self._end))
-        for guard in self.plan.guards:
-            for _, module in self._resolve(guard.path):
-                hook = partial(self._guard, guard.refuses, guard.reason)
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        for action in self.plan.actions:
-            for path, module in self._resolve(action.path):
-                self._attach_action(action, path, module)
+        for guard, module in guards:
+            hook = partial(self._guard, guard.refuses, guard.reason)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for action, path, module in actions:
+            self._attach_action(action, path, module)
 
     def detach(self) -> None:
         """Takes the hooks off again and forgets the last forward."""
@@ -100,7 +114,7 @@ class Sharding:
         return bool(self._handles)
 
     def begin_forward(self, slots: Slots) -> None:
-        """The next forwards are for these batch entries: (cond uuid, sample index) each, see `batch_slots`."""
+        """The next forwards are for these batch entries: (cond, sample index) each, see `batch_slots`."""
         self._slots = slots
 
     def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:

@@ -17,6 +17,7 @@ CASES = {
     "4bit": {"codec": "4bit"},
     "2bit": {"codec": "2bit"},
     "2bit, text exact": {"codec": "2bit", "keep_text_exact": True},
+    "2bit, warm-up 1": {"codec": "2bit", "warmup_calls": 1},
     "2bit, predictor previous": {"codec": "2bit", "predictor": "previous"},
     "1bit": {"codec": "1bit"},
     "2bit, open loop": {"codec": "2bit", "error_feedback": False},

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from compact_parallel.runtime.compression import bitpack
+from compact_parallel.runtime.compression.chunks import VALUES, row_chunks
 from compact_parallel.runtime.compression.codecs import BY_IDENT, BY_NAME, lloyd_max
 from compact_parallel.runtime.config import CODECS
 from hypothesis import given, settings
@@ -176,3 +177,21 @@ def test_bytes_are_as_documented():
     two_bits = BY_NAME["2bit"].encode(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
     assert two_bits.tolist() == [0, 0, *one, *one, *one, *one, 0b01_10_01_10]
     assert BY_NAME["int8"].encode(torch.tensor([[127.0, -3.4, 0.0]])).tolist() == [*one, 127, 253, 0]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (521, 256), (1088, 3072), (9, 1 << 18), (4000, 1000)])
+def test_chunks_cover_all_rows_in_about_equal_steps(rows, columns):
+    """A last chunk of a few rows would cost as many calls as a full one."""
+    chunks = [range(rows)[chunk] for chunk in row_chunks(rows, columns, torch.device("cpu"))]
+    assert [row for chunk in chunks for row in chunk] == list(range(rows))
+    assert all(len(chunk) % 8 == 0 for chunk in chunks[:-1])
+    assert all(len(chunk) <= max(8, VALUES // columns + 8) for chunk in chunks)
+    if chunks:
+        assert len(chunks[0]) - len(chunks[-1]) <= 8 * len(chunks)
+
+
+@pytest.mark.parametrize("bits", bitpack.WORD)
+def test_looked_up_values_are_those_of_the_table(bits):
+    table = bitpack.byte_table(gauss(1, 2**bits)[0], bits)
+    packed = torch.arange(256, dtype=torch.uint8).flip(0)
+    assert torch.equal(bitpack.look_up(table, packed), table.flip(0).view(-1))

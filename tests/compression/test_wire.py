@@ -43,7 +43,7 @@ class Link:
     """A sender (rank 0) and a receiver, and what they would say to their ledgers."""
 
     def __init__(self, **config):
-        self.config = CompressionConfig(mode="codec", **config)
+        self.config = CompressionConfig(**{"mode": "codec", "warmup_calls": 1, **config})
         self.ledger = Recorder()
         self.sender = ResidualWire(self.config, self.ledger)
         self.receiver = ResidualWire(self.config, Recorder())

@@ -6,7 +6,7 @@ import comfy_models
 import pytest
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import ConfigError, ParallelConfig, StrategyConfig
-from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for
+from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for, devices_of
 from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees
 from sampling import custom, model, without_plan
@@ -70,10 +70,17 @@ def test_easy_cache_makes_auto_split_the_tokens():
     assert degrees_for(ParallelConfig(), 2, guider("cfg 3", cached)) == Degrees(ring=2)
 
 
+def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert devices_of(ParallelConfig()) == ("cpu", "cpu")
+    monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
+    assert devices_of(ParallelConfig()) == ("cuda:0", "cuda:1")
+
+
 def test_a_model_without_a_plan_shares_its_cfg_or_is_refused():
     with without_plan(model("flux")):
         assert degrees_for(ParallelConfig(), 4, guider("cfg 3")) == Degrees(cfg=2)
-        with pytest.raises(Unsupported, match="no sequence-parallel plan for Unheard"):
+        with pytest.raises(Unsupported, match=r"no sequence-parallel plan for Unheard .*run on one device"):
             degrees_for(ParallelConfig(), 4, guider("basic"))
 
 

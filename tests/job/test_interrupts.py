@@ -62,6 +62,18 @@ def test_cancel_ends_the_run_within_a_step_and_keeps_the_pool():
     assert pool(2).starts == starts
 
 
+def test_after_a_cancelled_run_the_parent_sees_what_the_workers_hold():
+    comfy.model_management.unload_all_models()
+
+    def cancel(step, x0, x, total):
+        comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(parallel(model("flux"), 2, ring_degree=2), cancel, steps=500)
+    comfy.model_management.unload_all_models()
+    assert [worker["state"] for worker in pool(2).status()["workers"]] == ["parked", "parked"]
+
+
 def test_a_killed_worker_is_named_and_the_next_run_works():
     ksampler(parallel(model("flux"), 2, ring_degree=2), "flux")
     victim = pool(2).status()["workers"][1]["pid"]

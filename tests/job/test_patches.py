@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 
 import cloudpickle
+import comfy.controlnet
+import comfy.hooks
+import comfy.ldm.flux.controlnet
+import comfy.ops
 import comfy.samplers
 import comfy.sd
-import comfy_extras.nodes_cfg
+import comfy_extras.nodes_context_windows
 import comfy_extras.nodes_easycache
 import comfy_extras.nodes_model_advanced
+import comfy_models
 import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.job.pickling import ShippingError
 from compact_parallel.runtime.pool.errors import JobFailed
 from compact_parallel.runtime.report.plot import draw, to_pixels
@@ -24,15 +30,20 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ARRANGEMENTS = {"all_gather 2": {"ring_degree": 2}, "cfg 2": {"cfg_degree": 2}}
 
 
-def lora(patcher, strength: float):
-    """The MODEL as LoraLoaderModelOnly gives it, with a random LoRA on two layers."""
+def lora_weights(patcher):
+    """A random LoRA on two layers."""
     generator = torch.Generator().manual_seed(3)
     weights = {}
     for layer in ("double_blocks.0.img_attn.qkv", "single_blocks.1.linear1"):
         rows, columns = patcher.model.diffusion_model.get_submodule(layer).weight.shape
         weights[f"diffusion_model.{layer}.lora_up.weight"] = torch.randn((rows, 4), generator=generator) * 0.05
         weights[f"diffusion_model.{layer}.lora_down.weight"] = torch.randn((4, columns), generator=generator) * 0.5
-    return comfy.sd.load_lora_for_models(patcher, None, weights, strength, 0)[0]
+    return weights
+
+
+def lora(patcher, strength: float):
+    """The MODEL as LoraLoaderModelOnly gives it."""
+    return comfy.sd.load_lora_for_models(patcher, None, lora_weights(patcher), strength, 0)[0]
 
 
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
@@ -47,6 +58,32 @@ def test_lora_is_applied_changed_and_removed_without_a_restart(strategy):
         assert relative_error(samples, stock) < TOLERANCE
         assert strength == 0.0 or relative_error(stock, plain) > 100 * TOLERANCE  # the LoRA matters
     assert pool(2).starts == starts
+
+
+@pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_lora_in_bypass_mode_is_injected_in_the_workers_and_taken_out_again(strategy):
+    plain = ksampler(model("flux"), "flux")
+    bypass = comfy.sd.load_bypass_lora_for_models(model("flux"), None, lora_weights(model("flux")), 1.0, 0)[0]
+    stock = ksampler(bypass, "flux")  # which leaves it injected in this process
+    assert relative_error(stock, plain) > 100 * TOLERANCE
+    assert relative_error(ksampler(parallel(bypass, 2, **strategy), "flux"), stock) < TOLERANCE
+    assert relative_error(ksampler(parallel(model("flux"), 2, **strategy), "flux"), plain) < TOLERANCE
+
+
+@pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_lora_on_the_conditioning_follows_its_schedule_and_leaves_no_trace(strategy):
+    plain = ksampler(model("flux"), "flux")
+    hook = comfy.hooks.create_hook_lora(lora_weights(model("flux")), strength_model=1.0, strength_clip=0.0)
+    schedule = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.3, 0.5)):
+        schedule.add(comfy.hooks.HookKeyframe(strength, start_percent=start))
+    hook.set_keyframes_on_hooks(schedule)
+    positive = comfy.hooks.set_hooks_for_conditioning(comfy_models.conditioning(1), hook)
+    stock = ksampler(model("flux"), "flux", positive=positive)
+    assert relative_error(stock, plain) > 100 * TOLERANCE
+    samples = ksampler(parallel(model("flux"), 2, **strategy), "flux", positive=positive)
+    assert relative_error(samples, stock) < TOLERANCE
+    assert relative_error(ksampler(parallel(model("flux"), 2, **strategy), "flux"), plain) < TOLERANCE
 
 
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
@@ -121,6 +158,30 @@ def test_a_loader_without_a_recipe_is_named():
     patched.cached_patcher_init = None
     with pytest.raises(ShippingError, match=r"Flux .*keeps no recipe.*use ComfyUI's own loader"):
         ksampler(parallel(patched, 2, ring_degree=2), "flux")
+    fallback = parallel(patched, 2, on_unsupported="run on one device", ring_degree=2)
+    assert torch.equal(ksampler(fallback, "flux"), ksampler(model("flux"), "flux"))
+
+
+def test_a_controlnet_is_named_before_its_weights_are_written():
+    layers = comfy.ldm.flux.controlnet.ControlNetFlux(
+        in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=48, hidden_size=256, mlp_ratio=4.0, num_heads=2,
+        depth=1, depth_single_blocks=0, axes_dim=[16, 56, 56], theta=10000, patch_size=2, qkv_bias=True,
+        guidance_embed=False, txt_ids_dims=[], operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    control = comfy.controlnet.ControlNet(layers, load_device=torch.device("cpu"))
+    ((text, extras),) = comfy_models.conditioning(1)
+    positive = [[text, {**extras, "control": control, "control_apply_to_uncond": False}]]
+    ksampler(parallel(model("flux"), 2, ring_degree=2), "flux")
+    with pytest.raises(ShippingError, match=r"ControlNetFlux .*bypass the node that brings it in"):
+        ksampler(parallel(model("flux"), 2, ring_degree=2), "flux", positive=positive)
+    assert sum(file.stat().st_size for file in pool(2).directory.iterdir()) < 1 << 20
+
+
+def test_a_model_that_multigpu_cfg_split_has_copied_is_refused():
+    patched = model("flux").clone()
+    patched.set_additional_models("multigpu", [model("flux").clone()])
+    with pytest.raises(Unsupported, match="bypass that node"):
+        ksampler(parallel(patched, 2, ring_degree=2), "flux")
 
 
 def test_a_model_without_a_plan_is_refused_or_runs_on_one_device():
@@ -173,3 +234,31 @@ def test_samplers_that_draw_from_the_global_generator_draw_the_same_noise():
     assert relative_error(sample_with(parallel(model("flux"), 2, ring_degree=2), sampler), stock) < TOLERANCE
     torch.manual_seed(12)
     assert relative_error(sample_with(parallel(model("flux"), 2, ring_degree=2), sampler), stock) > 100 * TOLERANCE
+
+
+class InPlace(comfy.samplers.Sampler):
+    """A sampler that writes into the noise it is given, as it may."""
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, *_):
+        noise.mul_(0.5)
+        return model_wrap(noise, sigmas[:1].expand(len(noise)), model_options=extra_args["model_options"])
+
+
+def test_what_a_run_writes_into_its_tensors_is_gone_with_the_next():
+    stock = sample_with(model("flux"), InPlace(), batch=4)  # large enough to be mapped from the store
+    for _ in range(2):
+        samples = sample_with(parallel(model("flux"), 2, ring_degree=2), InPlace(), batch=4)
+        assert relative_error(samples, stock) < TOLERANCE
+
+
+def test_every_context_window_of_a_long_video_is_compressed_against_itself():
+    windows = comfy_extras.nodes_context_windows.ContextWindowsManualNode.execute(
+        model("wan"), 5, 2, "standard_static", 1, False, "pyramid", 2, False
+    )[0]
+    errors = {}
+    for name, patcher, frames in (("windows", windows, 9), ("whole", model("wan"), 5)):
+        latent = {"samples": torch.zeros(1, 16, frames, 6, 6)}
+        compression = CompressionConfig(mode="codec", codec="4bit")
+        ksampler(parallel(patcher, 2, compression, ring_degree=2), "wan", latent=latent, steps=6)
+        errors[name] = report()["max_relative_error"]
+    assert errors["windows"] < 1.5 * errors["whole"]

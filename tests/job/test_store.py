@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compact_parallel.runtime.job.store import StoreReader, content_hash, keep_only, put
+from compact_parallel.runtime.job.store import content_hash, get, keep_only, put
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.uint8)
 
@@ -12,14 +12,14 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, tor
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_tensor_comes_back_bit_for_bit(tmp_path, dtype):
     tensor = torch.randint(0, 2, (3, 5, 7)).to(dtype)
-    back = StoreReader(tmp_path).get(put(tmp_path, tensor))
+    back = get(tmp_path, put(tmp_path, tensor))
     assert back.dtype == dtype and back.shape == tensor.shape
     assert torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
 
 
 @pytest.mark.parametrize("tensor", (torch.randn(4, 6).t(), torch.randn(8)[::2], torch.tensor(3.0), torch.empty(0, 3)))
 def test_views_scalars_and_empty_tensors_travel(tmp_path, tensor):
-    assert torch.equal(StoreReader(tmp_path).get(put(tmp_path, tensor)), tensor)
+    assert torch.equal(get(tmp_path, put(tmp_path, tensor)), tensor)
 
 
 def test_the_same_content_is_one_file_and_other_content_another(tmp_path):
@@ -40,17 +40,28 @@ def test_shape_and_dtype_are_content():
 
 def test_what_is_not_kept_is_deleted(tmp_path):
     kept, gone = put(tmp_path, torch.ones(3)), put(tmp_path, torch.zeros(3))
-    reader = StoreReader(tmp_path)
-    mapped = reader.get(gone)
+    mapped = get(tmp_path, gone)
     keep_only(tmp_path, {kept})
     assert [path.stem for path in tmp_path.iterdir()] == [kept]
     assert torch.equal(mapped, torch.zeros(3))  # who maps it keeps it
-    reader.keep_only({kept})
     with pytest.raises(FileNotFoundError):
-        reader.get(gone)
+        get(tmp_path, gone)
 
 
 def test_writing_to_a_mapped_tensor_changes_no_other_reader(tmp_path):
     key = put(tmp_path, torch.ones(1000))
-    StoreReader(tmp_path).get(key).add_(1)
-    assert torch.equal(StoreReader(tmp_path).get(key), torch.ones(1000))
+    get(tmp_path, key).add_(1)
+    assert torch.equal(get(tmp_path, key), torch.ones(1000))
+
+
+def test_a_disk_that_takes_no_more_is_named_and_no_half_file_stays(tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # like a full disk: writing more fails
+    try:
+        with pytest.raises(OSError, match=r"cannot be written to .* set TMPDIR"):
+            put(tmp_path, torch.ones(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

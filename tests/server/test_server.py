@@ -147,6 +147,18 @@ def test_wrong_choices_are_explained_on_the_node(talk, make, find, title, change
     assert caught.value.node == find(workflow, title)
 
 
+def test_a_saved_workflow_without_our_newer_inputs_takes_their_defaults(talk, make, find):
+    workflow = make("tiny", KSampler__seed=next(SEEDS))
+    for title, kept in (("Parallel Strategy", ("mode", "mode.ring_degree")), ("Residual Compression", ("mode",))):
+        inputs = workflow[find(workflow, title)]["inputs"]
+        for name in set(inputs) - set(kept):
+            del inputs[name]
+    talk.run(workflow)
+    report = talk.server.get("/parallel/runs/latest")
+    assert report["strategy"]["ring_degree"] == 2 and report["strategy"]["ring_exchange"] == "all_gather"
+    assert report["compression"]["codec"] == "2bit"
+
+
 def test_a_ratio_of_nothing_is_refused_by_the_server(talk, make):
     with pytest.raises(Refused, match="warmup_calls"):
         talk.run(make("tiny", Residual_Compression__warmup_calls=0))

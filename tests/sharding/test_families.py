@@ -16,7 +16,7 @@ from sequence_parts import axes
 from tiny_diffusion import flux, inputs, needs_comfyui, sd3, wan
 
 pytestmark = needs_comfyui
-SLOTS = batch_slots(["first", "second"], 2)
+SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
 LIMIT = 1e-5
 FLUX2 = {
     "global_modulation": True, "mlp_silu_act": True, "ops_bias": False, "qkv_bias": False, "guidance_embed": False,
@@ -154,6 +154,7 @@ def refusals_and_compression(rank, world):
 
     options = {"optimized_attention_override": previous}
     kept = self_check(sharding, SLOTS, transformer_options=options, **inputs("flux"))
+    warnings = attention.ledger.to_json()["warnings"]
     compressed = {}
     for exchange in ("all_gather", "ring"):
         ledger = Ledger()
@@ -162,7 +163,8 @@ def refusals_and_compression(rank, world):
         compressed[exchange] = [
             self_check(Sharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
         ]
-    return sentences, unguarded, after, kept, len(previous_calls), compressed, hooks_left(model) + hooks_left(moving)
+    hooks = hooks_left(model) + hooks_left(moving)
+    return sentences, unguarded, after, kept, len(previous_calls), warnings, compressed, hooks
 
 
 def test_what_is_refused_and_what_is_not(tmp_path):
@@ -177,7 +179,7 @@ def test_what_is_refused_and_what_is_not(tmp_path):
         "per frame": "Wan cannot be split over ranks with a time step per frame",
     }
     for outcome in launch(refusals_and_compression, 2, tmp_path):
-        sentences, unguarded, after, kept, previous_calls, compressed, hooks = outcome
+        sentences, unguarded, after, kept, previous_calls, warnings, compressed, hooks = outcome
         assert min(unguarded) > 100 * LIMIT
         assert sentences.keys() == expected.keys()
         for name, sentence in sentences.items():
@@ -186,6 +188,7 @@ def test_what_is_refused_and_what_is_not(tmp_path):
         assert after < LIMIT
         assert kept < LIMIT
         assert previous_calls == 2 * 4
+        assert [warning.partition(".")[0] for warning in warnings] == ["A patch of this workflow overrides attention"]
         assert hooks == 0
         for errors in compressed.values():
             assert LIMIT < errors[0] < 0.02

@@ -1,16 +1,32 @@
 """What needs neither ranks nor ComfyUI: the plan of a model, and the slots of a batch."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from compact_parallel.runtime.sharding.plan import Unsupported
-from compact_parallel.runtime.sharding.plans import PLANS, plan_for
-from compact_parallel.runtime.sharding.shard import batch_slots
+from compact_parallel.runtime.sharding.plans import PLANS, flux, plan_for
+from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
 
 
 def test_slots_follow_comfyui_s_order_of_a_batch():
-    assert batch_slots(["p", "n"], 4) == (("p", 0), ("p", 1), ("n", 0), ("n", 1))
-    with pytest.raises(ValueError, match="batch of 3 cannot be made of 2"):
-        batch_slots(["p", "n"], 3)
+    options = {"uuids": ["p", "n"], "cond_or_uncond": [0, 1]}
+    assert batch_slots(options, 4) == (("0 p", 0), ("0 p", 1), ("1 n", 0), ("1 n", 1))
+    assert batch_slots({}, 2) == (("0", 0), ("0", 1))
+    with pytest.raises(Unsupported, match="3 of the batch entries of 2 conditions at a time; set ulysses_degree"):
+        batch_slots(options, 3)
+
+
+def test_conds_that_share_a_uuid_have_slots_of_their_own():
+    """ComfyUI copies a cond with an area, uuid and all, for the other prediction."""
+    slots = batch_slots({"uuids": ["area", "area"], "cond_or_uncond": [1, 0]}, 2)
+    assert len(set(slots)) == 2
+
+
+def test_every_context_window_has_slots_of_its_own():
+    """What the model made of other frames is no base for these."""
+    windows = [None, SimpleNamespace(index_list=[0, 1, 2]), SimpleNamespace(index_list=[2, 3, 4])]
+    assert len({batch_slots({"uuids": ["p"], "context_window": window}, 1) for window in windows}) == 3
 
 
 def test_a_model_without_a_plan_is_named_with_the_way_out():
@@ -24,3 +40,12 @@ def test_a_plan_is_for_its_class_and_not_for_a_subclass():
     assert plan_for(known()) is PLANS[0]
     with pytest.raises(Unsupported):
         plan_for(type("Other", (known,), {})())
+
+
+def test_a_model_that_lacks_a_module_of_its_plan_is_refused_and_keeps_no_hook():
+    """Workers keep the model for the next job."""
+    module = torch.nn.Sequential()
+    module.double_blocks = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
+    with pytest.raises(Unsupported, match="no final_layer in the model"), Sharding(module, flux.PLAN, None):
+        raise AssertionError("not reached")
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())

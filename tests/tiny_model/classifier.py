@@ -17,7 +17,7 @@ class Classifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers, channels = [], 3
-        for width in (32, 64, 128, 128):
+        for width in (16, 32, 64, 64):
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
             channels = width
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (SIDE // 16) ** 2, sum(_VALUES)))
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         return list(self.body(small - 0.5).split(_VALUES, dim=1))
 
 
-def train_classifier(steps: int = 300, batch: int = 64, seed: int = 1) -> Classifier:
+def train_classifier(steps: int = 250, batch: int = 64, seed: int = 1) -> Classifier:
     """Trains on fresh drawings with a little noise."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def train_classifier(steps: int = 300, batch: int = 64, seed: int = 1) -> Classi
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in trange(steps, desc="classifier"):
         attributes = random_attributes(batch, generator)
-        pictures = draw(random_scenes(attributes, generator), 2 * SIDE)
+        pictures = draw(random_scenes(attributes, generator), SIDE)
         pictures = pictures + 0.05 * torch.rand(1) * torch.randn_like(pictures)
         logits = classifier(pictures)
         loss = sum(functional.cross_entropy(one, attributes[:, i]) for i, one in enumerate(logits))

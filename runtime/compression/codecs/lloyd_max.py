@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bitpack import byte_table, pack, packed_bytes
+from ..bitpack import byte_table, look_up, pack, packed_bytes
 from ..chunks import row_chunks
 from .base import Codec
 
@@ -29,7 +29,7 @@ LAPLACE = {
 
 HEAVY_TAIL = 1.33
 """Between the ratio of root-mean-square to mean magnitude of a Gaussian (1.2533) and of a Laplace density (1.4142)."""
-SAMPLE = 1 << 16
+SAMPLE = 1 << 14
 """Values looked at to tell the two apart."""
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
@@ -81,29 +81,32 @@ class LloydMax(Codec):
         for rows in row_chunks(tokens, channels, payload.device):
             first, values = rows.start * channels, (rows.stop - rows.start) * channels
             some = codes[first * self._bits // 8 :][: packed_bytes(values, self._bits)]
-            levels = table.index_select(0, some.int()).view(-1)[:values].view(-1, channels)
-            d_NC[rows] = levels.mul_(u_N[rows, None]).mul_(v_C)
+            levels = look_up(table, some)[:values].view(-1, channels)
+            torch.mul(levels.mul_(u_N[rows, None]), v_C, out=d_NC[rows])
         return d_NC
 
 
 class _Grid:
-    """Finds the nearest level of a value through 256 equal cells: one look-up however many levels there are.
+    """Finds the nearest level of a value by the number of the cell it is in.
 
-    A threshold is off by half a cell at most, which adds less than 1 % to the squared error. Zero is a cell border, so
-    the sign is exact.
+    Up to four levels have thresholds at equal distances: the cells between them are the codes. More levels take 256
+    equal cells and one look-up; a threshold is then off by half a cell at most, which adds less than 1 % to the squared
+    error. Zero is a cell border, so the sign is exact.
     """
 
     def __init__(self, positive: tuple[float, ...]) -> None:
         levels = _symmetric(positive)
         thresholds = (levels[1:] + levels[:-1]) / 2
-        self._cells_per_unit = 127 / max(float(thresholds[-1]), 1.0)
-        middles = (torch.arange(256) - 127.5) / self._cells_per_unit
-        self._code = torch.bucketize(middles, thresholds).to(torch.uint8)
+        self._cells = len(levels) if len(levels) <= 4 else 256
+        self._cells_per_unit = max(1, self._cells / 2 - 1) / max(float(thresholds[-1]), 1.0)
+        middles = (torch.arange(self._cells) + 0.5 - self._cells / 2) / self._cells_per_unit
+        self._code = torch.bucketize(middles, thresholds).to(torch.uint8) if self._cells > len(levels) else None
 
     def codes(self, z: Tensor) -> Tensor:
         """The code of each value of z (any shape, overwritten; units of the mean magnitude): uint8, 1-D."""
-        cell = z.mul_(self._cells_per_unit).add_(128).clamp_(0, 255).to(torch.uint8)
-        return self._code.to(z.device).index_select(0, cell.view(-1).int())
+        cell = z.mul_(self._cells_per_unit).add_(self._cells / 2).clamp_(0, self._cells - 1).view(-1)
+        cell = cell.to(torch.int32).to(torch.uint8)  # three times as fast as at once; NaN becomes a cell too
+        return cell if self._code is None else self._code.to(z.device).index_select(0, cell.int())
 
 
 def _symmetric(positive: tuple[float, ...]) -> Tensor:
@@ -130,8 +133,8 @@ def _inverse(scale: Tensor) -> Tensor:
 
 
 def _heavy_tailed(z: Tensor) -> bool:
-    magnitude = z.abs()
-    return bool(magnitude.square().mean().sqrt() > HEAVY_TAIL * magnitude.mean())
+    z = z.reshape(-1)
+    return bool((torch.dot(z, z) / len(z)).sqrt() > HEAVY_TAIL * z.abs().mean())
 
 
 CODECS = (LloydMax(1, ident=2), LloydMax(2, ident=3), LloydMax(4, ident=4))

@@ -1,0 +1,72 @@
+"""Whom a pool makes room from on its GPUs, with stand-ins for pools: their devices need not exist for that."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import pytest
+import torch
+from compact_parallel.runtime.job.memory import make_room, show_weights
+from sampling import model
+
+GIB = 1 << 30
+
+
+class PoolOnGpu:
+    """What make_room and show_weights ask of a pool of one worker on cuda:0 that holds `held` bytes."""
+
+    devices = ("cuda:0",)
+
+    def __init__(self, held: int) -> None:
+        self.held = held
+        self.companions = {}
+
+    def status(self) -> dict:
+        return {"workers": [{"device": "cuda:0", "device_bytes": self.held}]}
+
+    def park(self) -> bool:
+        self.held = 0
+        return True
+
+
+@pytest.fixture(autouse=True)
+def full_gpu(monkeypatch):
+    """A GPU with a GiB free; what other tests have loaded stays out of this."""
+    monkeypatch.setattr("comfy.model_management.current_loaded_models", [])
+    monkeypatch.setattr("comfy.model_management.get_free_memory", _a_gib)
+    monkeypatch.setattr("comfy.model_management.soft_empty_cache", lambda force=False: None)
+
+
+def _a_gib(device: torch.device, torch_free_too: bool = False):
+    return (GIB, 0) if torch_free_too else GIB
+
+
+def patcher_of(size: int):
+    """A model of `size` bytes."""
+    patcher = model("flux").clone()
+    patcher.size = size
+    return patcher
+
+
+def test_another_pool_parks_and_ones_own_weights_stay():
+    own, other = PoolOnGpu(2 * GIB), PoolOnGpu(3 * GIB)
+    for pool in (own, other):
+        show_weights(pool)
+    make_room(own, patcher_of(4 * GIB))
+    assert (own.held, other.held) == (2 * GIB, 0)
+
+
+def test_what_the_workers_hold_already_needs_no_more_room():
+    own, other = PoolOnGpu(8 * GIB), PoolOnGpu(3 * GIB)
+    for pool in (own, other):
+        show_weights(pool)
+    make_room(own, patcher_of(4 * GIB))
+    assert (own.held, other.held) == (8 * GIB, 3 * GIB)
+
+
+def test_the_parents_copy_of_the_model_is_unloaded():
+    patcher = model("flux").clone()
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([patcher])
+    assert patcher in [entry.model for entry in comfy.model_management.current_loaded_models]
+    make_room(PoolOnGpu(0), patcher)
+    assert patcher not in [entry.model for entry in comfy.model_management.current_loaded_models]
