@@ -5,7 +5,6 @@ Drawn with matplotlib's object interface alone, so that nothing global changes i
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -48,13 +47,6 @@ def to_pixels(figure: Figure) -> np.ndarray:
     canvas = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
 
 
 def _draw_time(axes: Axes, phases: list[dict[str, float]], devices: list[str]) -> None:

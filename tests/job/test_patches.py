@@ -25,6 +25,8 @@ from compact_parallel.runtime.report.plot import draw, to_pixels
 from compact_parallel.runtime.report.summary import summarize
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, sample_with, without_plan
 
+import nodes as stock
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ARRANGEMENTS = {"all_gather 2": {"ring_degree": 2}, "cfg 2": {"cfg_degree": 2}}
@@ -249,6 +251,25 @@ def test_what_a_run_writes_into_its_tensors_is_gone_with_the_next():
     for _ in range(2):
         samples = sample_with(parallel(model("flux"), 2, ring_degree=2), InPlace(), batch=4)
         assert relative_error(samples, stock) < TOLERANCE
+
+
+@torch.inference_mode()
+def with_area(patcher, steps=6):
+    """KSampler with a second positive condition over a part of the picture, as Conditioning (Set Area) makes it."""
+    positive, part, negative = (comfy_models.conditioning(seed) for seed in (1, 4, 2))
+    part = stock.ConditioningSetArea().append(part, 64, 128, 0, 0, 1.0)[0]
+    both = stock.ConditioningCombine().combine(positive, part)[0]
+    latent = {"samples": comfy_models.latent("flux")}
+    return stock.KSampler().sample(patcher, 5, steps, 3.0, "euler", "simple", both, negative, latent)[0]["samples"]
+
+
+@pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_area_conditioning_is_exact_and_survives_compression(strategy):
+    plain = with_area(model("flux"))
+    assert relative_error(with_area(parallel(model("flux"), 2, **strategy)), plain) < TOLERANCE
+    compression = CompressionConfig(mode="codec", codec="int8")
+    assert relative_error(with_area(parallel(model("flux"), 2, compression, **strategy)), plain) < 0.01
+    assert relative_error(ksampler(model("flux"), "flux", steps=6), plain) > 0.01  # the area matters
 
 
 def test_every_context_window_of_a_long_video_is_compressed_against_itself():

@@ -23,6 +23,14 @@ def load_files() -> tuple:
     return comfy.sd.load_diffusion_model(str(environment.MODEL_FILE)), comfy.sd.VAE(sd=weights, metadata=metadata)
 
 
+def at_size(model, size: int):
+    """The model for pictures of another size than 512: positions stretched as in training, by what ScaleROPE sets."""
+    scale = (512 // 16 - 1) / (size // 16 - 1)
+    patched = model.clone()
+    patched.set_model_rope_options(scale_x=scale, shift_x=0.0, scale_y=scale, shift_y=0.0, scale_t=1.0, shift_t=0.0)
+    return patched
+
+
 @torch.inference_mode()
 def reconstruction_psnr(vae, size: int, count: int = 8) -> float:
     """Mean PSNR in dB of fresh pictures through the VAE."""
@@ -101,6 +109,7 @@ def main() -> None:
     print("classifier on fresh drawings:", {n: f"{v:.1%}" for n, v in zip(NAMES, drawn.float().mean(dim=0).tolist())})
 
     model, vae = load_files()
+    model = at_size(model, arguments.size)
     print("reconstruction PSNR:", {size: f"{reconstruction_psnr(vae, size):.1f} dB" for size in (256, 512)})
     attributes = random_attributes(arguments.pictures, torch.Generator().manual_seed(arguments.seed))
     started, pictures = time.perf_counter(), []
