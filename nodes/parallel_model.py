@@ -8,9 +8,8 @@ from comfy_api.latest import io
 from ..runtime.config import ON_UNSUPPORTED, CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
 from ..runtime.job.checks import devices_of
 from ..runtime.job.outer_sample import ParallelSampling
+from ..runtime.job.sampling import WRAPPER_KEY
 from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStrategy
-
-WRAPPER_KEY = "compact_parallel"
 
 
 class CompactParallelModel(io.ComfyNode):

@@ -22,6 +22,9 @@ from .patcher import cook, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
 from .store import keep_only
 
+# Our wrappers on a model, in the parent and in the workers, are known by this key.
+WRAPPER_KEY = "compact_parallel"
+
 # What a guider holds for the duration of one call, or what travels on its own.
 _GUIDER_OWN = {"model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models"}
 

@@ -25,9 +25,7 @@ from ..pool.errors import Refused
 from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
 from .modules import install_finders
-from .sampling import JobRebuilder, SamplingJob, set_random_state
-
-WRAPPER_KEY = "compact_parallel"
+from .sampling import WRAPPER_KEY, JobRebuilder, SamplingJob, set_random_state
 
 
 class SamplingHandler:

@@ -60,10 +60,7 @@ class _ApplyModel:
         transformer_options: dict,
         **conditioning: Any,
     ) -> torch.Tensor:
-        slots = batch_slots(transformer_options, x.shape[0])
-        if window := transformer_options.get("context_window"):  # of a long video; each holds other frames
-            slots = tuple((f"{cond} {window.index_list}", sample) for cond, sample in slots)
-        self._sharding.begin_forward(slots)
+        self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
         previous = transformer_options.get(OVERRIDE)
         options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
         return executor(x, t, c_concat, c_crossattn, control, options, **conditioning)
