@@ -33,18 +33,14 @@ def gather_kv(
     ledger.sent(payload.numel() * (axis.size - 1), 2 * values * (axis.size - 1))
     shapes = {i: [(x.shape[0], chunks[i], x.shape[2]) for x in tensors_BLC] for i in axis.others()}
     dtype = tensors_BLC[0].dtype
-    received = {
-        i: payload.new_empty(wire.packed_size(axis.ranks[i], shapes[i], dtype, tags[i])) for i in axis.others()
-    }
+    received = {i: payload.new_empty(wire.packed_size(axis.ranks[i], shapes[i], dtype, tags[i])) for i in axis.others()}
     exchange(axis, dict.fromkeys(axis.others(), payload), received, ledger)
     by_rank = {i: wire.unpack(axis.ranks[i], received[i], shapes[i], dtype, tags[i]) for i in axis.others()}
     by_rank[axis.index] = list(tensors_BLC)
     return [torch.cat([by_rank[i][n] for i in range(axis.size)], dim=1) for n in range(len(tensors_BLC))]
 
 
-def gather_tokens(
-    x: Tensor, layout: TokenLayout, dim: int, *, ulysses: Axis, ring: Axis, ledger: Ledger
-) -> Tensor:
+def gather_tokens(x: Tensor, layout: TokenLayout, dim: int, *, ulysses: Axis, ring: Axis, ledger: Ledger) -> Tensor:
     """The whole joint sequence along `dim`, in its own order and bit-exact, from what every rank holds of it.
 
     First over the Ulysses axis, then over the ring axis: part = ring.index * ulysses.size + ulysses.index.

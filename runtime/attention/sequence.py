@@ -128,9 +128,7 @@ class SequenceAttention:
             mask = mask[None, None] if mask.shape[0] == total else mask[:, None, None]
         elif mask.ndim == 3:
             mask = mask[:, None]
-        fits = mask.ndim == 4 and all(
-            have in (1, want) for have, want in zip(mask.shape[:3], (batch, heads, total))
-        )
+        fits = mask.ndim == 4 and all(have in (1, want) for have, want in zip(mask.shape[:3], (batch, heads, total)))
         if not fits or mask.shape[-1] != total:
             raise Unsupported(
                 f"The attention mask has shape {shape}, which does not fit a sequence of {total} tokens; "

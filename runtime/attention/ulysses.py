@@ -55,10 +55,7 @@ def tokens_to_heads(
     shapes = [[(x.shape[0], n, x.shape[2] // axis.size, x.shape[3]) for x in tensors_BLHD] for n in lengths]
     counts = [[torch.Size(shape).numel() for shape in row] for row in shapes]
     arrived = _all_to_all(messages, [sum(row) for row in counts], axis, ledger)
-    pieces = [
-        [flat.view(shape) for flat, shape in zip(arrived[j].split(counts[j]), shapes[j])]
-        for j in members
-    ]
+    pieces = [[flat.view(shape) for flat, shape in zip(arrived[j].split(counts[j]), shapes[j])] for j in members]
     return [
         _by_segment([pieces[j][n] for j in members], [layout.local(first_part + j) for j in members])
         for n in range(len(tensors_BLHD))

@@ -23,8 +23,8 @@ class WireError(RuntimeError):
 class Header:
     """Layout, little-endian:
 
-        | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
-        | k f32 | gain f32 | length u32 | checksum u32 |
+    | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
+    | k f32 | gain f32 | length u32 | checksum u32 |
     """
 
     codec: int

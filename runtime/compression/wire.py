@@ -145,9 +145,7 @@ class ResidualWire:
         self._ledger.base_bytes(self._memory.held)
         return tensors
 
-    def _keys(
-        self, source: int, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype, tag: Tag
-    ) -> list[tuple]:
+    def _keys(self, source: int, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype, tag: Tag) -> list[tuple]:
         if len(set(tag.slots)) != len(tag.slots) or any(shape[0] != len(tag.slots) for shape in shapes):
             raise ValueError(f"{tag.layer} {tag.name}: each batch entry of {shapes} needs a slot, got {tag.slots}.")
         exact = tag.exact_tokens if self._config.keep_text_exact else 0

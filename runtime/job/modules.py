@@ -10,10 +10,12 @@ import asyncio
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import operator
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 
 def path_modules() -> dict[str, str]:
@@ -23,6 +25,31 @@ def path_modules() -> dict[str, str]:
         for name, module in list(sys.modules.items())
         if os.path.isabs(name) and getattr(module, "__file__", None)
     }
+
+
+def under_dotted_path(obj: Any) -> tuple[str, str] | None:
+    """(module name, qualified name) of a class, function or module that lives under a file path with a dot in it.
+
+    Pickle cannot name those: `import` splits the path at its dots. None for everything else.
+    """
+    if isinstance(obj, ModuleType):
+        name, qualified_name = obj.__name__, ""
+    elif isinstance(obj, (type, FunctionType)):
+        name, qualified_name = obj.__module__ or "", obj.__qualname__
+    else:
+        return None
+    if not os.path.isabs(name) or "." not in name or name not in sys.modules:
+        return None
+    try:
+        found = attribute(sys.modules[name], qualified_name)
+    except AttributeError:
+        return None
+    return (name, qualified_name) if found is obj else None
+
+
+def attribute(module: ModuleType, qualified_name: str) -> Any:
+    """What `qualified_name` names in a module; the module itself for ""."""
+    return operator.attrgetter(qualified_name)(module) if qualified_name else module
 
 
 class PathModules(importlib.abc.MetaPathFinder):
@@ -37,6 +64,24 @@ class PathModules(importlib.abc.MetaPathFinder):
         """The spec of a module in the table, else None."""
         file = self.table.get(fullname)
         return importlib.util.spec_from_file_location(fullname, file) if file else None
+
+    def load(self, name: str) -> ModuleType:
+        """The module of that name, loaded on first use.
+
+        `import` takes what stands before a dot for a package, so it cannot load "/ComfyUI-0.30/comfy_extras/nodes_x".
+        Raises ModuleNotFoundError for a name that is not in the table.
+        """
+        if name not in sys.modules:
+            spec = self.find_spec(name, None)
+            if spec is None or spec.loader is None:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
 
 
 class _WithPromptServer(importlib.abc.Loader):

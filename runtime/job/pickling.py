@@ -6,6 +6,7 @@ What must not travel by value is written as a persistent id:
   very patcher it hangs on;
 - a module (or config, or latent format) that belongs to such a patcher's model: the patcher's number and a dotted path;
 - a device that is not the CPU: nothing, the worker's own device takes its place;
+- a class or function of a file whose path has a dot: the path and its name, which `import` could not follow;
 - `Local` objects: what belongs to the parent only, such as the pool; nothing travels, a pass-through takes its place.
 """
 
@@ -22,6 +23,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from .modules import PathModules, attribute, under_dotted_path
 from .store import INLINE_BYTES, get, put
 
 
@@ -92,6 +94,8 @@ class JobPickler(cloudpickle.Pickler):
             return ("device",)
         if isinstance(obj, Local):
             return ("local",)
+        if place := under_dotted_path(obj):
+            return ("global", *place)
         part = self._parts.get(id(obj))
         return None if part is None else ("part", *part)
 
@@ -124,7 +128,8 @@ class JobPickler(cloudpickle.Pickler):
 class JobUnpickler(pickle.Unpickler):
     """The inverse of JobPickler: reads the pieces in the order they were written.
 
-    `patchers` are the worker's own, in the order of their numbers.
+    `patchers` are the worker's own, in the order of their numbers; `modules` knows the files that bear their path as
+    name.
     """
 
     def __init__(
@@ -133,8 +138,10 @@ class JobUnpickler(pickle.Unpickler):
         patchers: list[comfy.model_patcher.ModelPatcher],
         directory: Path,
         device: torch.device,
+        modules: PathModules,
     ) -> None:
         super().__init__(io.BytesIO(stream))
+        self._modules = modules
         self._patchers = patchers
         self._directory = directory
         self._device = device
@@ -157,6 +164,8 @@ class JobUnpickler(pickle.Unpickler):
                 return _part_of(self._patchers[number], path)
             case ("device",):
                 return self._device
+            case ("global", module, qualified_name):
+                return attribute(self._modules.load(module), qualified_name)
             case ("local",):
                 return pass_through
         raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")

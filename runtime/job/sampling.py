@@ -126,7 +126,7 @@ class JobRebuilder:
         kept = [recipe for recipe in self._models if recipe not in recipes][-1:]
         self._models = {recipe: self._models.get(recipe) or cook(recipe) for recipe in dict.fromkeys((*kept, *recipes))}
         patchers = [self._models[recipe].clone() for recipe in recipes]
-        unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device)
+        unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device, self._finder)
         kind, state = unpickler.read()
         guider = kind.__new__(kind)
         vars(guider).update(state)

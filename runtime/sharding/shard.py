@@ -265,9 +265,7 @@ def _positions(module: nn.Module) -> dict[str, int]:
     return {p.name: i for i, p in enumerate(p for p in parameters if p.kind in kinds)}
 
 
-def _argument(
-    name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
+def _argument(name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return kwargs[name] if name in kwargs else args[positions.get(name, name)]
 
 

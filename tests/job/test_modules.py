@@ -26,6 +26,15 @@ class Damp:
 """
 
 
+EXTRA = """
+STRENGTH = 0.9
+
+class Damp:
+    def __call__(self, args):
+        return args["denoised"] * STRENGTH
+"""
+
+
 @pytest.fixture
 def pack(tmp_path):
     """A custom node pack of two files, loaded as ComfyUI loads one: named by its path, dots replaced."""
@@ -46,13 +55,30 @@ def pack(tmp_path):
         del sys.modules[loaded]
 
 
+@pytest.fixture
+def extra(tmp_path):
+    """A custom node of one file, loaded as ComfyUI loads one: named by its path, dots and all."""
+    folder = tmp_path / "ComfyUI-0.30.0"
+    folder.mkdir()
+    file = folder / "nodes_extra.py"
+    file.write_text(EXTRA)
+    name = str(folder / "nodes_extra")
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
+
+
 def patched(pack):
     clone = model("flux").clone()
     clone.set_model_sampler_post_cfg_function(pack.Damp())
     return clone
 
 
-def test_a_class_of_a_custom_node_works_in_the_workers(pack):
+@pytest.mark.parametrize("kind", ["pack", "extra"])
+def test_a_class_of_a_custom_node_works_in_the_workers(kind, request):
+    pack = request.getfixturevalue(kind)
     assert pack.__name__ in path_modules()
     stock = ksampler(patched(pack), "flux")
     assert relative_error(ksampler(parallel(patched(pack), 2, ring_degree=2), "flux"), stock) < TOLERANCE

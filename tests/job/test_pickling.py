@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import torch
+from compact_parallel.runtime.job.modules import PathModules
 from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler, Local, pass_through
 from compact_parallel.runtime.job.store import INLINE_BYTES
 from sampling import model
 
 
-def travel(tmp_path, *pieces, patcher=None, device="cpu"):
+def travel(tmp_path, *pieces, patcher=None, device="cpu", modules=None):
     """The pieces of a job for `patcher` as a worker on `device` reads them."""
     pickler = JobPickler(tmp_path)
     pickler.patcher_number(patcher or model("flux"))
     for piece in pieces:
         pickler.write(piece, "A piece")
-    unpickler = JobUnpickler(pickler.stream(), [model("flux")], tmp_path, torch.device(device))
+    unpickler = JobUnpickler(
+        pickler.stream(), [model("flux")], tmp_path, torch.device(device), modules or PathModules()
+    )
     return [unpickler.read() for _ in pieces]
 
 

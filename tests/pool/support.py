@@ -25,9 +25,7 @@ def nothing(*arguments: Any) -> None:
     """An on_progress or check_interrupt that does not care."""
 
 
-def new_pool(
-    workers: int = 2, handler: str = "handlers:Workshop", idle_seconds: float = 600.0, **config: Any
-) -> Pool:
+def new_pool(workers: int = 2, handler: str = "handlers:Workshop", idle_seconds: float = 600.0, **config: Any) -> Pool:
     """A pool of CPU workers; the caller stops it."""
     entry = Entry(f"tests.pool.{handler}", ("main.py", "--cpu"), {})
     config.setdefault("name", "test")

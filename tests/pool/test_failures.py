@@ -187,7 +187,6 @@ def test_stop_between_reserving_and_running(single):
     assert works(single)
 
 
-
 def test_an_idle_pool_stops_but_not_before_and_not_while_it_is_used(own_pool, watch):
     brief = own_pool(1, idle_seconds=0.5)
     clock = threading.Event()
@@ -268,7 +267,6 @@ def test_a_restart_ends_the_workers_and_what_they_have_started(single):
     assert single.status()["state"] == "idle"
     assert single.starts == starts + 1
     assert not gone(pids(single))
-
 
 
 def test_nothing_is_left_after_many_starts_and_stops(own_pool, tmp_path, monkeypatch):
