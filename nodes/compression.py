@@ -9,7 +9,7 @@ DEFAULT = CompressionConfig()
 
 
 class CompactParallelCompression(io.ComfyNode):
-    """Chooses how the keys and values that workers exchange are compressed."""
+    """Chooses how what the workers exchange is compressed."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,9 +18,9 @@ class CompactParallelCompression(io.ComfyNode):
             display_name="Residual Compression",
             category=CATEGORY,
             description=(
-                "Sends only how keys and values changed since the last step, quantised, and feeds the error back "
+                "Sends only how the tensors of a step changed since the last one, quantised, and feeds the error back "
                 "(CompactFusion). Worth it on slow links such as PCIe without P2P or a network; the picture changes "
-                "slightly. It acts on ring_degree."
+                "slightly. It acts on ring_degree and ulysses_degree, not on cfg_degree."
             ),
             search_aliases=["compactfusion", "quantise", "residual", "low bandwidth", "slow link"],
             inputs=[
@@ -47,7 +47,7 @@ class CompactParallelCompression(io.ComfyNode):
                     max=100,
                     optional=True,
                     tooltip=(
-                        "Model calls at the start that are sent whole, in 8 bits. Two give the predictor two good "
+                        "Model calls at the start that are sent in 8 bits. Two give the predictor two good "
                         "points to continue from; with one the early steps, which matter most, are much coarser."
                     ),
                 ),
@@ -65,15 +65,55 @@ class CompactParallelCompression(io.ComfyNode):
                     step=0.1,
                     optional=True,
                     tooltip=(
-                        "Memory each worker may spend on the last values it sent and received. Beyond it the simpler "
-                        "predictor is used, then tensors are sent uncompressed; the report says so."
+                        "Memory each worker may spend on the last values it sent and received. Beyond it they are kept "
+                        "in 8 bits, then the simpler predictor is used, then tensors are sent in 8 bits without "
+                        "memory; the report says so."
                     ),
                 ),
                 io.DynamicCombo.Input(
                     "mode",
                     optional=True,
-                    tooltip="codec: compress with the codec chosen below; off: exact.",
+                    tooltip=(
+                        "auto: only where the measured link makes it pay. off: exact. ratio: meets a ratio over the "
+                        "run. quality: keeps every error below a bound. codec: a codec of your choice."
+                    ),
                     options=[
+                        io.DynamicCombo.Option("auto", []),
+                        io.DynamicCombo.Option("off", []),
+                        io.DynamicCombo.Option(
+                            "ratio",
+                            [
+                                io.Float.Input(
+                                    "ratio",
+                                    default=DEFAULT.ratio,
+                                    min=1.1,
+                                    max=64.0,
+                                    step=0.1,
+                                    optional=True,
+                                    tooltip=(
+                                        "How many times less is sent than 16 bits per value would be, over the whole "
+                                        "run. The tensors and steps that change most get most of the bits."
+                                    ),
+                                )
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "quality",
+                            [
+                                io.Float.Input(
+                                    "max_relative_error",
+                                    default=DEFAULT.max_relative_error,
+                                    min=0.001,
+                                    max=0.9,
+                                    step=0.001,
+                                    optional=True,
+                                    tooltip=(
+                                        "No tensor that is sent may be further from the true one than this part of its "
+                                        "own size. Each gets the fewest bits that keep it."
+                                    ),
+                                )
+                            ],
+                        ),
                         io.DynamicCombo.Option(
                             "codec",
                             [
@@ -84,12 +124,20 @@ class CompactParallelCompression(io.ComfyNode):
                                     optional=True,
                                     tooltip=(
                                         "Bits per value after the warm-up. Over 20 steps 2bit sends about a fifth, "
-                                        "1bit about a seventh of what 16 bit would; fewer bits, coarser pictures."
+                                        "1bit about a seventh of what 16 bit would; fewer bits, coarser pictures. The "
+                                        "low-rank codecs send still less and lose more."
                                     ),
-                                )
+                                ),
+                                io.Int.Input(
+                                    "rank",
+                                    default=DEFAULT.rank,
+                                    min=1,
+                                    max=256,
+                                    optional=True,
+                                    tooltip="Columns of the low_rank codecs; the others have no use for it.",
+                                ),
                             ],
                         ),
-                        io.DynamicCombo.Option("off", []),
                     ],
                 ),
             ],
@@ -113,6 +161,6 @@ class CompactParallelCompression(io.ComfyNode):
                 warmup_calls=warmup_calls,
                 keep_text_exact=keep_text_exact,
                 base_memory_gb=base_memory_gb,
-                **chosen(mode, "codec"),
+                **chosen(mode, "auto"),
             )
         )

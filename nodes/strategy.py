@@ -33,6 +33,13 @@ class CompactParallelStrategy(io.ComfyNode):
                     optional=True,
                     tooltip="replicate: every worker holds the whole model.",
                 ),
+                io.Boolean.Input(
+                    "overlap",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Compute on what has arrived while the rest travels. Off only for comparison.",
+                ),
                 io.DynamicCombo.Input(
                     "mode",
                     optional=True,
@@ -50,12 +57,12 @@ class CompactParallelStrategy(io.ComfyNode):
                                 _degree(
                                     "ulysses_degree",
                                     "Workers that share the attention heads. Sends least with four workers or more; "
-                                    "must divide the model's heads.",
+                                    "must divide the model's heads. Residual Compression acts on it.",
                                 ),
                                 _degree(
                                     "ring_degree",
-                                    "Workers that share the tokens and exchange keys and values. Any number works, and "
-                                    "this is what Residual Compression compresses.",
+                                    "Workers that share the tokens and exchange keys and values. Any number works. "
+                                    "Residual Compression acts on it.",
                                 ),
                                 io.Combo.Input(
                                     "ring_exchange",
@@ -64,7 +71,9 @@ class CompactParallelStrategy(io.ComfyNode):
                                     optional=True,
                                     tooltip=(
                                         "all_gather: one exchange, then your own attention function. ring: chunk by "
-                                        "chunk while computing, with torch's attention kernels; needs less memory."
+                                        "chunk while computing, with torch's attention kernels; needs less memory. "
+                                        "displaced: works with the other workers' keys and values of the step before "
+                                        "(DistriFusion); nobody waits, but the picture changes."
                                     ),
                                 ),
                             ],
@@ -76,5 +85,5 @@ class CompactParallelStrategy(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, weights: str = WEIGHTS[0], mode: dict | None = None) -> io.NodeOutput:
-        return io.NodeOutput(StrategyConfig(weights=weights, **chosen(mode, "auto")))
+    def execute(cls, weights: str = WEIGHTS[0], overlap: bool = True, mode: dict | None = None) -> io.NodeOutput:
+        return io.NodeOutput(StrategyConfig(weights=weights, overlap=overlap, **chosen(mode, "auto")))

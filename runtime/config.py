@@ -9,10 +9,13 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-CODECS = ("int8", "4bit", "2bit", "1bit")
+CODECS = ("int8", "fp8", "4bit", "3bit", "2bit", "1bit", "low_rank", "low_rank_4bit", "top_k")
+COMPARISON_CODECS = ("16bit", "2bit_reference")
+"""What benchmarks compare with; no node offers them."""
+COMPRESSION_MODES = ("auto", "off", "ratio", "quality", "codec")
 PREDICTORS = ("auto", "least_squares", "previous", "none")
 BACKENDS = ("auto", "nccl", "gloo")
-RING_EXCHANGES = ("all_gather", "ring")
+RING_EXCHANGES = ("all_gather", "ring", "displaced")
 WEIGHTS = ("replicate",)
 ON_UNSUPPORTED = ("error", "run on one device")
 
@@ -126,6 +129,7 @@ class StrategyConfig(JsonForm):
     ulysses_degree: int = 1
     ring_degree: int = 1
     ring_exchange: str = "all_gather"
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHTS)
@@ -146,7 +150,12 @@ class StrategyConfig(JsonForm):
 
 @dataclass(frozen=True)
 class CompressionConfig(JsonForm):
-    """How tensors that cross a link are compressed; `mode` is "off" or "codec"."""
+    """How tensors that cross a link are compressed.
+
+    mode "auto" chooses from the measured link, "ratio" meets `ratio` over the run, "quality" keeps every message's
+    error below `max_relative_error`, "codec" uses `codec` (low-rank ones with `rank`) after the warm-up; "off" is
+    exact.
+    """
 
     title = "Residual Compression"
     predictor: str = "auto"
@@ -154,22 +163,35 @@ class CompressionConfig(JsonForm):
     warmup_calls: int = 2
     keep_text_exact: bool = False
     base_memory_gb: float = 4.0
-    mode: str = "off"
+    warmup_codec: str = "int8"
+    mode: str = "auto"
+    ratio: float = 6.0
+    max_relative_error: float = 0.07
     codec: str = "2bit"
+    rank: int = 16
 
     def __post_init__(self) -> None:
         _one_of("predictor", self.predictor, PREDICTORS)
-        _one_of("mode", self.mode, ("codec", "off"))
-        _one_of("codec", self.codec, CODECS)
+        _one_of("mode", self.mode, COMPRESSION_MODES)
+        for name in ("codec", "warmup_codec"):
+            _one_of(name, getattr(self, name), CODECS + COMPARISON_CODECS)
         _require(
             self.warmup_calls >= 1,
             f"warmup_calls is {self.warmup_calls}; the first call has no base, so at least 1 is needed.",
         )
         _require(self.base_memory_gb > 0, f"base_memory_gb is {self.base_memory_gb}; it must be greater than 0.")
+        _require(1 < self.ratio <= 64, f"ratio is {self.ratio}; it must be greater than 1 and at most 64.")
+        _require(
+            0 < self.max_relative_error < 1,
+            f"max_relative_error is {self.max_relative_error}; it must be between 0 and 1, for example 0.07.",
+        )
+        _require(self.rank >= 1, f"rank is {self.rank}; it must be at least 1.")
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is compressed at all."""
+        """Whether anything is compressed at all; auto must have been resolved before (planner.compression)."""
+        if self.mode == "auto":
+            raise ValueError("mode auto must be resolved against a measured link first")
         return self.mode != "off"
 
 

@@ -40,7 +40,7 @@ def config(world: int, compression: CompressionConfig | None = None, **strategy)
     return ParallelConfig(
         pool=PoolConfig(devices=f"cpu*{world}", name=f"test-{world}"),
         strategy=StrategyConfig(mode="manual", **strategy) if strategy else StrategyConfig(),
-        compression=compression or CompressionConfig(),
+        compression=compression or CompressionConfig(mode="off"),
     )
 
 

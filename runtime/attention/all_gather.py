@@ -1,63 +1,106 @@
 """Gathering K and V, or tokens, from all ranks of an axis.
 
-B batch, L tokens of one rank, N tokens of all, C channels (heads x head dim), P ranks.
+B batch, L tokens of one rank, N tokens of all, H heads, D head dim, C channels, P parts of the sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from .axis import Axis, exchange
+from .axis import Axis
 from .layout import TokenLayout
+from .messenger import Delivery, Incoming, Messenger, Outgoing
 
 if TYPE_CHECKING:
-    from ..compression.wire import Tag, Wire
-    from ..report.ledger import Ledger
+    from ..compression.wire import Tag
+
+
+class Gathered:
+    """Room for the tensors of all ranks of an axis in axis order: `tensors` (B, N, H, D), like (B, L, H, D) each.
+
+    Args:
+        chunks: L of every rank, by axis index. tags: the message of every rank, by axis index.
+    """
+
+    def __init__(self, like_BLHD: Sequence[Tensor], axis: Axis, chunks: Sequence[int], tags: Sequence[Tag]) -> None:
+        self.tensors = [x.new_empty(x.shape[0], sum(chunks), *x.shape[2:]) for x in like_BLHD]
+        self._axis, self._chunks, self._tags = axis, chunks, tags
+
+    def send(self, tensors_BLHD: Sequence[Tensor], messenger: Messenger, overlap: bool | None = None) -> Delivery:
+        """Puts this rank's tensors in their place, where they stay exact, and sends them to all others."""
+        axis = self._axis
+        own = self._place(axis.index)
+        for place_BLC, x_BLHD in zip(own, tensors_BLHD):
+            place_BLC.unflatten(2, x_BLHD.shape[2:]).copy_(x_BLHD)
+        payload = messenger.wire.pack(own, self._tags[axis.index])
+        outgoing = [Outgoing(i, payload, sum(x.numel() for x in own)) for i in axis.others()]
+        incoming = [
+            Incoming(i, axis.ranks[i], [tuple(x.shape) for x in self._place(i)], own[0].dtype, self._tags[i])
+            for i in axis.others()
+        ]
+        return messenger.start(axis, outgoing, incoming, overlap)
+
+    def receive(self, delivery: Delivery) -> None:
+        """Puts the others' tensors in their places."""
+        delivery.unpack([self._place(i) for i in self._axis.others()])
+
+    def _place(self, index: int) -> list[Tensor]:
+        """Where the tensors of a rank are: views (B, L, C)."""
+        start = sum(self._chunks[:index])
+        return [x_BNHD.flatten(2).narrow(1, start, self._chunks[index]) for x_BNHD in self.tensors]
 
 
 def gather_kv(
-    tensors_BLC: Sequence[Tensor], axis: Axis, *, chunks: Sequence[int], wire: Wire, tags: Sequence[Tag], ledger: Ledger
-) -> list[Tensor]:
-    """Every rank's tensors, each concatenated over the ranks in axis order: (B, N, C).
+    tensors_BLHD: Sequence[Tensor], axis: Axis, *, chunks: Sequence[int], tags: Sequence[Tag], messenger: Messenger
+) -> Generator[None, None, list[Tensor]]:
+    """Every rank's tensors, each one after the other in axis order: (B, N, H, D).
 
-    Args:
-        tensors_BLC: what this rank gives, K and V; they stay exact here whatever the wire does to the copies sent.
-        chunks: L of every rank, by axis index. tags: the message of every rank, by axis index.
+    Yields when all is under way. `tensors_BLHD` are this rank's K and V; see `Gathered` for the others.
     """
-    payload = wire.pack(tensors_BLC, tags[axis.index])
-    values = sum(x.numel() for x in tensors_BLC)
-    ledger.sent(payload.numel() * (axis.size - 1), 2 * values * (axis.size - 1))
-    shapes = {i: [(x.shape[0], chunks[i], x.shape[2]) for x in tensors_BLC] for i in axis.others()}
-    dtype = tensors_BLC[0].dtype
-    received = {i: payload.new_empty(wire.packed_size(axis.ranks[i], shapes[i], dtype, tags[i])) for i in axis.others()}
-    exchange(axis, dict.fromkeys(axis.others(), payload), received, ledger)
-    by_rank = {i: wire.unpack(axis.ranks[i], received[i], shapes[i], dtype, tags[i]) for i in axis.others()}
-    by_rank[axis.index] = list(tensors_BLC)
-    return [torch.cat([by_rank[i][n] for i in range(axis.size)], dim=1) for n in range(len(tensors_BLC))]
+    gathered = Gathered(tensors_BLHD, axis, chunks, tags)
+    delivery = gathered.send(tensors_BLHD, messenger)
+    yield
+    gathered.receive(delivery)
+    return gathered.tensors
 
 
-def gather_tokens(x: Tensor, layout: TokenLayout, dim: int, *, ulysses: Axis, ring: Axis, ledger: Ledger) -> Tensor:
-    """The whole joint sequence along `dim`, in its own order and bit-exact, from what every rank holds of it.
+def gather_tokens(
+    x: Tensor, layout: TokenLayout, dim: int, *, ulysses: Axis, ring: Axis, messenger: Messenger, tag: Tag
+) -> Tensor:
+    """The whole joint sequence along `dim` (from 1), in its own order, from what every rank holds of it.
 
-    First over the Ulysses axis, then over the ring axis: part = ring.index * ulysses.size + ulysses.index.
+    All ranks get the same bits; with a raw wire those that were given. Each rank packs its tokens once: they go over
+    the Ulysses axis, then the packed tokens of a Ulysses group over the ring axis. The mesh is regular, so
+    part = ring.index * ulysses.size + ulysses.index and the rank of a part is known.
     """
-    first = ring.index * ulysses.size
-    members = [layout.chunk(first + u) for u in range(ulysses.size)]
-    x = _gather_raw(x, dim, ulysses, members, ledger)
-    groups = [layout.chunk(r, group=ulysses.size) for r in range(ring.size)]
-    x = _gather_raw(x, dim, ring, groups, ledger)
-    return x if len(layout.lengths) == 1 else x.index_select(dim, layout.restore_order().to(x.device))
+    moved = x.movedim(dim, 1)
+    x_BLC = moved.reshape(*moved.shape[:2], -1)
+    part = ring.index * ulysses.size + ulysses.index
+    sizes = [layout.chunk(p) for p in range(layout.parts)]
+    tags = [replace(tag, exact_tokens=layout.text(p)) for p in range(layout.parts)]
+    gathered_BNC = x_BLC.new_empty(x_BLC.shape[0], layout.total, x_BLC.shape[2])
+    places = gathered_BNC.split(sizes, dim=1)
 
+    def message(via: int, p: int) -> Incoming:
+        rank = ring.ranks[p // ulysses.size] + ulysses.ranks[p % ulysses.size] - ulysses.ranks[ulysses.index]
+        return Incoming(via, rank, [tuple(places[p].shape)], x.dtype, tags[p])
 
-def _gather_raw(x: Tensor, dim: int, axis: Axis, sizes: Sequence[int], ledger: Ledger) -> Tensor:
-    if axis.size == 1:
-        return x
-    x = x.contiguous()
-    received = {i: x.new_empty([*x.shape[:dim], sizes[i], *x.shape[dim + 1 :]]) for i in axis.others()}
-    ledger.sent(x.numel() * x.element_size() * (axis.size - 1), 2 * x.numel() * (axis.size - 1))
-    exchange(axis, dict.fromkeys(axis.others(), x), received, ledger)
-    return torch.cat([x if i == axis.index else received[i] for i in range(axis.size)], dim=dim)
+    payload, (own_BLC,) = messenger.wire.pack_shared([x_BLC], tags[part])
+    places[part].copy_(own_BLC)
+    held = {part: payload}
+    for axis, step in ((ulysses, 1), (ring, ulysses.size)):
+        if axis.size > 1:
+            outgoing = [Outgoing(i, held[p], places[p].numel()) for i in axis.others() for p in held]
+            parts = [(i, p + (i - axis.index) * step) for i in axis.others() for p in held]
+            arrived = messenger.start(axis, outgoing, [message(*each) for each in parts], overlap=False).finish()
+            held |= {p: payload for (_, p), payload in zip(parts, arrived)}
+    del held[part]
+    for p, payload in held.items():
+        messenger.wire.unpack(message(0, p).source, payload, [places[p]], tags[p])
+    if len(layout.lengths) > 1:
+        gathered_BNC = gathered_BNC.index_select(1, layout.restore_order().to(x.device))
+    return gathered_BNC.view(*gathered_BNC.shape[:2], *moved.shape[2:]).movedim(1, dim)

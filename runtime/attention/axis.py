@@ -7,7 +7,7 @@ Receives are posted before sends: on a link that is busy both ways the other ord
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,30 +42,57 @@ class Axis:
         return [(self.index + step) % self.size for step in range(1, self.size)]
 
 
+class Watcher:
+    """Sees when transfers end while this rank computes: one thread for all of a job, started when first needed."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._seen_until = 0.0
+
+    def watch(self, wait: Callable[[], float]) -> Future[float]:
+        """Calls `wait` when all that was given before has ended; until then the future can be cancelled."""
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="watcher")
+        return self._thread.submit(wait)
+
+    def hidden(self, started: float, done: float, asked: float) -> float:
+        """Seconds of a transfer before somebody asked for it, without those of the transfers told of before."""
+        started, self._seen_until = max(started, self._seen_until), max(done, self._seen_until)
+        return max(0.0, min(done, asked) - started)
+
+    def close(self) -> None:
+        """Ends the thread. Everything it was given must have been waited for."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+
 class Transfer:
-    """Tensors on their way; `finish` waits for them. Made by `start_exchange`."""
+    """Tensors on their way, each with the axis index of its receiver or sender; `finish` waits for them.
+
+    With a `watcher` the ledger learns what was hidden behind compute. The tensors must stay as they are until then.
+    """
 
     def __init__(
-        self, axis: Axis, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], overlapped: bool
+        self,
+        axis: Axis,
+        sends: Iterable[tuple[int, Tensor]],
+        receives: Iterable[tuple[int, Tensor]],
+        watcher: Watcher | None = None,
     ) -> None:
-        tensors = [*sends.values(), *receives.values()]
-        on_gpu = any(x.device.type == "cuda" for x in tensors)
+        sends = [(axis.ranks[i], x) for i, x in sends if x.numel()]
+        receives = [(axis.ranks[i], x) for i, x in receives if x.numel()]
+        on_gpu = any(x.device.type == "cuda" for _, x in (*sends, *receives))
         nccl = on_gpu and "nccl" in dist.get_backend(axis.group)  # a group may hold "cpu:gloo,cuda:nccl"
         self._copies: list[tuple[Tensor, Tensor]] = []
-        arriving = [(axis.ranks[i], self._receive_buffer(x, nccl)) for i, x in receives.items() if x.numel()]
-        leaving = [(axis.ranks[i], _bytes(x, nccl)) for i, x in sends.items() if x.numel()]
-        operations = [(dist.irecv, *given) for given in arriving] + [(dist.isend, *given) for given in leaving]
-        self._buffers = [buffer for _, _, buffer in operations]
+        operations = [(dist.irecv, self._receive_buffer(x, nccl), peer) for peer, x in receives]
+        operations += [(dist.isend, _bytes(x, nccl), peer) for peer, x in sends]
+        self._buffers = [buffer for _, buffer, _ in operations]
         self._started = time.perf_counter()
         if nccl and operations:
-            self._works = dist.batch_isend_irecv([dist.P2POp(op, x, peer, axis.group) for op, peer, x in operations])
+            self._works = dist.batch_isend_irecv([dist.P2POp(*operation, axis.group) for operation in operations])
         else:
-            self._works = [op(x, peer, group=axis.group) for op, peer, x in operations]
-        self._done: Future[float] | None = None
-        if overlapped and not nccl and operations:
-            watcher = ThreadPoolExecutor(1)
-            self._done = watcher.submit(self._wait)
-            watcher.shutdown(wait=False)
+            self._works = [start(buffer, peer, group=axis.group) for start, buffer, peer in operations]
+        self._watcher = watcher if operations and not nccl else None
+        self._done = self._watcher.watch(self._wait) if self._watcher is not None else None
 
     def _receive_buffer(self, target: Tensor, nccl: bool) -> Tensor:
         if target.device.type == "cpu" or nccl:
@@ -87,21 +114,18 @@ class Transfer:
         """
         asked = time.perf_counter()
         with ledger.phase("exposed"):
-            done = self._done.result() if self._done is not None else self._wait()
+            # The watcher may still be at an earlier transfer; then this thread waits for its own.
+            mine = self._done is None or self._done.cancel()
+            done = self._wait() if mine else self._done.result()
             for target, host in self._copies:
                 target.copy_(host)
-        if self._done is not None:
-            ledger.hidden(min(done, asked) - self._started)
+        if self._watcher is not None:
+            ledger.hidden(self._watcher.hidden(self._started, done, asked))
 
 
 def _bytes(x: Tensor, nccl: bool) -> Tensor:
     flat = x.contiguous().view(-1).view(torch.uint8)
     return flat if x.device.type == "cpu" or nccl else flat.cpu()
-
-
-def start_exchange(axis: Axis, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Transfer:
-    """Posts `exchange` and returns at once. The tensors must stay as they are until `finish`."""
-    return Transfer(axis, sends, receives, overlapped=True)
 
 
 def exchange(axis: Axis, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], ledger: Ledger) -> None:
@@ -110,4 +134,4 @@ def exchange(axis: Axis, sends: Mapping[int, Tensor], receives: Mapping[int, Ten
     `receives` holds contiguous tensors that are written to; both sides must know the sizes. Empty tensors are not sent.
     Raises RuntimeError when a peer is gone or silent for longer than the group's timeout.
     """
-    Transfer(axis, sends, receives, overlapped=False).finish(ledger)
+    Transfer(axis, sends.items(), receives.items()).finish(ledger)

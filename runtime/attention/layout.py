@@ -47,6 +47,10 @@ class TokenLayout:
         """L, the tokens `part` holds."""
         return sum(self.local(part, group))
 
+    def text(self, part: int, group: int = 1) -> int:
+        """The tokens of text `part` holds, which come first: those of all segments but the last."""
+        return sum(self.local(part, group)[:-1])
+
     def split(self, x: Tensor, segment: int, dim: int, part: int) -> Tensor:
         """The own copy of one segment's tokens for `part`; `x` holds that whole segment along `dim`."""
         offset = sum(self.lengths[:segment])

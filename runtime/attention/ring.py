@@ -1,7 +1,7 @@
 """Ring attention: K and V travel from rank to rank while attention to the chunk at hand is computed.
 
 Liu, Zaharia, Abbeel: Ring Attention with Blockwise Transformers, 2023 (arXiv:2310.01889).
-B batch, H heads, L queries of this rank, D head dim, C = K or V heads x D.
+B batch, H heads, L queries of this rank, N keys of all ranks, D head dim.
 A chunk is packed once, by the rank it belongs to; the others pass the same bytes on and unpack them.
 """
 
@@ -12,58 +12,52 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .axis import Axis, start_exchange
+from .axis import Axis
 from .local import attention_with_lse, merge
+from .messenger import Incoming, Messenger, Outgoing
 
 if TYPE_CHECKING:
-    from ..compression.wire import Tag, Wire
-    from ..report.ledger import Ledger
+    from ..compression.wire import Tag
 
 
 def ring_attention(
-    q_BHLD: Tensor,
-    k_BLC: Tensor,
-    v_BLC: Tensor,
+    q_BLHD: Tensor,
+    kv_BLHD: Sequence[Tensor],
     axis: Axis,
     *,
     scale: float,
     chunks: Sequence[int],
-    wire: Wire,
     tags: Sequence[Tag],
-    ledger: Ledger,
+    messenger: Messenger,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Attention of this rank's queries to the keys of all ranks, (B, H, L, D).
+    """Attention of this rank's queries to the keys of all ranks, (B, L, H, D).
 
     Args:
-        k_BLC, v_BLC: this rank's K and V, with heads of D channels; used as they are, never through the wire.
+        kv_BLHD: this rank's K and V, of which there may be fewer heads; used as they are, never through the wire.
         chunks: tokens of every rank, by axis index. tags: the message of every rank, by axis index.
-        mask: broadcasting to (B, H, L, keys of all ranks in axis order).
+        mask: broadcasting to (B, H, L, N), keys in axis order.
     """
-    head_dim = q_BHLD.shape[3]
     following, preceding = (axis.index + 1) % axis.size, (axis.index - 1) % axis.size
     columns = [slice(sum(chunks[:i]), sum(chunks[: i + 1])) for i in range(axis.size)]
-    payload = wire.pack([k_BLC, v_BLC], tags[axis.index])
-    kv = [k_BLC, v_BLC]
-    out = lse = None
+    kv, payload = list(kv_BLHD), messenger.wire.pack([x.flatten(2) for x in kv_BLHD], tags[axis.index])
+    q_BHLD, out, lse = q_BLHD.transpose(1, 2), None, None
     for hop in range(axis.size):
         source, arriving = (axis.index - hop) % axis.size, (axis.index - hop - 1) % axis.size
-        shapes = [(x.shape[0], chunks[source], x.shape[2]) for x in (k_BLC, v_BLC)]
+        held, coming = ([(len(x), chunks[i], *x.shape[2:]) for x in kv_BLHD] for i in (source, arriving))
         last = hop == axis.size - 1
         if not last:
-            next_shapes = [(x.shape[0], chunks[arriving], x.shape[2]) for x in (k_BLC, v_BLC)]
-            size = wire.packed_size(axis.ranks[arriving], next_shapes, k_BLC.dtype, tags[arriving])
-            arrived = payload.new_empty(size)
-            transfer = start_exchange(axis, {following: payload}, {preceding: arrived})
-            ledger.sent(payload.numel(), 2 * sum(b * n * c for b, n, c in shapes))
+            shapes = [(batch, tokens, heads * dim) for batch, tokens, heads, dim in coming]
+            message = Incoming(preceding, axis.ranks[arriving], shapes, kv[0].dtype, tags[arriving])
+            values = sum(batch * tokens * heads * dim for batch, tokens, heads, dim in held)
+            delivery = messenger.start(axis, [Outgoing(following, payload, values)], [message])
         if hop:
-            kv = wire.unpack(axis.ranks[source], payload, shapes, k_BLC.dtype, tags[source])
-        k_BHND, v_BHND = (x.unflatten(2, (-1, head_dim)).transpose(1, 2) for x in kv)
+            kv = [x.new_empty(shape) for x, shape in zip(kv_BLHD, held)]
+            messenger.wire.unpack(axis.ranks[source], payload, [x.flatten(2) for x in kv], tags[source])
         seen = None if mask is None else mask[..., columns[source]]
-        partial, partial_lse = attention_with_lse(q_BHLD, k_BHND, v_BHND, scale, seen)
+        partial, partial_lse = attention_with_lse(q_BHLD, *(x.transpose(1, 2) for x in kv), scale, seen)
         partial = partial.to(partial_lse.dtype)
         out, lse = (partial, partial_lse) if out is None else merge(out, lse, partial, partial_lse)
         if not last:
-            transfer.finish(ledger)
-            payload = arrived
-    return out.to(q_BHLD.dtype)
+            (payload,) = delivery.finish()
+    return out.to(q_BLHD.dtype).transpose(1, 2)

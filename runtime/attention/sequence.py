@@ -1,4 +1,5 @@
-"""Attention over a sequence that is split over ranks: Ulysses inside a group, a ring or an all-gather between groups.
+"""Attention over a sequence that is split over ranks: Ulysses inside a group; between groups a ring or an all-gather,
+of fresh K and V or displaced.
 
 Fang, Zhao: USP, a unified sequence parallelism, 2024 (arXiv:2405.07719).
 B batch, L tokens of one rank, G tokens of its Ulysses group, N tokens of all, H heads, D head dim, C = heads x dim,
@@ -7,33 +8,54 @@ U Ulysses ranks, R ring ranks; part = ring.index * U + ulysses.index.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
-from .all_gather import gather_kv
+from .all_gather import gather_kv, gather_tokens
 from .axis import Axis
+from .displaced import Displaced
 from .errors import Unsupported
 from .layout import TokenLayout
+from .messenger import Messenger
 from .ring import ring_attention
-from .ulysses import check_heads, heads_to_tokens, tokens_to_heads
+from .ulysses import AllToAll, HeadShare, check_heads, head_shares
 
 if TYPE_CHECKING:
     from ..compression.wire import Tag, Wire
     from ..report.ledger import Ledger
 
 _PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
+MOST_SHARES = 4
+SHARE_NBYTES = 1 << 19
+"""K and V of a share weigh at least so much, 4 ms at 1 Gbit/s. One share more costs 0.4 ms of processor time when K
+and V are gathered, 0.9 ms with Ulysses; through a residual wire, on a CPU, 4 and 7 ms (tests/bench/exchanges.py)."""
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+class _Call(NamedTuple):
+    """What all heads of one attention call have in common."""
+
+    func: Callable[..., Tensor]
+    layout: TokenLayout
+    mask: Tensor | None
+    skip_reshape: bool
+    kwargs: dict[str, Any]
+
+
+@dataclass
 class SequenceAttention:
     """ComfyUI's attention over tokens of which every rank holds some. Called like ComfyUI's, on the local tokens.
 
-    With ring_exchange "all_gather" (and with Ulysses alone) the attention function of the user does the arithmetic;
-    "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels.
-    The tag a wire sees carries the text tokens of the sender's chunk: all segments but the last, which come first.
+    With ring_exchange "all_gather" or "displaced" (and with Ulysses alone) the attention function of the user does the
+    arithmetic; "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels.
+    With `overlap` the heads go in shares: while one is computed others travel.
+    The tag a wire sees carries the text tokens of a message: all segments but the last, which come first.
+    As a context manager, for one job, it leaves nothing on its way.
     """
 
     ulysses: Axis
@@ -41,10 +63,23 @@ class SequenceAttention:
     ring_exchange: str
     wire: Wire
     ledger: Ledger
+    overlap: bool = True
+    messenger: Messenger = field(init=False)
+    displaced: Displaced = field(init=False, default_factory=Displaced)
+
+    def __post_init__(self) -> None:
+        self.messenger = Messenger(self.wire, self.ledger, self.overlap)
+
+    def __enter__(self) -> SequenceAttention:
+        self.messenger.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.messenger.__exit__(kind, error, trace)
 
     @property
     def part(self) -> int:
-        """The own part of the sequence."""
+        """Which part of the sequence this rank holds."""
         return self.ring.index * self.ulysses.size + self.ulysses.index
 
     @property
@@ -70,7 +105,8 @@ class SequenceAttention:
         """Attention of the local queries to the keys of all ranks.
 
         Args:
-            func: the attention function, called as func(q, k, v, heads, mask=, skip_reshape=, skip_output_reshape=).
+            func: the attention function, called as func(q, k, v, heads, mask=, skip_reshape=, skip_output_reshape=),
+                more than once, each time for other heads, if it is not an override.
             q, k, v: (B, L, C), k and v also (B, L, H, D); with skip_reshape (B, H, L, D). k and v may have fewer heads.
             layout: how the tokens lie; L is layout.chunk(part). tag: names the layer and the batch entries.
             mask: in the order of the unsplit sequence, bool or additive: (N, N), (B, N), (B, N, N), (B, 1|H, N|1, N).
@@ -79,50 +115,87 @@ class SequenceAttention:
         Raises:
             Unsupported: the heads or the mask do not fit.
         """
-        ulysses, ring = self.ulysses, self.ring
         if self.parts == 1:
             shapes = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return func(q, k, v, heads, mask=mask, **shapes, **kwargs)
         dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
-        q_BLHD, k_BLHD, v_BLHD = (
-            x.transpose(1, 2) if skip_reshape else x.reshape(*x.shape[:2], -1, dim) for x in (q, k, v)
-        )
+        qkv_BLHD = [x.transpose(1, 2) if skip_reshape else x.reshape(*x.shape[:2], -1, dim) for x in (q, k, v)]
+        kv_heads, members = qkv_BLHD[1].shape[2], self.ulysses.size
         if mask is not None:
             mask = self._gathered_mask(mask, layout, q.shape[0], heads)
-        if ulysses.size > 1:
-            check_heads(heads, k_BLHD.shape[2], ulysses.size)
-            first = ring.index * ulysses.size
-            q_BLHD, k_BLHD, v_BLHD = tokens_to_heads((q_BLHD, k_BLHD, v_BLHD), ulysses, layout, first, self.ledger)
-        message = {
-            "chunks": [layout.chunk(r, group=ulysses.size) for r in range(ring.size)],
-            "tags": [self._tag(tag, layout, r) for r in range(ring.size)],
-            "wire": self.wire,
-            "ledger": self.ledger,
-        }
-        k_BGC, v_BGC = k_BLHD.flatten(2), v_BLHD.flatten(2)
-        if ring.size > 1:
+        if members > 1:
+            check_heads(heads, kv_heads, members)
+        if self.ring.size > 1:
             self._warn_of_function(func)
-        if ring.size > 1 and self.ring_exchange == "ring":
-            scale = kwargs.get("scale") or dim**-0.5
-            q_BHGD = q_BLHD.transpose(1, 2)
-            out = ring_attention(q_BHGD, k_BGC, v_BGC, ring, scale=scale, mask=mask, **message).transpose(1, 2)
+        call = _Call(func, layout, mask, skip_reshape, kwargs)
+        shares = head_shares(members, kv_heads, self._share_count(func, qkv_BLHD[1], layout, tag))
+        names = [f"{tag.name}, heads {share.first}-{share.last - 1}" if shares[1:] else tag.name for share in shares]
+        tags = [replace(tag, name=name) for name in names]
+        if members > 1:
+            out_BLHD = qkv_BLHD[0].new_empty(qkv_BLHD[0].shape)
+            _in_turns([self._by_heads(call, qkv_BLHD, *each, out_BLHD) for each in zip(shares, tags)])
         else:
-            if ring.size > 1:
-                k_BGC, v_BGC = gather_kv((k_BGC, v_BGC), ring, **message)
-            given = [q_BLHD, k_BGC.unflatten(2, (-1, dim)), v_BGC.unflatten(2, (-1, dim))]
-            given = [x.transpose(1, 2) if skip_reshape else x.flatten(2) for x in given]
-            shapes = {"skip_reshape": skip_reshape, "skip_output_reshape": False}
-            out = func(*given, q_BLHD.shape[2], mask=mask, **shapes, **kwargs).unflatten(2, (q_BLHD.shape[2], -1))
-        if ulysses.size > 1:
-            out = heads_to_tokens(out, ulysses, layout, ring.index * ulysses.size, self.ledger)
-        return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
+            sliced = [[x[:, :, share.of(0, x.shape[2])] for x in qkv_BLHD] for share in shares]
+            outs = _in_turns([self._attend(call, *each) for each in zip(sliced, shares, tags)])
+            out_BLHD = torch.cat(outs, dim=2) if outs[1:] else outs[0]
+        return out_BLHD.transpose(1, 2) if skip_output_reshape else out_BLHD.flatten(2)
 
-    def _tag(self, tag: Tag, layout: TokenLayout, ring_index: int) -> Tag:
-        """The tag of the message of a ring rank."""
-        return replace(tag, exact_tokens=sum(layout.local(ring_index, group=self.ulysses.size)[:-1]))
+    def gather_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
+        """All ranks' tokens along `dim`, the same bits on every rank; see `all_gather.gather_tokens`."""
+        axes = {"ulysses": self.ulysses, "ring": self.ring}
+        return gather_tokens(x, layout, dim, messenger=self.messenger, tag=tag, **axes)
+
+    def _share_count(self, func: Callable[..., Tensor], k_BLHD: Tensor, layout: TokenLayout, tag: Tag) -> int:
+        """How many shares the heads go in; the same on all ranks and at every call.
+
+        It goes by what K and V of the largest part weigh in a first message to one rank: later ones may weigh less.
+        One for an override, which may count its calls, and for a ring alone, which overlaps hop by hop.
+        """
+        members, (batch, _, heads, dim) = self.ulysses.size, k_BLHD.shape
+        alone_in_ring = members == 1 and self.ring_exchange != "all_gather"
+        if not self.overlap or alone_in_ring or not hasattr(func, "__name__"):
+            return 1
+        shape = (batch, layout.chunk(0), heads * dim // members)
+        never_sent = replace(tag, name=f"{tag.name}, first")
+        nbytes = self.wire.packed_size(self.ring.ranks[0], [shape, shape], k_BLHD.dtype, never_sent)
+        return max(1, min(MOST_SHARES, heads // members, nbytes // SHARE_NBYTES))
+
+    def _by_heads(
+        self, call: _Call, qkv_BLHD: Sequence[Tensor], share: HeadShare, tag: Tag, out_BLHD: Tensor
+    ) -> Generator[None, None, None]:
+        """Attention to a share of the heads, each member of the Ulysses group its own, written into `out_BLHD`."""
+        first_part = self.ring.index * self.ulysses.size
+        all_to_all = AllToAll(self.ulysses, call.layout, first_part, self.messenger, tag)
+        qkv_BGhD = yield from all_to_all.tokens_to_heads(qkv_BLHD, share)
+        out_BGhD = yield from self._attend(call, qkv_BGhD, share, tag)
+        yield from all_to_all.heads_to_tokens(out_BGhD, share, out_BLHD)
+
+    def _attend(
+        self, call: _Call, qkv_BGhD: Sequence[Tensor], share: HeadShare, tag: Tag
+    ) -> Generator[None, None, Tensor]:
+        """Attention of these queries to the keys of all ring ranks, (B, G, h, D)."""
+        q_BGhD, *kv_BGhD = qkv_BGhD
+        heads, dim = q_BGhD.shape[2:]
+        mask, group, ring = call.mask, self.ulysses.size, self.ring
+        if mask is not None and mask.shape[1] > 1:
+            mask = mask[:, share.of(self.ulysses.index, mask.shape[1])]
+        message = {
+            "chunks": [call.layout.chunk(r, group) for r in range(ring.size)],
+            "tags": [replace(tag, exact_tokens=call.layout.text(r, group)) for r in range(ring.size)],
+            "messenger": self.messenger,
+        }
+        if ring.size > 1 and self.ring_exchange == "ring":
+            scale = call.kwargs.get("scale") or dim**-0.5
+            return ring_attention(q_BGhD, kv_BGhD, ring, scale=scale, mask=mask, **message)
+        if ring.size > 1:
+            gather = self.displaced.gather if self.ring_exchange == "displaced" else gather_kv
+            kv_BGhD = yield from gather(kv_BGhD, ring, **message)
+        given = [x.transpose(1, 2) if call.skip_reshape else x.flatten(2) for x in (q_BGhD, *kv_BGhD)]
+        shapes = {"skip_reshape": call.skip_reshape, "skip_output_reshape": False}
+        return call.func(*given, heads, mask=mask, **shapes, **call.kwargs).unflatten(2, (heads, -1))
 
     def _gathered_mask(self, mask: Tensor, layout: TokenLayout, batch: int, heads: int) -> Tensor:
-        """(B|1, own H|1, own G|1, N): keys in the order of the gathered chunks, own queries and heads."""
+        """(B|1, H|1, own G|1, N): keys in the order of the gathered chunks, own queries, all heads."""
         total, group, shape = layout.total, self.ulysses.size, tuple(mask.shape)
         if mask.ndim == 2:
             mask = mask[None, None] if mask.shape[0] == total else mask[:, None, None]
@@ -135,8 +208,6 @@ class SequenceAttention:
                 "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
             )
         order = layout.gathered_order(group).to(mask.device)
-        if mask.shape[1] > 1:
-            mask = mask.tensor_split(group, dim=1)[self.ulysses.index]
         if mask.shape[2] > 1:
             start = sum(layout.chunk(r, group) for r in range(self.ring.index))
             mask = mask.index_select(2, order[start : start + layout.chunk(self.ring.index, group)])
@@ -149,9 +220,22 @@ class SequenceAttention:
                 f"ring_exchange ring computes attention with torch's own kernels; {name} does not apply. "
                 "ring_exchange all_gather keeps it."
             )
-        elif self.ring_exchange == "all_gather" and not hasattr(func, "__name__"):
+        elif self.ring_exchange != "ring" and not hasattr(func, "__name__"):
             self.ledger.warn(
                 "A patch of this workflow overrides attention. It is given the queries of one worker and all keys in "
                 "the order of the workers; one that goes by their positions gives another picture. ulysses_degree "
                 "instead of ring_degree keeps their order."
             )
+
+
+def _in_turns(steps: Sequence[Generator[None, None, T]]) -> list[T]:
+    """Runs every generator to its next yield, in turns, until all have returned; what they returned."""
+    returned: dict[int, T] = {}
+    while len(returned) < len(steps):
+        for index, step in enumerate(steps):
+            if index not in returned:
+                try:
+                    next(step)
+                except StopIteration as end:
+                    returned[index] = end.value
+    return [returned[index] for index in range(len(steps))]

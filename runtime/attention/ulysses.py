@@ -1,23 +1,27 @@
 """Ulysses: an all-to-all turns "some tokens, all heads" into "all tokens of the group, some heads", and back.
 
 Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509).
-B batch, L tokens of one rank, G tokens of the group, H heads, D head dim, U ranks of the axis.
+B batch, L tokens of one rank, G tokens of the group, H heads, h heads of one rank at a time, D head dim, U ranks of the
+axis. Every pair of ranks has messages, so residual streams, of its own: scales belong to some heads of some tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .axis import Axis, exchange
+from .axis import Axis
 from .errors import Unsupported
 from .layout import TokenLayout
+from .messenger import Delivery, Incoming, Messenger, Outgoing
 
 if TYPE_CHECKING:
-    from ..report.ledger import Ledger
+    from ..compression.wire import Tag
 
 
 def check_heads(heads: int, kv_heads: int, degree: int) -> None:
@@ -30,52 +34,101 @@ def check_heads(heads: int, kv_heads: int, degree: int) -> None:
             )
 
 
-def _all_to_all(messages: Sequence[Tensor], sizes: Sequence[int], axis: Axis, ledger: Ledger) -> list[Tensor]:
-    """Sends messages[j] (1-D) to member j and returns what each member sent here, `sizes` values each."""
-    outgoing = sum(messages[j].numel() for j in axis.others())
-    ledger.sent(outgoing * messages[0].element_size(), 2 * outgoing)
-    received = {j: messages[0].new_empty(sizes[j]) for j in axis.others()}
-    exchange(axis, {j: messages[j] for j in axis.others()}, received, ledger)
-    return [messages[j] if j == axis.index else received[j] for j in range(axis.size)]
+@dataclass(frozen=True)
+class HeadShare:
+    """Some of the heads of every member: of the K and V heads that are a member's, those from `first` to `last`.
+
+    Query heads go with their K and V heads. `kv_heads`: K and V heads of all `members`.
+    """
+
+    members: int
+    kv_heads: int
+    first: int
+    last: int
+
+    def of(self, member: int, heads: int) -> slice:
+        """The share's heads of a member in a tensor that has `heads` of all members."""
+        start = member * (self.kv_heads // self.members)
+        return slice(heads * (start + self.first) // self.kv_heads, heads * (start + self.last) // self.kv_heads)
 
 
-def tokens_to_heads(
-    tensors_BLHD: Sequence[Tensor], axis: Axis, layout: TokenLayout, first_part: int, ledger: Ledger
-) -> list[Tensor]:
-    """Each tensor as (B, G, H / U, D): the group's tokens segment by segment, this rank's share of the heads.
+def head_shares(members: int, kv_heads: int, count: int) -> list[HeadShare]:
+    """Every member's heads in `count` shares, as equal as can be."""
+    sizes = [len(part) for part in torch.arange(kv_heads // members).tensor_split(count)]
+    return [HeadShare(members, kv_heads, last - size, last) for size, last in zip(sizes, accumulate(sizes))]
+
+
+class AllToAll:
+    """The exchange between the U members of a group.
 
     Args:
-        tensors_BLHD: q, k, v of this rank's tokens, one dtype, each with its own number of heads.
         first_part: the part of `layout` that member 0 holds.
+        tag: names the layer and the batch entries.
     """
-    members = range(axis.size)
-    shares = [torch.tensor_split(x, axis.size, dim=2) for x in tensors_BLHD]
-    messages = [torch.cat([share[j].reshape(-1) for share in shares]) for j in members]
-    lengths = [layout.chunk(first_part + j) for j in members]
-    shapes = [[(x.shape[0], n, x.shape[2] // axis.size, x.shape[3]) for x in tensors_BLHD] for n in lengths]
-    counts = [[torch.Size(shape).numel() for shape in row] for row in shapes]
-    arrived = _all_to_all(messages, [sum(row) for row in counts], axis, ledger)
-    pieces = [[flat.view(shape) for flat, shape in zip(arrived[j].split(counts[j]), shapes[j])] for j in members]
-    return [
-        _by_segment([pieces[j][n] for j in members], [layout.local(first_part + j) for j in members])
-        for n in range(len(tensors_BLHD))
-    ]
 
+    def __init__(self, axis: Axis, layout: TokenLayout, first_part: int, messenger: Messenger, tag: Tag) -> None:
+        self._axis, self._messenger, self._tag = axis, messenger, tag
+        self._local = [layout.local(first_part + j) for j in range(axis.size)]
+        self._text = [layout.text(first_part + j) for j in range(axis.size)]
 
-def heads_to_tokens(x_BGHD: Tensor, axis: Axis, layout: TokenLayout, first_part: int, ledger: Ledger) -> Tensor:
-    """The inverse for the output of attention: (B, G, H / U, D) to (B, L, H, D)."""
-    members = range(axis.size)
-    local = [layout.local(first_part + j) for j in members]
-    spans = [n for segment in range(len(layout.lengths)) for n in (local[j][segment] for j in members)]
-    found = x_BGHD.split(spans, dim=1)
-    messages = [torch.cat(found[j :: axis.size], dim=1).reshape(-1) for j in members]
-    batch, _, heads, dim = x_BGHD.shape
-    mine = sum(local[axis.index])
-    arrived = _all_to_all(messages, [batch * mine * heads * dim] * axis.size, axis, ledger)
-    return torch.cat([flat.view(batch, mine, heads, dim) for flat in arrived], dim=2)
+    def tokens_to_heads(self, tensors_BLHD: Sequence[Tensor], share: HeadShare) -> Generator[None, None, list[Tensor]]:
+        """Each tensor as (B, G, h, D): the group's tokens segment by segment, this rank's heads of the share.
 
+        `tensors_BLHD` are q, k, v of this rank's tokens, one dtype, each with its own number of heads. Yields when all
+        is under way.
+        """
+        axis, own, lengths = self._axis, self._axis.index, [sum(local) for local in self._local]
+        sends = [[x[:, :, share.of(j, x.shape[2])] for x in tensors_BLHD] for j in range(axis.size)]
+        arrived = [x.new_empty(x.shape[0], sum(lengths), *x.shape[2:]) for x in sends[own]]
+        places = list(zip(*(x.flatten(2).split(lengths, dim=1) for x in arrived)))
+        text = [self._text[own]] * axis.size, self._text
+        delivery = self._start("qkv", [[x.flatten(2) for x in send] for send in sends], places, *text)
+        for place_BLC, x_BLHD in zip(places[own], sends[own]):
+            place_BLC.unflatten(2, x_BLHD.shape[2:]).copy_(x_BLHD)
+        yield
+        delivery.unpack([places[j] for j in axis.others()])
+        return [self._by_segment(x) for x in arrived]
 
-def _by_segment(pieces_BLHD: Sequence[Tensor], local: Sequence[Sequence[int]]) -> Tensor:
-    """Members' tokens, each [text, image], as [text of all, image of all] (B, G, H, D)."""
-    segments = zip(*(piece.split(list(sizes), dim=1) for piece, sizes in zip(pieces_BLHD, local)))
-    return torch.cat([span for members in segments for span in members], dim=1)
+    def heads_to_tokens(self, x_BGhD: Tensor, share: HeadShare, out_BLHD: Tensor) -> Generator[None, None, None]:
+        """The inverse for the output of attention: writes the share's heads of all members into `out_BLHD`."""
+        axis, own = self._axis, self._axis.index
+        sends = [[x.flatten(2)] for x in self._by_member(x_BGhD)]
+        places = [[out_BLHD[:, :, share.of(j, out_BLHD.shape[2])].flatten(2)] for j in range(axis.size)]
+        text = self._text, [self._text[own]] * axis.size
+        delivery = self._start("out", sends, places, *text)
+        places[own][0].copy_(sends[own][0])
+        yield
+        delivery.unpack([places[j] for j in axis.others()])
+
+    def _start(
+        self,
+        what: str,
+        sends: Sequence[Sequence[Tensor]],
+        places: Sequence[Sequence[Tensor]],
+        text_sent: Sequence[int],
+        text_coming: Sequence[int],
+    ) -> Delivery:
+        """`sends` and `places` (B, L, C) each, and the text tokens that come first in them, by member."""
+        axis, name = self._axis, self._tag.name
+        outgoing, incoming = [], []
+        for j in axis.others():
+            tag = replace(self._tag, name=f"{name}, {what} to {j}", exact_tokens=text_sent[j])
+            outgoing.append(Outgoing(j, self._messenger.wire.pack(sends[j], tag), sum(x.numel() for x in sends[j])))
+            tag = replace(self._tag, name=f"{name}, {what} to {axis.index}", exact_tokens=text_coming[j])
+            shapes = [tuple(x.shape) for x in places[j]]
+            incoming.append(Incoming(j, axis.ranks[j], shapes, places[j][0].dtype, tag))
+        return self._messenger.start(axis, outgoing, incoming)
+
+    def _by_segment(self, x_BGhD: Tensor) -> Tensor:
+        """Members' tokens, each [text, image], as [text of all, image of all]."""
+        segments = len(self._local[0])
+        if segments == 1:
+            return x_BGhD
+        spans = x_BGhD.split([n for local in self._local for n in local], dim=1)
+        return torch.cat([span for segment in range(segments) for span in spans[segment::segments]], dim=1)
+
+    def _by_member(self, x_BGhD: Tensor) -> list[Tensor]:
+        """The inverse: the tokens of each member, [text, image]."""
+        members = len(self._local)
+        spans = x_BGhD.split([n for lengths in zip(*self._local) for n in lengths], dim=1)
+        return [torch.cat(spans[j::members], dim=1) if len(spans) > members else spans[j] for j in range(members)]

@@ -11,11 +11,9 @@ VALUES = 1 << 18
 
 
 def row_chunks(rows: int, columns: int, device: torch.device) -> Iterator[slice]:
-    """Slices that cover `rows` rows: about equal ones of at most VALUES values on a CPU, all at once elsewhere.
-
-    All but the last have a multiple of 8 rows, so that codes of any width fill whole bytes.
-    """
+    """Slices that cover `rows` rows: about equal ones of at most VALUES values (one row at least) on a CPU, all at once
+    elsewhere."""
     parts = max(1, -(-rows * columns // VALUES)) if device.type == "cpu" else 1
-    step = max(8, -(-rows // (8 * parts)) * 8)
+    step = max(1, -(-rows // parts))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

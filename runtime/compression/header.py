@@ -1,7 +1,7 @@
-"""The 24 bytes in front of every encoded tensor: how it was coded and what the next one will look like.
+"""The 32 bytes in front of every encoded tensor: how it was coded and what the next one will look like.
 
 A payload announces the form of its successor. That is how both ends know the size of the next payload without asking,
-although only the sender decides (warm-up, memory budget, and whatever chooses codecs later).
+although only the sender decides (warm-up, memory budget, rate control).
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import struct
 from dataclasses import dataclass
 
 MAGIC = 0xC7
-VERSION = 1
+VERSION = 2
 RAW = 0
 """The codec number of plain bytes."""
+NONE = 255
+"""The codec number of a supplement that is not there."""
 
 
 class WireError(RuntimeError):
@@ -24,7 +26,7 @@ class Header:
     """Layout, little-endian:
 
     | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
-    | k f32 | gain f32 | length u32 | checksum u32 |
+    | supplement u8 | small_bases u8 | 0 u16 | k f32 | length u32 | supplement_checksum u32 | 0 u32 | checksum u32 |
     """
 
     codec: int
@@ -39,34 +41,42 @@ class Header:
     """False: the tensor held NaN or Inf, the body means nothing, and the stream starts anew."""
     sequence: int
     """Messages of this stream so far, modulo 256."""
+    supplement: int
+    """Codec of what was lost here and follows in the second part of the message; NONE where nothing follows."""
+    small_bases: bool
+    """Hold the bases in block int8."""
     k: float
     """Factor of the predictor, a float32."""
-    gain: float
-    """Factor of the decoded residual, a float32."""
     length: int
     """Bytes of the body."""
+    supplement_checksum: int
+    """Sum of the 32-bit words of the supplement, modulo 2**32."""
     checksum: int
-    """Sum of the body's 32-bit words, modulo 2**32; on the wire the words of the header itself are added."""
+    """Sum of the 32-bit words of the body, modulo 2**32; on the wire the words of the header itself are added."""
 
-    SIZE = 24
-    _LAYOUT = struct.Struct("<8BffI")
+    SIZE = 32
+    _LAYOUT = struct.Struct("<10BHfIII")
 
     def to_bytes(self) -> bytes:
-        """The 24 bytes."""
+        """The 32 bytes."""
         data = self._LAYOUT.pack(
             MAGIC, VERSION, self.codec, self.predicted_from, self.next_codec, self.keep, self.finite, self.sequence,
-            self.k, self.gain, self.length,
+            self.supplement, self.small_bases, 0, self.k, self.length, self.supplement_checksum, 0,
         )  # fmt: skip
         return data + struct.pack("<I", (self.checksum + _sum(data)) % (1 << 32))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Header:
         """The inverse of `to_bytes`. Raises WireError if the data is no header of this version."""
-        magic, version, codec, predicted_from, next_codec, keep, finite, *rest = cls._LAYOUT.unpack(data[:-4])
+        magic, version, codec, used, following, keep, finite, sequence, supplement, small, _, k, length, more, _ = (
+            cls._LAYOUT.unpack(data[:-4])
+        )
         if (magic, version) != (MAGIC, VERSION):
             raise WireError(f"A payload starts with {magic}, {version} instead of {MAGIC}, {VERSION}: it was damaged.")
         checksum = (_sum(data[-4:]) - _sum(data[:-4])) % (1 << 32)
-        return cls(codec, predicted_from, next_codec, keep, bool(finite), *rest, checksum)
+        return cls(
+            codec, used, following, keep, bool(finite), sequence, supplement, bool(small), k, length, more, checksum
+        )
 
 
 def _sum(data: bytes) -> int:

@@ -32,7 +32,11 @@ def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
         base = bases[0][rows].float()
         missing, trend = x - base, base - bases[-1][rows]
         sums += torch.stack([_dot(x, x), _dot(missing, missing), _dot(missing, trend), _dot(trend, trend)])
-    norm, missing, wanted, available = sums.tolist()
+    return solve(*sums.tolist())
+
+
+def solve(norm: float, missing: float, wanted: float, available: float) -> tuple[float, float, float]:
+    """What `fit` returns, from <x, x>, <m, m>, <m, t> and <t, t> with m = x - base and t = base - previous base."""
     k = float32(max(-1.0, min(1.0, wanted / available))) if 0 < available < math.inf else 0.0
     return k, norm, missing - 2 * k * wanted + k * k * available
 

@@ -10,20 +10,27 @@ Legend: N tokens, C channels, E exact tokens (sent raw).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .chunks import row_chunks
-from .codecs import BY_IDENT, BY_NAME
-from .header import RAW, Header, WireError
-from .predict import fit, predict
+from . import quantise
+from .bases import Base
+from .codecs import BY_NAME, Codec
+from .header import NONE, RAW, Header, WireError
+from .memory import Keeping
+from .rate import SCALAR, Rate, Seen
+from .wire import as_bytes, nothing
 
-WARMUP = BY_NAME["int8"].ident
 ALIGNMENT = 16
 """Bodies start and end at multiples of so many bytes, whatever they hold."""
-SMALLEST_SQUARE = 1e-30
+EIGHT_BITS = BY_NAME["int8"].ident
+
+Codecs = Mapping[int, Codec]
+"""Codecs by number, as one run has configured them."""
 
 
 def aligned(nbytes: int) -> int:
@@ -48,58 +55,55 @@ class Shape:
         """Tokens that are encoded."""
         return self.tokens - self.exact
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is encoded."""
+        return not self.coded * self.channels
+
     def nbytes(self, tokens: int) -> int:
         """Bytes of so many raw tokens."""
         return tokens * self.channels * self.dtype.itemsize
 
-    @property
-    def base_nbytes(self) -> int:
-        """Bytes of one base."""
-        return self.nbytes(self.coded)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What the sender of a stream wants: `codec` number after `warmup_calls` calls, `keep` bases; `closed_loop` or, for
-    comparison only, the true tensor as its base (the errors it reports are then smaller than the receivers')."""
+    """What the sender of a stream may do: keep bases so; `closed_loop` or, for comparison only, the true tensor as its
+    base (the errors it reports are then smaller than the receivers'). `eight_bits`: the codec is int8 whatever the rate
+    says."""
 
-    codec: int
-    keep: int
-    warmup_calls: int = 1
+    keeping: Keeping
     closed_loop: bool = True
-
-    def codec_after(self, calls: int) -> int:
-        """Codec of the message that follows `calls` finite ones."""
-        return WARMUP if calls < self.warmup_calls and self.codec != RAW else self.codec
+    eight_bits: bool = False
 
 
-NO_LOSS = Plan(codec=RAW, keep=0)
+class Sent(NamedTuple):
+    """A message less its body: the header, the supplement (mostly empty), what the receivers read of the coded tokens
+    (empty where nothing was encoded) and the relative error of those."""
+
+    header: Header
+    supplement: Tensor
+    x_hat_NC: Tensor
+    error: float
 
 
 class Stream:
-    """State of one end. A sender (it has a plan) calls `encode`, a receiver `decode`; both advance by one message."""
+    """State of the receiving end. A message goes through `check`, `decoding` and `decoded`, which advances it."""
 
-    def __init__(self, shape: Shape, plan: Plan = NO_LOSS) -> None:
+    def __init__(self, shape: Shape, first: int, codecs: Codecs) -> None:
         self.shape = shape
-        self.codec = WARMUP if shape.base_nbytes else RAW
+        self.codec = RAW if shape.empty else first
         """Codec of the next message."""
-        self.bases: tuple[Tensor, ...] = ()
-        """The last reconstructions, newest first: (N - E, C) in the tensor's dtype."""
+        self.bases: tuple[Base, ...] = ()
+        """The last reconstructions of the coded tokens, newest first."""
         self.keep = 0
         """Bases to hold at most."""
-        self._plan = plan
+        self._codecs = codecs
         self._sequence = 0
-        self._since_start = 0
 
     @property
     def held(self) -> int:
         """Bytes that the bases hold."""
-        return len(self.bases) * self.shape.base_nbytes
-
-    @property
-    def promised(self) -> int:
-        """Bytes that they may come to hold."""
-        return self.keep * self.shape.base_nbytes
+        return sum(base.nbytes for base in self.bases)
 
     @property
     def body_nbytes(self) -> int:
@@ -107,51 +111,56 @@ class Stream:
         shape = self.shape
         if self.codec == RAW:
             return aligned(shape.nbytes(shape.tokens))
-        return aligned(shape.nbytes(shape.exact)) + aligned(BY_IDENT[self.codec].nbytes(shape.coded, shape.channels))
+        return aligned(shape.nbytes(shape.exact)) + aligned(self._payload_nbytes)
 
-    def encode(self, x_NC: Tensor, body: Tensor) -> tuple[Header, float]:
-        """Writes x (N, C) into `body` (uint8, zeros, `body_nbytes` long) and advances.
+    def supplement_nbytes(self, header: Header) -> int:
+        """Bytes of the supplement that a header announces."""
+        shape = self.shape
+        if header.supplement == NONE:
+            return 0
+        if header.supplement == RAW:
+            return aligned(shape.nbytes(shape.coded))
+        return aligned(self._codecs[header.supplement].nbytes(shape.coded, shape.channels))
 
-        Returns the header and the relative error ||x - x_hat|| / ||x|| of the coded tokens. It is not finite if they
-        hold NaN or Inf: then the header says so and the stream starts anew.
-        """
-        raw = x_NC if self.codec == RAW else x_NC[: self.shape.exact]
-        body[: self.shape.nbytes(len(raw))] = as_bytes(raw)
-        if self.codec == RAW:
-            return self._sent(body, bases=()), 0.0
-        x_NC = x_NC[self.shape.exact :]
-        payload, used, k, gain, x_hat_NC, error = self._quantise(x_NC.float())
-        if not math.isfinite(error):
-            return self._sent(body, bases=(), finite=False), error
-        self._coded(body)[:] = payload
-        kept = x_hat_NC if self._plan.closed_loop else x_NC.clone()
-        return self._sent(body, (kept, *used), predicted_from=len(used), k=k, gain=gain), error
-
-    def decode(self, header: Header, body: Tensor, out_NC: Tensor) -> None:
-        """Writes the tensor that a checked message stands for into `out_NC` (N, C) and advances.
+    def decoding(self, header: Header, body: Tensor, out_NC: Tensor) -> quantise.Decoding | None:
+        """Writes what travelled raw into `out_NC` (N, C) and says what is to be decoded into the rest; None if nothing.
 
         Where the sender met NaN or Inf all coded tokens are NaN.
         """
         shape = self.shape
-        raw = out_NC if self.codec == RAW else out_NC[: shape.exact]
-        raw.copy_(body[: shape.nbytes(len(raw))].view(shape.dtype).view(raw.shape))
-        bases = ()
+        raw_NC = out_NC if self.codec == RAW else out_NC[: shape.exact]
+        raw_NC.copy_(body[: shape.nbytes(len(raw_NC))].view(shape.dtype).view(raw_NC.shape))
         if self.codec == RAW:
-            self._advance(header, bases)
-            return
-        if header.finite:
-            residual_NC = BY_IDENT[self.codec].decode(self._coded(body), shape.coded, shape.channels, torch.float32)
-            used = self.bases[: header.predicted_from]
-            x_hat_NC = _rebuild(residual_NC, header.gain, used, header.k, shape.dtype)
-            bases = (x_hat_NC, *used)
-            out_NC[shape.exact :] = x_hat_NC
-        else:
+            return None
+        if not header.finite:
             out_NC[shape.exact :] = torch.nan
-        self._advance(header, bases)
+            return None
+        return quantise.Decoding(
+            self._coded(body),
+            self._codecs[self.codec],
+            self._read_bases(),
+            header.keep,
+            header.predicted_from,
+            header.k,
+            out_NC[shape.exact :],
+        )
 
-    def check(self, header: Header, body: Tensor) -> None:
-        """Raises WireError unless this is the intact next message of the stream."""
-        if header.checksum != checksum(body):
+    def decoded(self, header: Header, x_hat_NC: Tensor | None, supplement: Tensor, out_NC: Tensor) -> None:
+        """Adds the supplement to what `decoding` gave, in `out_NC` too, and advances by this message."""
+        shape = self.shape
+        if x_hat_NC is not None and header.supplement != NONE:
+            if header.supplement == RAW:
+                x_hat_NC = supplement[: shape.nbytes(shape.coded)].view(shape.dtype).view(x_hat_NC.shape).clone()
+            else:
+                codec = self._codecs[header.supplement]
+                x_hat_NC = quantise.add_supplement(x_hat_NC, supplement[: codec.nbytes(*x_hat_NC.shape)], codec)
+            out_NC[shape.exact :] = x_hat_NC
+        self._advance(header, x_hat_NC)
+
+    def check(self, header: Header, total: int) -> None:
+        """Raises WireError unless this is the intact first part of the stream's next message, whose body has `total`
+        as its checksum."""
+        if header.checksum != total:
             raise WireError("The checksum of a payload does not match its content: it was damaged on the way.")
         expected = (self.codec, self._sequence, self.body_nbytes)
         got = (header.codec, header.sequence, header.length)
@@ -162,106 +171,141 @@ class Stream:
                 "every rank must see the same messages in the same order."
             )
 
+    @property
+    def _payload_nbytes(self) -> int:
+        return self._codecs[self.codec].nbytes(self.shape.coded, self.shape.channels)
+
     def _coded(self, body: Tensor) -> Tensor:
         start = aligned(self.shape.nbytes(self.shape.exact))
-        return body[start : start + BY_IDENT[self.codec].nbytes(self.shape.coded, self.shape.channels)]
+        return body[start : start + self._payload_nbytes]
 
-    def _quantise(self, x_NC: Tensor) -> tuple[Tensor, tuple[Tensor, ...], float, float, Tensor, float]:
-        """Payload, bases used, k, gain, reconstruction and relative error of x (N - E, C) float32.
+    def _read_bases(self) -> tuple[Tensor, ...]:
+        shape = self.shape
+        return tuple(base.read(shape.coded, shape.channels, shape.dtype) for base in self.bases)
 
-        Bases that are no nearer to x than zero is are of no use (another picture, a spike before): x itself is sent.
-        """
-        codec = BY_IDENT[self.codec]
-        k, norm, missing = fit(x_NC, self.bases)
-        bases = self.bases if missing < norm else ()
-        residual_NC = _subtract(x_NC, bases, k)
-        payload = codec.encode(residual_NC)
-        decoded_NC = codec.decode(payload, *residual_NC.shape, torch.float32)
-        gain = _gain(residual_NC, decoded_NC)
-        x_hat_NC = _rebuild(decoded_NC, gain, bases, k, self.shape.dtype)
-        return payload, bases, k, gain, x_hat_NC, _relative_error(x_NC, x_hat_NC, norm)
-
-    def _sent(
-        self,
-        body: Tensor,
-        bases: tuple[Tensor, ...],
-        predicted_from: int = 0,
-        finite: bool = True,
-        k: float = 0.0,
-        gain: float = 1.0,
-    ) -> Header:
-        calls = self._since_start + 1 if finite else 0
-        header = Header(
-            codec=self.codec,
-            predicted_from=predicted_from,
-            next_codec=self._plan.codec_after(calls) if self.shape.base_nbytes else RAW,
-            keep=self._plan.keep,
-            finite=finite,
-            sequence=self._sequence,
-            k=k,
-            gain=gain,
-            length=len(body),
-            checksum=checksum(body),
-        )
-        self._since_start = calls
-        self._advance(header, bases)
-        return header
-
-    def _advance(self, header: Header, bases: tuple[Tensor, ...]) -> None:
+    def _advance(self, header: Header, x_hat_NC: Tensor | None) -> None:
+        """`x_hat_NC` is the newest base; None where this message leaves none, and no older one then."""
+        if x_hat_NC is None or not header.keep:
+            self.bases = ()
+        else:
+            older = self.bases if header.predicted_from else ()
+            self.bases = (Base.of(x_hat_NC, header.small_bases), *older)[: header.keep]
         self.codec, self.keep = header.next_codec, header.keep
-        self.bases = bases[: self.keep]
         self._sequence = (self._sequence + 1) % 256
 
 
-def as_bytes(x: Tensor) -> Tensor:
-    """The bytes of a tensor, 1-D uint8: a view where it is contiguous."""
-    return x.reshape(-1).view(torch.uint8)
+class Sender(Stream):
+    """State of the sending end. A message goes through `encoding` and `encoded`, which advances it."""
+
+    def __init__(self, shape: Shape, first: int, codecs: Codecs, rate: Rate, plan: Plan) -> None:
+        super().__init__(shape, first, codecs)
+        self._first = first
+        self.plan = plan
+        self._rate = rate
+        self.calls = 0
+        """Finite messages since the stream began."""
+        self._last_payload: tuple[int, Tensor] | None = None
+
+    def encoding(self, x_NC: Tensor, body: Tensor) -> quantise.Encoding | None:
+        """Writes what travels raw of x (N, C) into `body` (uint8, zeros, `body_nbytes` long) and says what is to be
+        encoded into the rest; None if nothing."""
+        shape = self.shape
+        raw_NC = x_NC if self.codec == RAW else x_NC[: shape.exact]
+        body[: shape.nbytes(len(raw_NC))] = as_bytes(raw_NC)
+        if self.codec == RAW:
+            return None
+        number, previous = self._last_payload or (RAW, None)
+        return quantise.Encoding(
+            x_NC[shape.exact :],
+            self._codecs[self.codec],
+            self._read_bases(),
+            self.plan.keeping.bases,
+            previous if number == self.codec else None,
+            self._coded(body),
+        )
+
+    def encoded(self, task: quantise.Encoding | None, coded: quantise.Coded | None, body: Tensor, total: int) -> Sent:
+        """Takes the result of `encoding` and advances by this message; `total` is the body's checksum.
+
+        The error is not finite if the coded tokens hold NaN or Inf: then the header says so and the stream starts anew.
+        """
+        none = nothing(body.device)
+        if task is None or coded is None:
+            return self._sent(Sent(self._header(body, total, next_codec=RAW), none, none, 0.0), None)
+        if not math.isfinite(coded.error):
+            self.calls, self._last_payload = 0, None
+            header = self._header(body, total, next_codec=self._first, finite=False)
+            return self._sent(Sent(header, none, none, coded.error), None)
+        self._last_payload = (self.codec, task.payload.clone()) if task.codec.warm_starts else None
+        self.calls += 1
+        number, supplement, x_hat_NC, error = self._supplement(task.x_NC, coded)
+        seen = Seen(*task.x_NC.shape, self.calls, self.codec, coded.missing, coded.error)
+        header = self._header(
+            body,
+            total,
+            next_codec=EIGHT_BITS if self.plan.eight_bits else self._rate.next(seen),
+            predicted_from=coded.used,
+            k=coded.k,
+            supplement=number,
+            supplement_checksum=checksum(supplement),
+        )
+        closed = self.plan.closed_loop
+        kept_NC = x_hat_NC if closed else task.x_NC.clone(memory_format=torch.contiguous_format)
+        return self._sent(Sent(header, supplement, x_hat_NC, error), kept_NC)
+
+    def _supplement(self, x_NC: Tensor, coded: quantise.Coded) -> tuple[int, Tensor, Tensor, float]:
+        """(codec, bytes, x_hat, error): the cheapest addition that keeps the bound; raw values if no codec does."""
+        bound = self._rate.bound
+        if bound is None or coded.error <= bound:
+            return NONE, nothing(x_NC.device), coded.x_hat_NC, coded.error
+        for name in list(SCALAR)[1:]:
+            codec = BY_NAME[name]
+            payload, x_hat_NC, error = quantise.supplement(x_NC, coded.x_hat_NC, codec)
+            if error <= bound:
+                return codec.ident, _padded(payload), x_hat_NC, error
+        return RAW, _padded(as_bytes(x_NC)), x_NC.clone(), 0.0
+
+    def _header(
+        self,
+        body: Tensor,
+        total: int,
+        next_codec: int,
+        predicted_from: int = 0,
+        finite: bool = True,
+        k: float = 0.0,
+        supplement: int = NONE,
+        supplement_checksum: int = 0,
+    ) -> Header:
+        return Header(
+            codec=self.codec,
+            predicted_from=predicted_from,
+            next_codec=next_codec,
+            keep=self.plan.keeping.bases,
+            finite=finite,
+            sequence=self._sequence,
+            supplement=supplement,
+            small_bases=self.plan.keeping.small,
+            k=k,
+            length=len(body),
+            supplement_checksum=supplement_checksum,
+            checksum=total,
+        )
+
+    def _sent(self, sent: Sent, kept_NC: Tensor | None) -> Sent:
+        self._advance(sent.header, kept_NC)
+        return sent
 
 
 def checksum(body: Tensor) -> int:
     """Sum of the 32-bit words of `body` (uint8, aligned), modulo 2**32."""
-    return int(body.view(torch.int32).sum()) % (1 << 32)
+    return checksums([body])[0]
 
 
-def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
-    """x less what is expected of it, float32; x itself where nothing is."""
-    if not bases:
-        return x_NC
-    residual_NC = torch.empty_like(x_NC)
-    for rows in row_chunks(*x_NC.shape, x_NC.device):
-        torch.sub(x_NC[rows], predict(bases, k, rows), out=residual_NC[rows])
-    return residual_NC
+def checksums(bodies: Sequence[Tensor]) -> list[int]:
+    """The checksum of each; a device is asked once for all of them."""
+    sums = [body.view(torch.int32).sum() for body in bodies]
+    return [total % (1 << 32) for total in torch.stack(sums).tolist()]
 
 
-def _rebuild(residual_NC: Tensor, gain: float, bases: tuple[Tensor, ...], k: float, dtype: torch.dtype) -> Tensor:
-    """The reconstruction (N - E, C) in `dtype`, the same bits at both ends. Overwrites the residual."""
-    largest = torch.finfo(dtype).max
-    for rows in row_chunks(*residual_NC.shape, residual_NC.device):
-        part = residual_NC[rows].mul_(gain)
-        if bases:
-            part.add_(predict(bases, k, rows))
-        part.clamp_(-largest, largest)
-    return residual_NC.to(dtype)
-
-
-def _gain(residual_NC: Tensor, decoded_NC: Tensor) -> float:
-    """The factor of the decoded residual with the least squared error, a float32; 1 where it has none.
-
-    It makes every codec a contraction: what is left is never larger than the residual, even where a codec misjudges
-    the data (one outlier token and one outlier channel that cross make the squared error of 1 bit 47 times the data's
-    own without it).
-    """
-    r, d = residual_NC.view(-1), decoded_NC.view(-1)
-    return float((torch.dot(r, d) / torch.dot(d, d)).nan_to_num(1, 1, 1))
-
-
-def _relative_error(x_NC: Tensor, x_hat_NC: Tensor, norm: float) -> float:
-    """||x - x_hat|| / ||x||, where `norm` is ||x||^2 in float32."""
-    lost = torch.zeros((), device=x_NC.device)
-    for rows in row_chunks(*x_NC.shape, x_NC.device):
-        difference = (x_NC[rows] - x_hat_NC[rows]).view(-1)
-        lost += torch.dot(difference, difference)
-    if float(lost) > SMALLEST_SQUARE and norm < math.inf:
-        return math.sqrt(float(lost) / norm)
-    wide = [float(torch.linalg.vector_norm(y, dtype=torch.float64)) for y in (x_NC - x_hat_NC, x_NC)]
-    return wide[0] / (wide[1] or 1.0)
+def _padded(payload: Tensor) -> Tensor:
+    return torch.nn.functional.pad(payload, (0, aligned(len(payload)) - len(payload)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -59,8 +60,8 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
             conditions=1 if against_cfg else conditions,
             splits_tokens=has_plan(module),
             heads=next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
-            compressed=config.compression.enabled,
         )
+        degrees = replace(degrees, overlap=config.strategy.overlap)
     if degrees.sequence > 1:
         plan_for(module)
     if degrees.world == 1:

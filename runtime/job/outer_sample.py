@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -17,6 +18,9 @@ from tqdm.auto import tqdm
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
+from ..parallel.mesh import Degrees
+from ..planner.compression import resolve
+from ..planner.link import Link
 from ..pool.errors import JobFailed
 from ..pool.pool import Entry, Pool
 from ..pool.registry import pools
@@ -83,11 +87,12 @@ class ParallelSampling(Local):
         degrees = degrees_for(self.config, len(devices), guider)
         devices = devices[: degrees.world]
         wrappers = executor.wrappers[executor.idx + 1 :]
-        job = SamplingJob(guider, arguments, wrappers, self.config, degrees, random_state())
         pool = pool_for(self.config, devices)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         with pool.reserve(check_interrupt), _Progress(arguments) as progress:
             make_room(pool, guider.model_patcher)
+            config = _resolved(self.config, pool, guider.model_patcher)
+            job = SamplingJob(guider, arguments, wrappers, config, degrees, random_state())
             payload = job.pack(pool.directory)
             try:
                 result = pool.run(payload, progress, check_interrupt)
@@ -100,13 +105,31 @@ class ParallelSampling(Local):
             model=type(guider.model_patcher.model).__name__,
             devices=devices,
             strategy={**self.config.strategy.to_json(), **degrees.named(), "ring_exchange": degrees.ring_exchange},
-            compression=self.config.compression.to_json(),
+            compression=config.compression.to_json(),
+            warnings=_warnings(config, degrees),
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - 1,
         )
         runs().add(report, samples)
         return samples
+
+
+def _resolved(config: ParallelConfig, pool: Pool, patcher: Any) -> ParallelConfig:
+    """`config` with compression "auto" decided by the link between the pool's workers."""
+    link = Link.from_json(pool.link) if pool.link else None
+    itemsize = patcher.model.get_dtype_inference().itemsize
+    return replace(config, compression=resolve(config.compression, link, dtype_itemsize=itemsize))
+
+
+def _warnings(config: ParallelConfig, degrees: Degrees) -> list[str]:
+    """What a person may have expected of the choices but does not get."""
+    if config.compression.mode == "off" or degrees.sequence > 1:
+        return []
+    return [
+        "Nothing was compressed: the workers share the conditions (cfg_degree), which sends one prediction per call. "
+        "Residual Compression acts on ulysses_degree and ring_degree."
+    ]
 
 
 class _Progress:

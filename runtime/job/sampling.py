@@ -73,6 +73,11 @@ class SamplingJob:
     degrees: Degrees
     random_state: dict[str, torch.Tensor]
 
+    @property
+    def expected_calls(self) -> int:
+        """Model calls of a sampler that makes one per step; those that make more are not known beforehand."""
+        return max(1, len(self.arguments.sigmas) - 1)
+
     def pack(self, directory: Path) -> bytes:
         """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
         pickler = JobPickler(directory)

@@ -16,12 +16,15 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import Unsupported
-from ..compression.wire import make_wire
+from ..compression.residual_wire import make_wire
 from ..parallel.cfg import CfgParallel
 from ..parallel.mesh import Mesh
 from ..parallel.one_mind import OneMind
 from ..parallel.sequence import sequence_parallel
+from ..planner.codec_speed import codec_seconds_per_value
+from ..planner.link import Link
 from ..pool.errors import Refused
+from ..pool.probe import measure_link, slowest
 from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
 from .modules import install_finders
@@ -36,6 +39,11 @@ class SamplingHandler:
         self._device = comfy.model_management.get_torch_device()
         self._rebuilder = JobRebuilder(install_finders(), Path(orders.options["directory"]), self._device)
         self._mesh = Mesh(orders.rank, orders.world)
+
+    def probe(self) -> dict:
+        """Measure the link between the workers, and what compressing costs on their devices. Collective."""
+        speed = measure_link(self._device)
+        return Link(*speed, slowest(codec_seconds_per_value(self._device))).to_json()
 
     def prepare(self, payload: bytes) -> SamplingJob:
         """Rebuild the job; loads the model from its file when it is new here."""
@@ -61,7 +69,7 @@ class SamplingHandler:
             if job.degrees.cfg > 1:
                 innermost[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
             if job.degrees.sequence > 1:
-                wire = make_wire(job.config.compression, ledger)
+                wire = make_wire(job.config.compression, ledger, expected_calls=job.expected_calls)
                 innermost[WrappersMP.APPLY_MODEL] = stack.enter_context(
                     sequence_parallel(guider.model_patcher, job.degrees, axes, wire, ledger)
                 )

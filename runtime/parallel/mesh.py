@@ -16,12 +16,13 @@ AXES = ("cfg", "ring", "ulysses")
 
 @dataclass(frozen=True)
 class Degrees:
-    """The size of every axis."""
+    """The size of every axis, and how its ranks exchange tensors (see config.StrategyConfig)."""
 
     cfg: int = 1
     ring: int = 1
     ulysses: int = 1
     ring_exchange: str = "all_gather"
+    overlap: bool = True
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -63,27 +64,31 @@ def manual_degrees(strategy: StrategyConfig, world: int, conditions: int) -> Deg
             f"cfg_degree is {strategy.cfg_degree} but the guider evaluates {conditions} "
             f"condition{'' if conditions == 1 else 's'} per call; set cfg_degree to {max(1, conditions)} or less."
         )
-    return Degrees(strategy.cfg_degree, strategy.ring_degree, strategy.ulysses_degree, strategy.ring_exchange)
+    return Degrees(
+        strategy.cfg_degree,
+        strategy.ring_degree,
+        strategy.ulysses_degree,
+        strategy.ring_exchange,
+        strategy.overlap,
+    )
 
 
-def auto_degrees(world: int, *, conditions: int, splits_tokens: bool, heads: int | None, compressed: bool) -> Degrees:
+def auto_degrees(world: int, *, conditions: int, splits_tokens: bool, heads: int | None) -> Degrees:
     """The degrees of mode "auto", for `world` workers or fewer.
 
     Args:
         conditions: how many conditions of a call may go to different workers (2 for CFG above 1).
         splits_tokens: whether the model has a sequence-parallel plan. Without one only CFG can be shared, by two.
         heads: attention heads of the model, if known.
-        compressed: whether what crosses a link is compressed (only the ring axis is).
 
     CFG takes two workers where two conditions are evaluated and the world is even, the tokens take the rest: by Ulysses
-    where more than two workers share them, the heads divide and nothing is compressed (then it sends less), else by
-    gathering K and V.
+    where more than two workers share them and the heads divide (then it sends less), else by gathering K and V.
     """
     if not splits_tokens:
         return Degrees(cfg=2 if conditions >= 2 else 1)
     cfg = 2 if conditions >= 2 and world % 2 == 0 else 1
     rest = world // cfg
-    if rest > 2 and heads is not None and heads % rest == 0 and not compressed:
+    if rest > 2 and heads is not None and heads % rest == 0:
         return Degrees(cfg=cfg, ulysses=rest)
     return Degrees(cfg=cfg, ring=rest)
 

@@ -62,17 +62,22 @@ class Header:
         return cls(call, sigma, x_hash, free_memory, bool(cancelled), bool(finite))
 
 
-def check(headers: Sequence[Header]) -> None:
-    """Raises what all ranks have to raise at this call: Cancelled, NotFinite or Diverged."""
+def check(headers: Sequence[Header], first_not_finite: str = "") -> None:
+    """Raises what all ranks have to raise at this call: Cancelled, NotFinite or Diverged.
+
+    `first_not_finite`: the first tensor in which this rank met NaN or Inf on a link, if it did.
+    """
     first = headers[0]
     if first.cancelled:
         raise Cancelled("The run was cancelled.")
     bad = [str(rank) for rank, header in enumerate(headers) if not header.finite]
     if bad:
         where = "the last call" if first.call == END_OF_RUN else f"call {first.call - 1}"
+        place = f" It was first seen in {first_not_finite}." if first_not_finite else ""
         raise NotFinite(
-            f"The model returned NaN or Inf at {where} on worker {', '.join(bad)}. If the workflow gives a picture "
-            "without Parallel Model, please report it; else check the model file, its precision and its patches."
+            f"The model returned NaN or Inf at {where} on worker {', '.join(bad)}.{place} If the workflow gives a "
+            "picture without Parallel Model, please report it; else check the model file, its precision and its "
+            "patches."
         )
     for rank, header in enumerate(headers):
         same_sigma = math.isclose(header.sigma, first.sigma, rel_tol=SIGMA_TOLERANCE)
@@ -135,7 +140,7 @@ class OneMind:
         with self._ledger.phase("exposed"):
             dist.all_gather_into_tensor(rows, own.to_tensor())
         headers = [Header.from_tensor(row) for row in rows.view(-1, Header.SIZE)]
-        check(headers)
+        check(headers, self._ledger.first_not_finite)
         return headers
 
 

@@ -29,7 +29,7 @@ def sequence_parallel(
 ) -> Iterator[Callable]:
     """Shard the model of `patcher` for the block's duration. Gives the APPLY_MODEL wrapper that belongs to it.
 
-    Raises Unsupported for a model family without a plan.
+    At its end nothing is on its way between the ranks. Raises Unsupported for a model family without a plan.
     """
     module = patcher.model.diffusion_model
     attention = SequenceAttention(
@@ -38,8 +38,9 @@ def sequence_parallel(
         ring_exchange=degrees.ring_exchange,
         wire=wire,
         ledger=ledger,
+        overlap=degrees.overlap,
     )
-    with Sharding(module, plan_for(module), attention) as sharding:
+    with attention, Sharding(module, plan_for(module), attention) as sharding:
         yield _ApplyModel(sharding)
 
 

@@ -10,9 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ready:
-    """Worker to pool: imports are done and the process group stands. `about` is shown in the pool's status."""
+    """Worker to pool: imports are done, the process group stands, the link to the others is measured.
+
+    `about` is shown in the pool's status, and so is `link`, None where there are no others.
+    """
 
     about: dict = field(default_factory=dict)
+    link: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """Worker to pool: the job raised `kind`. `agreed`: every rank did so at the same place, the workers stay usable."""
+    """Worker to pool: the job raised `kind`, or the start did, which is no job (0).
+
+    `agreed`: every rank did so at the same place, the workers stay usable.
+    """
 
     job: int
     kind: str

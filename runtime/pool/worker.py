@@ -71,7 +71,11 @@ class JobControl:
 
 
 class Handler(Protocol):
-    """Rebuilds and runs jobs on one worker."""
+    """Rebuilds and runs jobs on one worker.
+
+    A handler may have one more method, `probe() -> dict`: it measures, all ranks together, what is between them, and
+    all return the same plain data. It is called once, when the process group stands, unless there is one rank only.
+    """
 
     def prepare(self, payload: bytes) -> Any:
         """Rebuild a job. No collectives: an exception here leaves the pool usable."""
@@ -142,8 +146,16 @@ def main(connection: Connection, orders: Orders) -> None:
         world_size=orders.world,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    connection.send_bytes(encode(Ready(handler.about())))
+    connection.send_bytes(_begin(handler, orders.world))
     _serve(connection, inbox, handler)
+
+
+def _begin(handler: Handler, world: int) -> bytes:
+    try:
+        link = handler.probe() if world > 1 and hasattr(handler, "probe") else None
+        return encode(Ready(handler.about(), link))
+    except Exception as error:  # leaving would close the peers' connections before the pool sees why
+        return _failed(handler, 0, error, agreed=False)
 
 
 def _serve(connection: Connection, inbox: _Inbox, handler: Handler) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ class _Record:
     hidden_seconds: float = 0.0
     tensors: int = 0
     bits_sum: float = 0.0
+    codecs: dict[str, int] = field(default_factory=dict)
     max_error: float | None = None
 
 
@@ -40,6 +42,9 @@ class Ledger:
         self._current = self._outside = _Record()
         self._inner_seconds: list[float] = []
         self._base_bytes = 0
+        self._totals = [0, 0]
+        self.first_not_finite = ""
+        """Where NaN or Inf was first met in a tensor on its way; "" if nowhere."""
         self._warnings: dict[str, None] = {}
 
     def begin_call(self, index: int, sigma: float) -> None:
@@ -50,6 +55,16 @@ class Ledger:
         """This rank put `nbytes` on links; at 16 bits per value the same tensors are `nbytes_uncompressed`."""
         self._current.bytes_sent += int(nbytes)
         self._current.bytes_uncompressed += int(nbytes_uncompressed)
+        self._totals[0] += int(nbytes)
+        self._totals[1] += int(nbytes_uncompressed)
+
+    def totals(self) -> tuple[int, int]:
+        """Bytes this rank has sent so far, and what they would be at 16 bits per value."""
+        return self._totals[0], self._totals[1]
+
+    def not_finite(self, place: str) -> None:
+        """A tensor that was to cross a link held NaN or Inf; the first such place is kept."""
+        self.first_not_finite = self.first_not_finite or place
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -75,14 +90,15 @@ class Ledger:
         """Communication took `seconds` behind compute; nobody waited for it."""
         self._current.hidden_seconds += seconds
 
-    def stream_error(self, relative_error: float, bits: float) -> None:
-        """One tensor was encoded: ||x - x_hat|| / ||x||, and the bits sent per value.
+    def stream_error(self, relative_error: float, bits: float, codec: str) -> None:
+        """One tensor was encoded: ||x - x_hat|| / ||x||, the bits sent per value, and the codec's name.
 
         An error that is not finite becomes a warning and is left out.
         """
         record = self._current
         record.tensors += 1
         record.bits_sum += float(bits)
+        record.codecs[codec] = record.codecs.get(codec, 0) + 1
         if math.isfinite(relative_error):
             record.max_error = max(record.max_error or 0.0, float(relative_error))
         else:
@@ -121,6 +137,14 @@ def _bits(records: Sequence[dict[str, Any]]) -> float:
         return sum(record["bits_sum"] for record in records) / tensors
     uncompressed = sum(record["bytes_uncompressed"] for record in records)
     return BITS_UNCOMPRESSED * sum(record["bytes_sent"] for record in records) / uncompressed if uncompressed else 0.0
+
+
+def _codecs(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Encoded tensors by codec."""
+    total: Counter[str] = Counter()
+    for record in records:
+        total.update(record["codecs"])
+    return dict(total)
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -196,6 +220,7 @@ def run_report(
         "fallbacks": _unique(fallbacks),
         "warnings": _unique([*warnings, *(sentence for ledger in ledgers for sentence in ledger["warnings"])]),
         "sigmas": [records[0]["sigma"] for records in by_call],
+        "codecs_per_call": [_codecs(records) for records in by_call],
         "bytes_sent_per_call": [sum(record["bytes_sent"] for record in records) for records in by_call],
         "bytes_uncompressed_per_call": [sum(record["bytes_uncompressed"] for record in records) for records in by_call],
         "error_per_call": [_maximum([record["max_error"] for record in records]) for records in by_call],

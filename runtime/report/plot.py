@@ -1,13 +1,15 @@
-"""One figure of a run's report: time per phase and worker, bytes and error per model call.
+"""One figure of a run's report: time per phase and worker; bytes, codecs and error per model call.
 
 Drawn with matplotlib's object interface alone, so that nothing global changes in the process that draws.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,6 +26,8 @@ _PHASES = {
 }
 _MORE_COLOURS = ("#72b7b2", "#b279a2", "#9d755d", "#bab0ac")
 _SENT, _RAW, _ERROR, _BOUND = "#4c78a8", "#8a8a8a", "#e45756", "#333333"
+_CODEC_ORDER = ("skip", "1bit", "2bit", "3bit", "4bit", "fp8", "int8", "uncompressed")
+_CODEC_COLOURS = colormaps["viridis_r"]
 _MAX_MARKED_CALLS = 40
 _WIDTH, _DPI = 9.0, 100
 
@@ -31,13 +35,14 @@ _WIDTH, _DPI = 9.0, 100
 def draw(report: dict[str, Any]) -> Figure:
     """The figure of a report (see `run_report`), 900 pixels wide; it grows with the number of workers."""
     bars = 1.0 + 0.3 * report["workers"]
-    figure = Figure(figsize=(_WIDTH, bars + 6.6), dpi=_DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(_WIDTH, bars + 9.0), dpi=_DPI, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(hspace=0.06)
     FigureCanvasAgg(figure)
     figure.suptitle(f"{headline(report)}\n{traffic(report)}", fontsize=11, wrap=True)
-    time_axes, bytes_axes, error_axes = figure.subplots(3, 1, height_ratios=[bars, 2.4, 2.4])
+    time_axes, bytes_axes, bits_axes, error_axes = figure.subplots(4, 1, height_ratios=[bars, 2.4, 2.4, 2.4])
     _draw_time(time_axes, report["phases"], report["devices"])
     _draw_bytes(bytes_axes, report)
+    _draw_bits(bits_axes, report)
     _draw_error(error_axes, report)
     return figure
 
@@ -86,6 +91,32 @@ def _draw_bytes(axes: Axes, report: dict[str, Any]) -> None:
     _legend(axes)
 
 
+def _draw_bits(axes: Axes, report: dict[str, Any]) -> None:
+    """The share of every codec in the tensors of a call, and over each bar the mean bits per value."""
+    axes.set_title("Codecs of the tensors sent (above: mean bits per value)", loc="left", fontsize=10)
+    counts = report["codecs_per_call"]
+    total = Counter(name for call in counts for name in call)
+    if not total:
+        _say(axes, "Nothing was compressed: every value took its own 16 or 32 bits.")
+        return
+    calls = np.arange(report["calls"]) + 1
+    bottom = np.zeros(report["calls"])
+    names = sorted(total, key=lambda name: (_CODEC_ORDER.index(name) if name in _CODEC_ORDER else 99, name))
+    for place, name in enumerate(names):
+        share = np.array([call.get(name, 0) / (sum(call.values()) or 1) for call in counts])
+        colour = _CODEC_COLOURS((place + 1) / (len(names) + 1))
+        axes.bar(calls, share, bottom=bottom, width=0.9, color=colour, label=name)
+        bottom += share
+    step = -(-report["calls"] // _MAX_MARKED_CALLS)
+    for call, bits in list(zip(calls, report["bits"]))[::step]:
+        axes.text(call, 1.02, f"{bits:.1f}", ha="center", va="bottom", fontsize=7, color="#333333")
+    axes.set_ylim(0, 1.18)
+    axes.set_yticks([0, 0.5, 1])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _call_axis(axes, report["calls"])
+    _legend(axes)
+
+
 def _draw_error(axes: Axes, report: dict[str, Any]) -> None:
     axes.set_title("Largest relative error of a sent tensor", loc="left", fontsize=10)
     if report["max_relative_error"] is None:
@@ -95,7 +126,8 @@ def _draw_error(axes: Axes, report: dict[str, Any]) -> None:
     errors = np.array([np.nan if error is None else error for error in report["error_per_call"]])
     marker = "o" if calls <= _MAX_MARKED_CALLS else None
     axes.plot(np.arange(calls) + 1, errors, color=_ERROR, marker=marker, markersize=4, label="measured", clip_on=False)
-    bound = report["compression"].get("max_relative_error")
+    quality = report["compression"]["mode"] == "quality"
+    bound = report["compression"]["max_relative_error"] if quality else None
     if bound is not None:
         axes.axhline(bound, color=_BOUND, linestyle="--", linewidth=1.2, label=f"asked for at most {bound:.3g}")
         _legend(axes)

@@ -50,7 +50,7 @@ class AttentionScope:
 
 @dataclass(frozen=True)
 class Gather:
-    """The output of `path` holds the own tokens of `segments` along `dim`; it becomes that of all ranks, bit-exact.
+    """The output of `path` holds the own tokens of `segments` along `dim`; it becomes that of all ranks, alike on each.
 
     Gather behind the last layer that works on each token alone, where the channels are fewest.
     """

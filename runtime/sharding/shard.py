@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..attention.all_gather import gather_tokens
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
@@ -148,7 +147,7 @@ class Sharding:
                 self._handles.append(module.register_forward_pre_hook(partial(self._enter_scope, action, path)))
                 self._handles.append(module.register_forward_hook(self._leave_scope))
             case Gather():
-                self._handles.append(module.register_forward_hook(partial(self._gather, action)))
+                self._handles.append(module.register_forward_hook(partial(self._gather, action, path)))
 
     def _start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._forward = _Forward()
@@ -215,12 +214,10 @@ class Sharding:
         if not self._forward.scope_calls:
             raise self.plan.refuse("an attention that does not go through ComfyUI's attention functions")
 
-    def _gather(self, action: Gather, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self._forward.gathered = True
-        attention = self.attention
-        axes = {"ulysses": attention.ulysses, "ring": attention.ring}
-        layout = self._layout(action.segments)
-        return gather_tokens(output, layout, action.dim, ledger=attention.ledger, **axes)
+        tag = Tag(path, "tokens", self._slots, sensitive=True)
+        return self.attention.gather_tokens(output, self._layout(action.segments), action.dim, tag)
 
     def _layout(self, segments: tuple[str, ...]) -> TokenLayout:
         lengths = self._forward.lengths

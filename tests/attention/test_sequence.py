@@ -1,10 +1,11 @@
 """Sequence attention in real processes against attention over the whole sequence."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
-from compact_parallel.runtime.attention.all_gather import gather_tokens
+from compact_parallel.runtime.attention import sequence
 from compact_parallel.runtime.attention.axis import exchange
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.attention.layout import TokenLayout
@@ -61,50 +62,68 @@ def reference(lengths, kv_heads, mask, **kwargs):
     return attention_pytorch(q, k, v, HEADS, mask=mask, **kwargs)
 
 
-def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, **kwargs):
+def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, function=attention_pytorch, **kwargs):
     """The relative error of this rank's tokens."""
     layout = TokenLayout(lengths, attention.parts)
     q, k, v = (layout.split_joint(x, 1, attention.part) for x in whole_inputs(lengths, kv_heads))
     given = [q, k, v] if flat else [heads_first(x) for x in (q, k, v)]
     kwargs_in = {"skip_reshape": not flat, "skip_output_reshape": not flat, **kwargs}
-    out = attention(attention_pytorch, *given, HEADS, layout=layout, tag=TAG, mask=mask, **kwargs_in)
+    out = attention(function, *given, HEADS, layout=layout, tag=TAG, mask=mask, **kwargs_in)
     out = out if flat else out.transpose(1, 2).flatten(2)
     return relative_error(out, layout.split_joint(reference(lengths, kv_heads, mask, **kwargs), 1, attention.part))
 
 
 def run_cases(rank, world, ways):
-    """{((ulysses, ring, exchange), lengths, what): error} of this rank."""
-    by_degrees = {(ulysses, ring): axes(rank, ulysses, ring) for ulysses, ring, _ in ways}
-    errors = {}
+    """{((ulysses, ring, exchange, overlap), lengths, what): error} of this rank."""
+    by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[:2] for way in ways)}
+    sequence.SHARE_NBYTES = 1  # as many shares of the heads as there may be
+    errors, shares = {}, {}
     for way, lengths in itertools.product(ways, [(5, 11), (1, 13), (17,)]):
-        ledger, (ulysses, ring) = Ledger(), by_degrees[way[:2]]
-        attention = SequenceAttention(ulysses, ring, way[2], WatchedWire(), ledger)
-        found = {what: case_error(attention, lengths, mask) for what, mask in masks(sum(lengths)).items()}
-        found["heads first"] = case_error(attention, lengths, flat=False)
-        found["scale"] = case_error(attention, lengths, scale=0.1)
-        found["grouped"] = case_error(attention, lengths, kv_heads=HEADS // 2, enable_gqa=True)
-        layout = TokenLayout(lengths, world)
-        everything = torch.arange(sum(lengths)).repeat(2, 1)
-        local = layout.split_joint(everything, 1, attention.part)
-        gathered = gather_tokens(local, layout, 1, ulysses=ulysses, ring=ring, ledger=ledger)
-        found["gather_tokens"] = float(not torch.equal(gathered, everything))
+        (ulysses, ring), calls = by_degrees[way[:2]], []
+
+        def counted(*args, calls=calls, **kwargs):
+            calls.append(1)
+            return attention_pytorch(*args, **kwargs)
+
+        counted.__name__ = attention_pytorch.__name__
+        with SequenceAttention(ulysses, ring, way[2], WatchedWire(), Ledger(), way[3]) as attention:
+            case = partial(case_error, attention, lengths, function=counted)
+            found = {what: case(mask) for what, mask in masks(sum(lengths)).items()}
+            shares[way] = len(calls) / len(found)
+            found["heads first"] = case(flat=False)
+            found["scale"] = case(scale=0.1)
+            found["grouped"] = case(kv_heads=HEADS // 2, enable_gqa=True)
+            layout = TokenLayout(lengths, world)
+            everything = torch.arange(sum(lengths)).repeat(2, 1)
+            local = layout.split_joint(everything, 1, attention.part)
+            gathered = attention.gather_tokens(local, layout, 1, TAG)
+            found["gather_tokens"] = float(not torch.equal(gathered, everything))
         errors.update({(way, lengths, what): error for what, error in found.items()})
-    return errors
+    return errors, shares
+
+
+def arrangements(ulysses, ring, overlaps=(True, False)):
+    exchanges = ("all_gather", "ring", "displaced") if ring > 1 else ("all_gather",)
+    return [(ulysses, ring, exchange, overlap) for exchange in exchanges for overlap in overlaps]
 
 
 @pytest.mark.parametrize(
     "ways",
     [
-        [(1, 2, "all_gather"), (1, 2, "ring")],
-        [(1, 3, "all_gather"), (1, 3, "ring"), (3, 1, "all_gather")],
-        [(2, 2, "all_gather"), (2, 2, "ring")],
+        [*arrangements(1, 2), *arrangements(2, 1)],
+        [*arrangements(1, 3, (True,)), *arrangements(3, 1, (True,))],
+        [*arrangements(2, 2, (True,)), (2, 2, "all_gather", False)],
     ],
     ids=["2 ranks", "3 ranks", "4 ranks"],
 )
 def test_equals_attention_over_the_whole_sequence(tmp_path, ways):
-    for errors in launch(run_cases, ways[0][0] * ways[0][1], tmp_path, ways):
+    for errors, shares in launch(run_cases, ways[0][0] * ways[0][1], tmp_path, ways):
         assert len(errors) == 30 * len(ways)
         assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
+        for (ulysses, _, way, overlap), count in shares.items():
+            alone = ulysses == 1 and way != "all_gather"
+            by_torch = way == "ring"
+            assert count == (0 if by_torch else 4 if overlap and not alone else 1)
 
 
 def own_chunk_only(rank, world):

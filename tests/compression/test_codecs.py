@@ -1,4 +1,4 @@
-"""Codecs: bytes, errors against theory, and values that break careless arithmetic."""
+"""What every codec keeps its word about, on whatever residual: hypothesis draws shapes, types and values."""
 
 from __future__ import annotations
 
@@ -6,192 +6,205 @@ import math
 
 import pytest
 import torch
-from compact_parallel.runtime.compression import bitpack
-from compact_parallel.runtime.compression.chunks import VALUES, row_chunks
-from compact_parallel.runtime.compression.codecs import BY_IDENT, BY_NAME, lloyd_max
+from compact_parallel.runtime.compression.codecs import BY_IDENT, BY_NAME
 from compact_parallel.runtime.config import CODECS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from residuals import crossing, gauss, laplace, lost, low_rank, round_trip
 
-THEORY = {"1bit": 0.3634, "2bit": 0.1175, "4bit": 0.0095}
-"""Squared error of the best levels for a Gaussian, relative to its variance (Max 1960, table I)."""
-
-
-def round_trip(codec, d):
-    return codec.decode(codec.encode(d), *d.shape, torch.float32)
+NAMES = (*CODECS, "skip")
+SLACK = 1 + 2**-7
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def squared_error(codec, d):
-    lost = d.double() - round_trip(codec, d).double()
-    return float(lost.square().sum() / d.double().square().sum())
+def small_and_huge(n, c, seed):
+    d = gauss(n, c, seed)
+    return torch.where(d > 1, d * 1e30, d * 1e-30)
 
 
-def gauss(n=512, c=768, seed=0):
-    return torch.randn(n, c, generator=torch.Generator().manual_seed(seed))
+def sparse(n, c, seed):
+    d = gauss(n, c, seed)
+    return torch.where(d > 1.5, d, 0)
 
 
-def laplace(n=512, c=768, seed=0):
-    uniform = torch.rand(n, c, generator=torch.Generator().manual_seed(seed)) - 0.5
-    return -uniform.sign() * torch.log1p(-2 * uniform.abs())
+def biased_channel(n, c, seed):
+    d = gauss(n, c, seed)
+    d[:, seed % c] += 300
+    return d
 
 
-def test_registry_has_every_codec_that_can_be_chosen():
-    assert set(BY_NAME) == set(CODECS)
+def dead_token_and_channels(n, c, seed):
+    d = gauss(n, c, seed)
+    d[:, seed % c], d[seed % n], d[:, (seed + 1) % c] = 0, 0, 5
+    return d
+
+
+RESIDUALS = {
+    "gauss": gauss,
+    "laplace": laplace,
+    "zero": lambda n, c, seed: torch.zeros(n, c),
+    "constant": lambda n, c, seed: torch.full((n, c), -3.0 - seed),
+    "huge": lambda n, c, seed: gauss(n, c, seed).clamp(-4, 4) * 2.5e33,
+    "denormal": lambda n, c, seed: gauss(n, c, seed) * 10.0 ** -(37 + seed % 8),
+    "around the smallest scale": lambda n, c, seed: gauss(n, c, seed) * 2.0 ** -(118 + seed % 12),
+    "small and huge": small_and_huge,
+    "all sizes": lambda n, c, seed: gauss(n, c, seed) * 10.0 ** (20 * gauss(n, c, seed + 1)).clamp(-44, 33),
+    "sparse": sparse,
+    "a channel with a bias": biased_channel,
+    "dead token and channels": dead_token_and_channels,
+    "an outlier token crosses an outlier channel": lambda n, c, seed: crossing(n, c, 10.0 ** (seed % 9)),
+    "token and channel scales": lambda n, c, seed: gauss(n, c, seed) * gauss(n, 1).exp() * gauss(1, c).exp(),
+    "low rank": lambda n, c, seed: low_rank(n, c, decay=seed % 4),
+    "rank one": lambda n, c, seed: gauss(n, 1, seed) * gauss(1, c, seed + 1),
+}
+
+codecs = st.builds(lambda name, rank: BY_NAME[name].configured(rank), st.sampled_from(NAMES), st.integers(1, 40))
+sizes = st.integers(1, 90) | st.sampled_from([1, 7, 8, 16, 31, 33, 64])
+
+
+@st.composite
+def residuals(draw):
+    """A residual (N, C), finite and at most 1e34 in magnitude, of any dtype."""
+    n, c, seed = draw(sizes), draw(sizes), draw(st.integers(0, 1000))
+    d, dtype = RESIDUALS[draw(st.sampled_from(list(RESIDUALS)))](n, c, seed), draw(st.sampled_from(DTYPES))
+    d *= draw(st.sampled_from([1.0, 1e-42, 1e-38, 1e-30, 1e-18, 1e18]))
+    largest = min(1e34, torch.finfo(dtype).max)
+    return d.clamp(-largest, largest).to(dtype)
+
+
+def some(max_examples):
+    return settings(max_examples=max_examples, deadline=None, derandomize=True)
+
+
+def test_registry():
+    assert set(NAMES) <= set(BY_NAME)
     assert len(BY_IDENT) == len(BY_NAME)
-    assert all(1 <= ident <= 255 for ident in BY_IDENT)
+    expected = (1, 6, 4, 5, 3, 2, 7, 8, 9, 10)  # as they are on the wire, for good
+    assert tuple(BY_NAME[name].ident for name in NAMES) == expected
+    assert all(BY_IDENT[codec.ident] is codec for codec in BY_NAME.values())
+    assert [name for name in NAMES if BY_NAME[name].warm_starts] == ["low_rank", "low_rank_4bit"]
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(
-    name=st.sampled_from(CODECS),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
-    n=st.integers(1, 70),
-    c=st.integers(1, 140),
-    seed=st.integers(0, 1000),
-)
-def test_any_shape_and_dtype(name, dtype, n, c, seed):
-    codec, d = BY_NAME[name], gauss(n, c, seed).to(dtype)
+@some(400)
+@given(codec=codecs, d=residuals(), dtype=st.sampled_from(DTYPES))
+def test_payload_and_result_are_as_announced(codec, d, dtype):
     payload = codec.encode(d)
     assert payload.dtype == torch.uint8
-    assert payload.shape == (codec.nbytes(n, c),)
-    assert codec.bits(n, c) == 8 * len(payload) / (n * c)
-    d_hat = codec.decode(payload, n, c, dtype)
+    assert payload.shape == (codec.nbytes(*d.shape),)
+    assert codec.bits(*d.shape) == 8 * len(payload) / d.numel()
+    d_hat = codec.decode(payload, *d.shape, dtype)
     assert d_hat.shape == d.shape
     assert d_hat.dtype == dtype
-    assert torch.equal(d_hat, codec.decode(payload.clone(), n, c, dtype))
+    assert torch.equal(d_hat, codec.decode(payload, *d.shape, torch.float32).to(dtype))
+
+
+@some(1500)
+@given(codec=codecs, d=residuals())
+def test_no_residual_gets_larger(codec, d):
+    d_hat = round_trip(codec, d)
     assert d_hat.isfinite().all()
+    assert lost(d, d_hat) <= SLACK**2 * bool(d.any())
 
 
-def test_rows_are_encoded_alike_whatever_the_chunks(monkeypatch):
-    d = gauss(133, 37)
-    whole = {name: codec.encode(d) for name, codec in BY_NAME.items()}
+@pytest.mark.parametrize("name", NAMES)
+def test_no_residual_gets_larger_beyond_a_chunk(name, monkeypatch):
+    monkeypatch.setattr("compact_parallel.runtime.compression.chunks.VALUES", 1 << 12)
+    for make in RESIDUALS.values():
+        d = make(203, 517, 3).clamp(-1e34, 1e34)
+        d_hat = round_trip(BY_NAME[name], d)
+        assert d_hat.isfinite().all()
+        assert lost(d, d_hat) <= SLACK**2 * bool(d.any())
+
+
+def test_some_residuals_get_larger_with_plain_scales():
+    """The negative control: the reference's 2 bits, whose scales are means and nothing else."""
+    d = crossing(512, 768, 1e4)
+    assert lost(d, round_trip(BY_NAME["2bit_reference"], d)) > 5 * SLACK**2
+
+
+@some(200)
+@given(name=st.sampled_from(NAMES), rank=st.integers(1, 40), d=residuals())
+def test_only_the_bytes_are_decoded(name, rank, d):
+    """Another codec object, and what was encoded meanwhile, change nothing."""
+    codec, other = (BY_NAME[name].configured(rank) for _ in range(2))
+    payload = codec.encode(d)
+    d_hat = codec.decode(payload, *d.shape, torch.float32)
+    other.encode(gauss(*d.shape, seed=77))
+    carried = torch.tensor(payload.tolist(), dtype=torch.uint8)
+    assert torch.equal(d_hat, other.decode(carried, *d.shape, torch.float32))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "skip"])
+def test_every_byte_counts(name):
+    """The negative control of the test above: whichever byte after the first two changes, so does the result."""
+    codec, d = BY_NAME[name].configured(3), gauss(9, 16)
+    payload = codec.encode(d)
+    d_hat = codec.decode(payload, *d.shape, torch.float32)
+    for place in range(2, len(payload)):
+        other = payload.clone()
+        other[place] ^= 0x01
+        assert not torch.equal(codec.decode(other, *d.shape, torch.float32), d_hat), place
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_decoded_alike_whatever_the_chunks(name, monkeypatch):
+    codec, d = BY_NAME[name], gauss(133, 37)
+    payload = codec.encode(d)
+    whole = codec.decode(payload, *d.shape, torch.float32)
     monkeypatch.setattr("compact_parallel.runtime.compression.chunks.VALUES", 400)
-    for name, codec in BY_NAME.items():
-        assert torch.equal(codec.decode(whole[name], 133, 37, torch.float32), round_trip(codec, d)), name
+    assert torch.equal(whole, codec.decode(payload, *d.shape, torch.float32))
 
 
-def test_decode_is_bitwise_the_same_on_any_number_of_threads():
-    d = gauss(300, 1000) * gauss(1, 1000, seed=1).exp()
-    threads = torch.get_num_threads()
-    try:
-        for codec in BY_NAME.values():
-            payload = codec.encode(d)
-            results = []
-            for count in (1, 2, 3):
-                torch.set_num_threads(count)
-                results.append(codec.decode(payload, 300, 1000, torch.float32))
-            assert torch.equal(results[0], results[1])
-            assert torch.equal(results[0], results[2])
-    finally:
-        torch.set_num_threads(threads)
+@pytest.fixture
+def threads():
+    """Sets the number of threads; as before afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", THEORY)
-def test_error_is_that_of_theory(name):
-    assert squared_error(BY_NAME[name], gauss()) == pytest.approx(THEORY[name], rel=0.02)
+@pytest.mark.parametrize("name", NAMES)
+def test_decode_is_bitwise_the_same_on_any_number_of_threads(name, threads):
+    codec, d = BY_NAME[name].configured(48), gauss(700, 1003) * gauss(1, 1003, seed=1).exp()
+    payload = codec.encode(d)
+    results, sums = [], set()
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(codec.decode(payload, *d.shape, torch.float32))
+        sums.add(float(d.sum()))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    assert len(sums) > 1  # the negative control: a sum of fractions is not the same
 
 
-def test_error_is_not_that_of_theory_with_other_levels(monkeypatch):
-    """The negative control: the levels of CompactFusion's paper, even with the best thresholds for them."""
-    monkeypatch.setitem(lloyd_max.GAUSS, 2, (0.5, 2.0))
-    assert squared_error(lloyd_max.LloydMax(2, ident=200), gauss()) > 1.03 * THEORY["2bit"]
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_residuals_of_any_size_are_treated_alike(name):
+    codec, d = BY_NAME[name], gauss(40, 50)
+    error = lost(d, round_trip(codec, d))
+    assert lost(d * 2.0**90, round_trip(codec, d * 2.0**90)) == pytest.approx(error, rel=1e-3)
+    assert lost(d * 2.0**-70, round_trip(codec, d * 2.0**-70)) == pytest.approx(error, rel=1e-3)
+    assert name == "skip" or lost(laplace(40, 50), round_trip(codec, laplace(40, 50))) != pytest.approx(error, rel=1e-3)
 
 
-def test_error_is_not_that_of_theory_with_other_thresholds():
-    codec = lloyd_max.LloydMax(2, ident=200)
-    codec._grids[0]._cells_per_unit *= 1.5
-    assert squared_error(codec, gauss()) > 1.15 * THEORY["2bit"]
-
-
-def test_heavy_tails_get_their_own_levels():
-    """Laplace data: 0.1762 and 0.0154 are the errors of its own best levels; Gaussian levels give 0.204 and 0.038."""
-    assert squared_error(BY_NAME["2bit"], laplace()) == pytest.approx(0.1762, rel=0.03)
-    assert squared_error(BY_NAME["4bit"], laplace()) == pytest.approx(0.0154, rel=0.05)
-    assert BY_NAME["2bit"].encode(laplace())[0] == 1
-    assert BY_NAME["2bit"].encode(gauss())[0] == 0
-
-
-def test_levels_are_the_means_of_their_cells():
-    """Lloyd's condition, by integration over the density; a density that is not theirs fails it."""
-
-    def worst(levels, density, top):
-        x = torch.linspace(0, top, 400_001, dtype=torch.float64)
-        p, levels = density(x), torch.tensor(levels, dtype=torch.float64)
-        cell = torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)
-        mass = torch.zeros_like(levels).index_add_(0, cell, p)
-        mean = torch.zeros_like(levels).index_add_(0, cell, p * x) / mass
-        return float((mean / levels - 1).abs().max())
-
-    densities = (lambda x: torch.exp(-(x**2) / math.pi), lambda x: torch.exp(-x))
-    for bits in (1, 2, 4):
-        assert worst(lloyd_max.GAUSS[bits], densities[0], 20) < 1e-3
-        assert worst(lloyd_max.LAPLACE[bits], densities[1], 60) < 1e-3
-    assert worst(lloyd_max.GAUSS[2], densities[1], 60) > 1e-2
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_finite_does_not_raise(name, value, dtype):
+    codec = BY_NAME[name]
+    for d in (torch.full((40, 50), value), gauss(40, 50).index_fill(1, torch.tensor([3]), value), gauss(1, 1) * value):
+        payload = codec.encode(d.to(dtype))
+        assert len(payload) == codec.nbytes(*d.shape)
+        codec.decode(payload, *d.shape, dtype)
+        after = codec.encode(gauss(*d.shape), payload)
+        assert codec.decode(after, *d.shape, dtype).isfinite().all()
 
 
 @pytest.mark.parametrize("data", [gauss, laplace])
 def test_more_bits_less_error(data):
     token, channel = gauss(512, 1, seed=1).exp(), gauss(1, 768, seed=2).exp()
+    names = ("skip", "1bit", "2bit", "3bit", "4bit", "int8")
     for d in (data(), data() * token * channel):
-        errors = [squared_error(BY_NAME[name], d) for name in ("1bit", "2bit", "4bit", "int8")]
+        errors = [lost(d, round_trip(BY_NAME[name], d)) for name in names]
         assert errors == sorted(errors, reverse=True)
+        assert errors[0] == 1
         assert errors[-1] < 1e-3
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_values_that_break_careless_arithmetic(name):
-    codec, d = BY_NAME[name], gauss(40, 50)
-    mixed = d.clone()
-    mixed[:, 3], mixed[7], mixed[:, 9] = 0.0, 0.0, 5.0
-    cases = {
-        "zero": torch.zeros(40, 50),
-        "constant": torch.full((40, 50), -3.0),
-        "zero and constant channels, a zero token": mixed,
-        "huge": d * 1e30,
-        "denormal": d * 1e-40,
-        "huge among tiny": torch.where(d > 2.5, d * 1e30, d * 1e-30),
-    }
-    for case, values in cases.items():
-        d_hat = round_trip(codec, values)
-        assert d_hat.isfinite().all(), case
-    assert not round_trip(codec, cases["zero"]).any()
-    assert torch.allclose(round_trip(codec, cases["constant"]), cases["constant"], rtol=0.9 if name != "int8" else 0.01)
-    assert squared_error(codec, d * 2.0**90) == pytest.approx(squared_error(codec, d), rel=1e-3)
-    codec.encode(torch.full((40, 50), math.nan))
-    codec.encode(torch.full((40, 50), math.inf))
-
-
-@pytest.mark.parametrize("bits", bitpack.WORD)
-def test_packing_gives_every_code_back(bits):
-    codes = torch.randint(0, 2**bits, (1001,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    packed = bitpack.pack(codes, bits)
-    assert len(packed) == bitpack.packed_bytes(1001, bits)
-    table = bitpack.byte_table(torch.arange(2**bits), bits)
-    assert torch.equal(table[packed.int()].view(-1)[:1001], codes.long())
-
-
-def test_bytes_are_as_documented():
-    assert bitpack.pack(torch.tensor([1, 2, 3, 0, 3], dtype=torch.uint8), 2).tolist() == [0b00_11_10_01, 0b11]
-    one = [0x80, 0x3F]  # 1.0 in bfloat16, little-endian
-    assert BY_NAME["1bit"].encode(torch.tensor([[1.0, -1.0, 1.0]])).tolist() == [0, 0, *one, *one, *one, *one, 0b101]
-    two_bits = BY_NAME["2bit"].encode(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
-    assert two_bits.tolist() == [0, 0, *one, *one, *one, *one, 0b01_10_01_10]
-    assert BY_NAME["int8"].encode(torch.tensor([[127.0, -3.4, 0.0]])).tolist() == [*one, 127, 253, 0]
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (521, 256), (1088, 3072), (9, 1 << 18), (4000, 1000)])
-def test_chunks_cover_all_rows_in_about_equal_steps(rows, columns):
-    """A last chunk of a few rows would cost as many calls as a full one."""
-    chunks = [range(rows)[chunk] for chunk in row_chunks(rows, columns, torch.device("cpu"))]
-    assert [row for chunk in chunks for row in chunk] == list(range(rows))
-    assert all(len(chunk) % 8 == 0 for chunk in chunks[:-1])
-    assert all(len(chunk) <= max(8, VALUES // columns + 8) for chunk in chunks)
-    if chunks:
-        assert len(chunks[0]) - len(chunks[-1]) <= 8 * len(chunks)
-
-
-@pytest.mark.parametrize("bits", bitpack.WORD)
-def test_looked_up_values_are_those_of_the_table(bits):
-    table = bitpack.byte_table(gauss(1, 2**bits)[0], bits)
-    packed = torch.arange(256, dtype=torch.uint8).flip(0)
-    assert torch.equal(bitpack.look_up(table, packed), table.flip(0).view(-1))

@@ -7,7 +7,8 @@ import hashlib
 import pytest
 import torch
 import torch.distributed as dist
-from compact_parallel.runtime.compression.wire import OWN, Tag, make_wire
+from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
+from compact_parallel.runtime.compression.wire import Payload, Tag
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from distributed import launch
@@ -34,10 +35,20 @@ def digests(wire, rank):
     """What this rank holds: (slot, layer, tensor, source, shape) -> hash of the bases and the next codec."""
     held = {}
     for (slot, layer, _, index, source, shape), stream in wire._streams.items():
-        content = b"".join(base.view(torch.uint8).numpy().tobytes() for base in stream.bases)
+        content = b"".join(base.data.view(torch.uint8).numpy().tobytes() for base in stream.bases)
         owner = rank if source == OWN else source
         held[slot, layer, index, owner, str(shape)] = (stream.codec, hashlib.sha256(content).hexdigest())
     return held
+
+
+def travel(part, sizes):
+    """Sends one part of a message to every other rank and returns theirs."""
+    arriving = {s: torch.empty(size, dtype=torch.uint8) for s, size in sizes.items()}
+    pending = [dist.irecv(buffer, s) for s, buffer in arriving.items() if len(buffer)]
+    pending += [dist.isend(part, s) for s in sizes if len(part)]
+    for request in pending:
+        request.wait()
+    return arriving
 
 
 def swap(wire, rank, world, call, layer, dtype):
@@ -48,24 +59,28 @@ def swap(wire, rank, world, call, layer, dtype):
     payload = wire.pack([tensors[rank], -tensors[rank]], tag)
     others = [s for s in range(world) if s != rank]
     shapes = {s: [tuple(tensors[s].shape)] * 2 for s in others}
-    received = {s: torch.empty(wire.packed_size(s, shapes[s], dtype, tag), dtype=torch.uint8) for s in others}
-    pending = [dist.irecv(received[s], s) for s in others] + [dist.isend(payload, s) for s in others]
-    for request in pending:
-        request.wait()
-    results = {s: wire.unpack(s, received[s], shapes[s], dtype, tag) for s in others}
+    first = travel(payload.first, {s: wire.packed_size(s, shapes[s], dtype, tag) for s in others})
+    more = travel(payload.more, {s: wire.more_size(s, first[s], shapes[s], dtype, tag) for s in others})
+    results = {s: [torch.empty_like(tensors[s]) for _ in range(2)] for s in others}
+    for s in others:
+        wire.unpack(s, Payload(first[s], more[s]), results[s], tag)
     return [float((results[s][0] - tensors[s]).float().norm() / tensors[s].float().norm()) for s in others]
 
 
-def run_calls(rank, world, codec, predictor, dtype, spoil_at=None):
-    """Ten calls of two layers; calls 3 and 4 leave the second out. The digests after each call, and the last errors."""
-    config = CompressionConfig(mode="codec", codec=codec, predictor=predictor, keep_text_exact=True)
-    wire, history, errors = make_wire(config, Ledger()), [], []
+def run_calls(place, dtype, spoil_at=None, **config):
+    """On `place`, (rank, world): ten calls of two layers; calls 3 and 4 leave the second out.
+
+    Returns the digests after each call, and the last errors.
+    """
+    rank, world = place
+    config = CompressionConfig(**{"mode": "codec", "keep_text_exact": True, **config})
+    wire, history, errors = make_wire(config, Ledger(), CALLS), [], []
     for call in range(CALLS):
         for layer in LAYERS[: 1 if call in (3, 4) else 2]:
             errors = swap(wire, rank, world, call, layer, dtype)
         if call == spoil_at and rank == world - 1:
             stream = next(stream for key, stream in wire._streams.items() if key[4] != OWN)
-            value = stream.bases[0].view(-1)[:1]
+            value = stream.bases[0].data.view(-1)[:1]
             value.copy_(torch.nextafter(value, value + 1))
         history.append(digests(wire, rank))
     return history, errors
@@ -82,17 +97,22 @@ def disagreements(results):
     return calls
 
 
+SMALL_GB = 400_000 / 2**30
 CASES = {
-    "2bit float32": ("2bit", "auto", torch.float32),
-    "1bit bfloat16": ("1bit", "previous", torch.bfloat16),
-    "4bit float16": ("4bit", "least_squares", torch.float16),
-    "spoiled": ("2bit", "auto", torch.float32, 5),
+    "2bit float32": {"dtype": torch.float32, "codec": "2bit"},
+    "1bit bfloat16": {"dtype": torch.bfloat16, "codec": "1bit", "predictor": "previous"},
+    "4bit float16": {"dtype": torch.float16, "codec": "4bit", "predictor": "least_squares"},
+    "low rank": {"dtype": torch.float32, "codec": "low_rank", "rank": 4},
+    "small bases": {"dtype": torch.bfloat16, "codec": "3bit", "base_memory_gb": SMALL_GB},
+    "ratio 5": {"dtype": torch.float32, "mode": "ratio", "ratio": 5.0},
+    "quality 3 %": {"dtype": torch.float32, "mode": "quality", "max_relative_error": 0.03},
+    "spoiled": {"dtype": torch.float32, "codec": "2bit", "spoil_at": 5},
 }
 
 
 def run_cases(rank, world):
     """All cases one after the other in the same processes, as starting them takes longest."""
-    return {name: run_calls(rank, world, *case) for name, case in CASES.items()}
+    return {name: run_calls((rank, world), **case) for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")

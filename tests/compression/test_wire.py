@@ -7,84 +7,17 @@ import math
 
 import pytest
 import torch
+from compact_parallel.runtime.compression.codecs.int8 import Int8
 from compact_parallel.runtime.compression.header import Header, WireError
-from compact_parallel.runtime.compression.wire import OWN, RawWire, ResidualWire, Tag, make_wire
+from compact_parallel.runtime.compression.residual_wire import make_wire
+from compact_parallel.runtime.compression.wire import Payload, RawWire, Tag
 from compact_parallel.runtime.config import CODECS, PREDICTORS, CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire_link import TAG, Link, drift, relative
 
-TAG = Tag("blocks.0.attn", "kv", (("cond", 0),))
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
-
-
-class Recorder(Ledger):
-    """A ledger that also keeps every error and warning in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.errors, self.bits, self.held, self.sentences = [], [], [], []
-
-    def stream_error(self, relative_error, bits):
-        super().stream_error(relative_error, bits)
-        self.errors.append(relative_error)
-        self.bits.append(bits)
-
-    def base_bytes(self, nbytes):
-        super().base_bytes(nbytes)
-        self.held.append(nbytes)
-
-    def warn(self, sentence):
-        super().warn(sentence)
-        self.sentences.append(sentence)
-
-
-class Link:
-    """A sender (rank 0) and a receiver, and what they would say to their ledgers."""
-
-    def __init__(self, **config):
-        self.config = CompressionConfig(**{"mode": "codec", "warmup_calls": 1, **config})
-        self.ledger = Recorder()
-        self.sender = ResidualWire(self.config, self.ledger)
-        self.receiver = ResidualWire(self.config, Recorder())
-
-    def send(self, *tensors, tag=TAG):
-        shapes, dtype = [tuple(x.shape) for x in tensors], tensors[0].dtype
-        size = self.receiver.packed_size(0, shapes, dtype, tag)
-        payload = self.sender.pack(tensors, tag)
-        assert payload.dtype == torch.uint8
-        assert payload.is_contiguous()
-        assert len(payload) == size
-        results = self.receiver.unpack(0, payload, shapes, dtype, tag)
-        assert [(tuple(x.shape), x.dtype) for x in results] == [(shape, dtype) for shape in shapes]
-        return results
-
-    def bases(self):
-        """What both ends hold, by stream; the sender's own streams under the receiver's name for them."""
-        own = {(*key[:4], 0, key[5]): stream for key, stream in self.sender._streams.items() if key[4] == OWN}
-        return own, dict(self.receiver._streams)
-
-    def assert_equal_bases(self):
-        own, other = self.bases()
-        assert own.keys() == other.keys()
-        for key, stream in own.items():
-            assert len(stream.bases) == len(other[key].bases)
-            assert stream.codec == other[key].codec
-            assert all(torch.equal(a, b) for a, b in zip(stream.bases, other[key].bases)), key
-
-
-def drift(calls, n=96, c=160, rough=0.0, dtype=torch.float32, seed=0):
-    """Tensors (1, N, C) of a smooth path with token and channel scales, and noise of relative size `rough`."""
-    generator = torch.Generator().manual_seed(seed)
-    scale = (torch.rand(n, 1, generator=generator) + 0.5) * torch.randn(c, generator=generator).exp()
-    fixed, a, b = (torch.randn(n, c, generator=generator) * scale for _ in range(3))
-    for i in range(calls):
-        noise = rough * torch.randn(n, c, generator=generator) * scale
-        yield (fixed + math.cos(3 * i / calls) * a + math.sin(3 * i / calls) * b + noise)[None].to(dtype)
-
-
-def relative(x, x_hat):
-    return float((x.double() - x_hat.double()).norm() / x.double().norm())
 
 
 def mean_error(calls=20, rough=0.0, **config):
@@ -94,18 +27,20 @@ def mean_error(calls=20, rough=0.0, **config):
 
 
 def test_off_is_raw_and_raw_is_exact():
-    wire = make_wire(CompressionConfig(), Ledger())
+    wire = make_wire(CompressionConfig(mode="off"), Ledger(), 20)
     assert isinstance(wire, RawWire)
     for dtype in FLOATS:
         k, v = torch.randn(2, 5, 7).to(dtype), torch.randn(2, 3, 4).to(dtype)
         k[0, 1, 2], v[1, 0, 0] = math.nan, -0.0
         payload = wire.pack([k.mT.contiguous().mT, v], TAG)
         shapes = [(2, 5, 7), (2, 3, 4)]
-        assert len(payload) == wire.packed_size(0, shapes, dtype, TAG)
-        for x, y in zip((k, v), wire.unpack(0, payload, shapes, dtype, TAG)):
+        assert len(payload.first) == wire.packed_size(0, shapes, dtype, TAG)
+        out = [torch.empty(shape, dtype=dtype) for shape in shapes]
+        wire.unpack(0, payload, out, TAG)
+        for x, y in zip((k, v), out):
             assert torch.equal(x.view(torch.uint8), y.view(torch.uint8))
         with pytest.raises(WireError, match="truncated"):
-            wire.unpack(0, payload[:-1], shapes, dtype, TAG)
+            wire.unpack(0, Payload(payload.first[:-1], payload.more), out, TAG)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -145,7 +80,8 @@ def test_closed_loop_beats_open_loop_and_no_prediction(codec, rough):
     direct = mean_error(codec=codec, rough=rough, predictor="none")
     assert closed < 0.8 * opened
     assert closed < 0.65 * direct
-    assert fitted < closed * (0.5 if rough == 0 else 1.05)
+    coarse = codec in ("low_rank", "low_rank_4bit", "top_k")  # their own error hides the trend
+    assert fitted < closed * (1.05 if rough else 0.8 if coarse else 0.5)
 
 
 def test_error_falls_with_bits_along_a_run():
@@ -194,8 +130,8 @@ def test_strided_input_and_shifted_payload():
     for x in drift(3):
         strided = x.mT.contiguous().mT
         payload = link.sender.pack([strided], TAG)
-        shifted = torch.cat([payload.new_zeros(5), payload])[5:]
-        y = link.receiver.unpack(0, shifted, [tuple(x.shape)], x.dtype, TAG)[0]
+        shifted = torch.cat([payload.first.new_zeros(5), payload.first])[5:]
+        y = link.receive(Payload(shifted, payload.more), [tuple(x.shape)], x.dtype)[0]
         assert torch.equal(y, plain.send(x)[0])
 
 
@@ -277,17 +213,16 @@ def test_damage_is_seen_and_leaves_no_trace(position, flip, call):
     link, calls = Link(codec="2bit"), list(drift(5, n=12, c=24))
     for x in calls[:call]:
         link.send(x)
-    payload = link.sender.pack([calls[call]], TAG)
+    first, more = link.sender.pack([calls[call]], TAG)
     shapes = [tuple(calls[call].shape)]
-    for broken in (payload[:-1], payload[: len(payload) // 2], torch.cat([payload, payload.new_zeros(1)])):
+    for broken in (first[:-1], first[: len(first) // 2], torch.cat([first, first.new_zeros(1)])):
         with pytest.raises(WireError, match="truncated"):
-            link.receiver.unpack(0, broken, shapes, torch.float32, TAG)
-    damaged = payload.clone()
-    damaged[int(position * len(payload))] ^= flip
-    if not 24 <= int(position * len(payload)) < 32:  # the padding between header and body means nothing
-        with pytest.raises(WireError, match=r"damaged|same state"):
-            link.receiver.unpack(0, damaged, shapes, torch.float32, TAG)
-    link.receiver.unpack(0, payload, shapes, torch.float32, TAG)
+            link.receive(Payload(broken, more), shapes, torch.float32)
+    damaged = first.clone()
+    damaged[int(position * len(first))] ^= flip
+    with pytest.raises(WireError, match=r"damaged|same state"):
+        link.receive(Payload(damaged, more), shapes, torch.float32)
+    link.receive(Payload(first, more), shapes, torch.float32)
     link.assert_equal_bases()
     link.send(calls[4])
 
@@ -308,14 +243,14 @@ def test_a_changed_base_is_noticed_by_the_comparison():
     for x in drift(3):
         link.send(x)
     stream = next(iter(link.receiver._streams.values()))
-    value = stream.bases[0].view(-1)[5:6]
+    value = stream.bases[0].data.view(-1)[5:6]
     value.copy_(torch.nextafter(value, value + 1))
     with pytest.raises(AssertionError):
         link.assert_equal_bases()
 
 
 def test_header_survives_its_bytes():
-    header = Header(3, 2, 1, 2, True, 255, -0.5, 1.25, 1 << 20, (1 << 32) - 1)
+    header = Header(3, 2, 1, 2, True, 255, 4, True, -0.5, 1 << 20, 77, (1 << 32) - 1)
     data = header.to_bytes()
     assert len(data) == Header.SIZE
     assert Header.from_bytes(data) == header
@@ -323,31 +258,39 @@ def test_header_survives_its_bytes():
         Header.from_bytes(b"\0" + data[1:])
 
 
-@pytest.mark.parametrize(("copies", "orders"), [(8.0, 2), (2.5, 1), (1.5, 0)])
-def test_memory_budget_chooses_the_order(copies, orders):
-    """One stream and one peer: bases of both directions count, so two bases need the room of four tensors."""
+@pytest.mark.parametrize(
+    ("copies", "orders", "small"), [(8.0, 2, False), (1.5, 2, True), (0.4, 0, True)]
+)
+def test_memory_budget_chooses_how_bases_are_kept(copies, orders, small):
+    """One stream, and a peer's that is to come as long as none has: int8 takes 0.27 of a float32 tensor."""
     x = next(drift(1))
     link = Link(codec="2bit", base_memory_gb=copies * x.nbytes / 2**30)
     for y in drift(4):
         result = link.send(y)[0]
     own, other = link.bases()
-    assert {len(stream.bases) for stream in (*own.values(), *other.values())} == {orders}
-    assert link.ledger.held[-1] == orders * x.nbytes
+    bases = [stream.bases for stream in (*own.values(), *other.values())]
+    assert {(len(some), all(base.small for base in some)) for some in bases} == {(orders, small)}
+    one = Int8().nbytes(*x.shape[1:]) if small else x.nbytes
+    assert link.ledger.held[-1] == orders * one
     assert len(set(link.ledger.sentences)) == (orders == 0)
     if orders == 0:
-        assert torch.equal(result, y)
-        assert link.ledger.errors[-1] == 0.0
+        assert relative(y, result) < 0.01
+        assert link.ledger.codecs[-1] == "int8"
 
 
-def test_memory_budget_holds_over_many_streams():
+@pytest.mark.parametrize(
+    ("copies", "ways"),
+    [(45, {(2, False)}), (25, {(2, True)}), (8, {(1, True)}), (3, {(1, True), (0, False)})],
+)
+def test_memory_is_shared_out_evenly_over_many_streams(copies, ways):
+    """Twenty float32 tensors, of which int8 takes 0.27 each."""
     x = next(drift(1))
-    link = Link(codec="2bit", base_memory_gb=13 * x.nbytes / 2**30)
+    link = Link(codec="2bit", base_memory_gb=copies * x.nbytes / 2**30)
     for i, y in enumerate(drift(4)):
         for layer in range(20):
             link.send(y + i, tag=Tag(f"blocks.{layer}", "kv", (("cond", 0),)))
-    orders = [len(stream.bases) for stream in link.bases()[0].values()]
-    assert orders == sorted(orders, reverse=True)
-    assert set(orders) == {0, 1, 2}
-    assert max(link.ledger.held) <= 13 * x.nbytes
-    assert len(set(link.ledger.sentences)) == 1
+    own = link.bases()[0].values()
+    assert {(len(stream.bases), any(base.small for base in stream.bases)) for stream in own} == ways
+    assert max(link.ledger.held) <= copies * x.nbytes
+    assert len(set(link.ledger.sentences)) == ((0, False) in ways)
     link.assert_equal_bases()

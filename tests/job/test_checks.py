@@ -11,7 +11,7 @@ from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees
 from sampling import custom, model, without_plan
 
-KNOWN = {"splits_tokens": True, "heads": 24, "compressed": False}
+KNOWN = {"splits_tokens": True, "heads": 24}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,6 @@ KNOWN = {"splits_tokens": True, "heads": 24, "compressed": False}
         (4, 2, {}, Degrees(cfg=2, ring=2)),
         (8, 2, {}, Degrees(cfg=2, ulysses=4)),
         (5, 1, {}, Degrees(ring=5)),
-        (4, 1, {"compressed": True}, Degrees(ring=4)),
         (4, 1, {"heads": None}, Degrees(ring=4)),
         (4, 2, {"splits_tokens": False}, Degrees(cfg=2)),
         (3, 2, {"splits_tokens": False}, Degrees(cfg=2)),

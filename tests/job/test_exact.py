@@ -79,6 +79,7 @@ def _without_gather(executor, *args, **kwargs):
     from unittest import mock
 
     def own_only(tensors, axis, **_):
+        yield
         return [x.repeat_interleave(axis.size, dim=1) for x in tensors]
 
     with mock.patch("compact_parallel.runtime.attention.sequence.gather_kv", own_only):

@@ -67,14 +67,16 @@ def corrupt_bases_on_rank_1(executor, *args, **kwargs):
 
     from compact_parallel.runtime.compression.stream import Stream
 
-    decode = Stream.decode
+    decoded = Stream.decoded
 
-    def decode_and_corrupt(stream, header, body, out):
-        decode(stream, header, body, out)
-        stream.bases = tuple(base + 0.3 * base.std() for base in stream.bases)
+    def decoded_and_corrupt(stream, *args):
+        decoded(stream, *args)
+        stream.bases = tuple(
+            base if base.small else base._replace(data=base.data + 0.3 * base.data.std()) for base in stream.bases
+        )
 
     if torch.distributed.get_rank() == 1:
-        with mock.patch.object(Stream, "decode", decode_and_corrupt):
+        with mock.patch.object(Stream, "decoded", decoded_and_corrupt):
             return executor(*args, **kwargs)
     return executor(*args, **kwargs)
 

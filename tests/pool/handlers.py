@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from ...runtime.pool.errors import Cancelled, Refused
+from ...runtime.pool.probe import measure_link, slowest
 from ...runtime.pool.worker import JobControl, Orders
 
 
@@ -190,3 +191,55 @@ class CannotPark(Workshop):
 
     def park(self) -> int:
         raise OSError("the car park is full")
+
+
+class Surveyor(Workshop):
+    """Measures the link, and a number that differs by rank until the ranks have agreed; `about` tells both."""
+
+    def __init__(self, orders: Orders) -> None:
+        super().__init__(orders)
+        self._measured: dict | None = None
+
+    def probe(self) -> dict:
+        self._measured = {**measure_link(torch.device("cpu"))._asdict(), **slowest({"rank": self._rank})}
+        return self._measured
+
+    def about(self) -> dict:
+        return {**super().about(), "measured": self._measured, "own": self._rank}
+
+
+class FailsInProbe(Workshop):
+    """One rank does not come back from the probe; the others wait for it in a collective."""
+
+    def probe(self) -> dict:
+        if self._rank == 1:
+            print("rank 1 looks at the link", flush=True)
+            self.leave()
+        never_comes()
+        return {}
+
+    def leave(self) -> None:
+        raise ValueError("the cable is cut")
+
+
+class DiesInProbe(FailsInProbe):
+    """The process of one rank ends there."""
+
+    def leave(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesSlowlyInProbe(FailsInProbe):
+    """The other's collective fails before the pool can see why."""
+
+    def leave(self) -> None:
+        dist.destroy_process_group()
+        threading.Event().wait(0.2)
+        os._exit(3)
+
+
+class HangsInProbe(FailsInProbe):
+    """One rank stays there."""
+
+    def leave(self) -> None:
+        threading.Event().wait()

@@ -5,7 +5,7 @@ import logging
 import threading
 
 import pytest
-from compact_parallel.runtime.pool import pool as pool_module
+from compact_parallel.runtime.pool import job_run
 from compact_parallel.runtime.pool.errors import JobFailed
 from compact_parallel.tests.pool.support import (
     Background,
@@ -130,7 +130,7 @@ def test_a_cancel_while_the_job_is_rebuilt_leaves_the_pool_usable(started):
 
 @pytest.mark.parametrize("job", ["deaf", "prepare"])
 def test_a_cancel_that_nobody_heeds_ends_the_workers(job, single, monkeypatch):
-    monkeypatch.setattr(pool_module, "CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr(job_run, "CANCEL_SECONDS", 0.3)
     before = pids(single)
     with pytest.raises(Interrupted):
         if job == "deaf":
@@ -206,7 +206,7 @@ def test_park_gives_the_memory_back_when_idle_only(own_pool, started):
 
 def test_status(own_pool):
     fresh = own_pool(1, name="mine")
-    stopped = {"name": "mine", "state": "stopped", "backend": "gloo", "error": "", "starts": 0}
+    stopped = {"name": "mine", "state": "stopped", "backend": "gloo", "error": "", "starts": 0, "link": None}
     places = [{"rank": 0, "device": "cpu", "pid": None, "state": "stopped"}]
     assert fresh.status() == {**stopped, "workers": places}
     during = []

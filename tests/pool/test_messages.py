@@ -24,7 +24,7 @@ from compact_parallel.runtime.pool.messages import (
 )
 
 ONE_OF_EACH = [
-    Ready({"pid": 4, "device_bytes": 1 << 40}),
+    Ready({"pid": 4, "device_bytes": 1 << 40}, {"bytes_per_second": 1.2e7}),
     Prepare(1, b"\x00job"),
     Prepared(1),
     Run(2),

@@ -42,7 +42,7 @@ def two_ranks():
         for index in range(3):
             ledger.begin_call(index, 1.0 - index / 3)
             ledger.sent(100 if index else 400, 800)
-            ledger.stream_error(0.01 if index == 0 else 0.05 * (rank + index), 8.0 if index == 0 else 2.0)
+            ledger.stream_error(0.01 if index == 0 else 0.05 * (rank + index), 8.0 if index == 0 else 2.0, "2bit")
             with ledger.phase("model"), ledger.phase("encode"):
                 pass
     second.base_bytes(50)
@@ -145,9 +145,9 @@ def test_one_rank_that_sent_nothing():
 def test_an_error_that_is_no_number_is_said_and_not_hidden(bad):
     ledger = Ledger()
     ledger.begin_call(0, 1.0)
-    ledger.stream_error(0.5, 2.0)
+    ledger.stream_error(0.5, 2.0, "2bit")
     assert report_of(ledger)["warnings"] == []
-    ledger.stream_error(bad, 2.0)
+    ledger.stream_error(bad, 2.0, "2bit")
     report = report_of(ledger)
     assert report["max_relative_error"] == 0.5
     assert len(report["warnings"]) == 1

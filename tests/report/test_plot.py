@@ -20,7 +20,8 @@ def make_report(ranks=2, calls=8, compressed=True, sends=True, bound=None):
             if sends:
                 ledger.sent(300 + rank if compressed else 4000, 2000)
             if compressed:
-                ledger.stream_error(0.01 * (index + 1), 2.0)
+                ledger.stream_error(0.01 * (index + 1), 2.0, "int8" if index == 0 else "2bit")
+                ledger.stream_error(0.01, 2.0, "2bit")
         ledgers.append(ledger.to_json())
     return run_report(
         ledgers,
@@ -52,7 +53,7 @@ def test_every_size_of_run_can_be_drawn_and_all_text_is_inside(size):
     pixels = to_pixels(figure)
     height, width, _ = pixels.shape
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
-    assert width == 900 and 600 < height < 1200
+    assert width == 900 and 800 < height < 1500
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     assert (border == 255).all(), "something is cut off at the edge"
@@ -65,14 +66,17 @@ def labels(axes):
 
 def test_bars_and_lines_have_the_reports_values():
     report = make_report(ranks=3, bound=0.2)
-    time_axes, bytes_axes, error_axes = draw(report).axes
+    time_axes, bytes_axes, bits_axes, error_axes = draw(report).axes
     width = sum(bar.get_width() for bar in time_axes.patches)
     assert width == pytest.approx(sum(sum(rank.values()) for rank in report["phases"]))
     assert list(bytes_axes.patches[0].get_data().values) == report["bytes_sent_per_call"]
     assert list(bytes_axes.patches[1].get_data().values) == report["bytes_uncompressed_per_call"]
+    assert labels(bits_axes) == ["2bit", "int8"]
+    assert [bar.get_height() for bar in bits_axes.patches] == [0.5, *[1.0] * 7, 0.5, *[0.0] * 7]
+    assert [text.get_text() for text in bits_axes.texts] == [f"{bits:.1f}" for bits in report["bits"]]
     assert list(error_axes.lines[0].get_ydata()) == report["error_per_call"]
     assert labels(error_axes) == ["measured", "asked for at most 0.2"]
-    assert labels(draw(make_report()).axes[2]) == []
+    assert labels(draw(make_report()).axes[3]) == []
 
 
 def test_changed_report_changes_the_picture():

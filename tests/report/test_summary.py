@@ -10,7 +10,7 @@ def make_report(sent=250, uncompressed=1000, **changes):
     ledger.begin_call(0, 1.0)
     ledger.sent(sent, uncompressed)
     if sent < uncompressed:
-        ledger.stream_error(0.081, 2.0)
+        ledger.stream_error(0.081, 2.0, "2bit")
     report = run_report(
         [ledger.to_json()] * 2,
         run_id="r",

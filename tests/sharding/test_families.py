@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from compact_parallel.runtime.attention.sequence import SequenceAttention
-from compact_parallel.runtime.compression.wire import RawWire, make_wire
+from compact_parallel.runtime.compression.residual_wire import make_wire
+from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.plan import Unsupported
@@ -159,7 +160,7 @@ def refusals_and_compression(rank, world):
     for exchange in ("all_gather", "ring"):
         ledger = Ledger()
         config = CompressionConfig(mode="codec", codec="int8")
-        coded = SequenceAttention(ulysses, ring, exchange, make_wire(config, ledger), ledger)
+        coded = SequenceAttention(ulysses, ring, exchange, make_wire(config, ledger, 3), ledger)
         compressed[exchange] = [
             self_check(Sharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
         ]

@@ -10,13 +10,20 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+"""A smaller scale has no finite inverse; what it would scale is sent as zeros."""
+
 
 class Codec(ABC):
     """Turns a residual d_NC into bytes and back, with loss.
 
-    Stateless, so one instance serves every stream. `decode` must give the same bits on every machine, because the
-    sender and the receivers each run it and must end with equal bases: it may only use element-wise float32 operations
-    that are rounded one by one (no reductions, no fused multiply-add) and table look-ups.
+    Every codec is a contraction: ||d - decode(encode(d))|| <= (1 + 2^-7) ||d|| for every finite d up to 1e34, so no
+    message makes a reconstruction worse than no message would.
+
+    Stateless, so one instance serves every stream. `decode` must give the same bits on every machine and with any
+    number of threads, because the sender and the receivers each run it and must end with equal bases. It may use
+    element-wise float32 operations that are rounded one by one (no fused multiply-add), table look-ups, and sums that
+    are exact in float32 whatever their order (integers below 2^24).
 
     A new codec is one file in this folder that lists its instances in CODECS.
     """
@@ -25,12 +32,15 @@ class Codec(ABC):
     """What the user chooses."""
     ident: int
     """Its number in the header of a payload: 1 to 255, never reused."""
+    warm_starts: bool = False
+    """Whether `encode` makes use of `previous`."""
 
     @abstractmethod
-    def encode(self, residual_NC: Tensor) -> Tensor:
+    def encode(self, residual_NC: Tensor, previous: Tensor | None = None) -> Tensor:
         """The bytes of a residual (N, C) of any float type: uint8, 1-D, `nbytes(N, C)` long.
 
-        Values up to 1e34 must decode to finite values. NaN and Inf must not raise; what they give is not used.
+        `previous` is the last payload that this codec made for the same stream (same N and C), if there is one.
+        Values up to 1e34 decode to finite values. NaN and Inf do not raise; what they give is not used.
         """
 
     @abstractmethod
@@ -44,3 +54,7 @@ class Codec(ABC):
     def bits(self, tokens: int, channels: int) -> float:
         """Bits per value of the payload, scales included."""
         return 8 * self.nbytes(tokens, channels) / (tokens * channels)
+
+    def configured(self, rank: int) -> Codec:
+        """This codec with factors of `rank` columns; itself where it has none. Raises ValueError if rank < 1."""
+        return self

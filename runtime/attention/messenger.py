@@ -1,0 +1,151 @@
+"""Messages between the ranks of an axis: the one way of every exchange onto a link and off it.
+
+A message is a wire's payload. Its first part has a size both ends know; when the first parts of an exchange are there,
+their headers tell which messages have a second part, and those travel together.
+B batch, N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..compression.wire import Payload
+from .axis import Axis, Transfer, Watcher
+
+if TYPE_CHECKING:
+    from ..compression.wire import Shapes, Tag, Wire
+    from ..report.ledger import Ledger
+
+
+class Outgoing(NamedTuple):
+    """A message for axis index `to` that stands for `values` numbers."""
+
+    to: int
+    payload: Payload
+    values: int
+
+
+class Incoming(NamedTuple):
+    """A message that axis index `via` hands over: what global rank `source` packed, (B, N, C) each."""
+
+    via: int
+    source: int
+    shapes: Shapes
+    dtype: torch.dtype
+    tag: Tag
+
+
+class Messenger:
+    """All messages of one job on one rank. As a context manager it leaves nothing on its way.
+
+    With `overlap` messages travel while this rank computes; without, `start` waits for them.
+    Every rank must start and finish its exchanges in the same order.
+    """
+
+    def __init__(self, wire: Wire, ledger: Ledger, overlap: bool = True) -> None:
+        self.wire = wire
+        self.ledger = ledger
+        self.overlap = overlap
+        self._watcher = Watcher()
+        self._under_way: dict[Delivery, None] = {}
+
+    def __enter__(self) -> Messenger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except RuntimeError as failure:
+            if error is None:
+                raise
+            raise RuntimeError(f"{error} What was on its way could not be waited for: {failure}") from error
+
+    def start(
+        self, axis: Axis, outgoing: Sequence[Outgoing], incoming: Sequence[Incoming], overlap: bool | None = None
+    ) -> Delivery:
+        """Sends messages and makes ready for others; `finish` or `unpack` the delivery to have them.
+
+        `overlap` in place of the messenger's.
+        """
+        overlap = self.overlap if overlap is None else overlap
+        delivery = Delivery(self, axis, outgoing, incoming, self._watcher if overlap else None)
+        self._under_way[delivery] = None
+        if not overlap:
+            delivery.finish()
+        return delivery
+
+    def ended(self, delivery: Delivery) -> None:
+        """Said by a delivery that has ended."""
+        del self._under_way[delivery]
+
+    def close(self) -> None:
+        """Waits for what is still on its way, which no later job must meet, and drops it.
+
+        All ranks must have stopped at the same place. Raises RuntimeError when a peer is gone; the process groups are
+        of no more use then.
+        """
+        failure = None
+        for delivery in list(self._under_way):
+            try:
+                delivery.drop()
+            except RuntimeError as error:
+                failure = failure or error
+        self._watcher.close()
+        if failure is not None:
+            raise failure
+
+
+class Delivery:
+    """The messages of one exchange, made by `Messenger.start`."""
+
+    def __init__(
+        self,
+        messenger: Messenger,
+        axis: Axis,
+        outgoing: Sequence[Outgoing],
+        incoming: Sequence[Incoming],
+        watcher: Watcher | None,
+    ) -> None:
+        self._messenger, self._axis, self._outgoing, self._incoming = messenger, axis, outgoing, incoming
+        device = outgoing[0].payload.first.device
+        sizes = [messenger.wire.packed_size(*message[1:]) for message in incoming]
+        self._firsts = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
+        self._payloads: list[Payload] | None = None
+        nbytes = sum(len(part) for message in outgoing for part in message.payload)
+        messenger.ledger.sent(nbytes, 2 * sum(message.values for message in outgoing))
+        self._transfer = Transfer(
+            axis,
+            [(message.to, message.payload.first) for message in outgoing],
+            [(message.via, first) for message, first in zip(incoming, self._firsts)],
+            watcher,
+        )
+
+    def finish(self) -> list[Payload]:
+        """The messages that have come, in the order of `incoming`. Raises what a transfer and the wire raise."""
+        if self._payloads is None:
+            wire, ledger = self._messenger.wire, self._messenger.ledger
+            self.drop()
+            mores = [
+                first.new_empty(wire.more_size(source, first, shapes, dtype, tag))
+                for (_, source, shapes, dtype, tag), first in zip(self._incoming, self._firsts)
+            ]
+            sends = [(message.to, message.payload.more) for message in self._outgoing]
+            receives = [(message.via, more) for message, more in zip(self._incoming, mores)]
+            if any(len(part) for _, part in (*sends, *receives)):
+                Transfer(self._axis, sends, receives).finish(ledger)
+            self._payloads = [Payload(*parts) for parts in zip(self._firsts, mores)]
+        return self._payloads
+
+    def unpack(self, outs: Sequence[Sequence[Tensor]]) -> None:
+        """Writes every message into its views (B, N, C), in the order of `incoming`."""
+        for message, payload, out in zip(self._incoming, self.finish(), outs, strict=True):
+            self._messenger.wire.unpack(message.source, payload, out, message.tag)
+
+    def drop(self) -> None:
+        """Waits for the first parts and goes no further."""
+        self._messenger.ended(self)
+        self._transfer.finish(self._messenger.ledger)

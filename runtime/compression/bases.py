@@ -1,0 +1,45 @@
+"""How a stream keeps its last reconstructions: as they are, or in block int8 where memory is short.
+
+Legend: N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .codecs import BY_NAME
+
+SMALL = BY_NAME["int8"]
+
+
+class Base(NamedTuple):
+    """One reconstruction (N, C): its values, or their int8 payload where `small`.
+
+    Both ends quantise the same values with the same element-wise operations, so small bases are equal too. The loop
+    stays closed: what int8 loses of the base is part of the next residual.
+    """
+
+    data: Tensor
+    small: bool
+
+    @classmethod
+    def of(cls, x_hat_NC: Tensor, small: bool) -> Base:
+        """Keeps `x_hat_NC`, or its payload."""
+        return cls(SMALL.encode(x_hat_NC), True) if small else cls(x_hat_NC, False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.data.numel() * self.data.element_size()
+
+    def read(self, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """The values (N, C)."""
+        return SMALL.decode(self.data, tokens, channels, dtype) if self.small else self.data
+
+
+def base_nbytes(tokens: int, channels: int, dtype: torch.dtype, small: bool) -> int:
+    """Bytes of one base."""
+    return SMALL.nbytes(tokens, channels) if small else tokens * channels * dtype.itemsize

@@ -1,0 +1,33 @@
+"""Nothing at all: the receivers take what they expect for the tensor.
+
+Legend: N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Codec
+
+
+class Skip(Codec):
+    """No payload; every residual decodes to zeros."""
+
+    name = "skip"
+    ident = 10
+
+    def nbytes(self, tokens: int, channels: int) -> int:
+        """0."""
+        return 0
+
+    def encode(self, residual_NC: Tensor, previous: Tensor | None = None) -> Tensor:
+        """See `Codec.encode`."""
+        return torch.empty(0, dtype=torch.uint8, device=residual_NC.device)
+
+    def decode(self, payload: Tensor, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """See `Codec.decode`."""
+        return torch.zeros(tokens, channels, dtype=dtype, device=payload.device)
+
+
+CODECS = (Skip(),)

@@ -1,0 +1,160 @@
+"""Fit, encode and decode whole messages on a GPU, as torch operators that `torch.compile` can trace through.
+
+They do what `..quantise` defines, with the same bits in bases and outputs, for the codecs in `IDENTS`; on CUDA tensors
+(or any, where TRITON_INTERPRET=1). Triton is imported when one of them first runs.
+
+Legend: S tensors of a message (K and V of every batch entry), N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ..codecs import BY_IDENT, BY_NAME
+from .message import Message, make_message
+
+BITS = {BY_NAME[f"{bits}bit"].ident: bits for bits in (1, 2, 3, 4)}
+BLOCKS = {BY_NAME[name].ident: name for name in ("int8", "fp8")}
+IDENTS = frozenset((*BITS, *BLOCKS))
+"""Numbers of the codecs that have kernels."""
+WIDEST = 16384
+"""Channels at most, for the codecs of 1 to 4 bits."""
+
+
+def usable(codec: int, channels: int, device: torch.device) -> bool:
+    """Whether `encode` and `decode` take such tensors here."""
+    known = codec in BLOCKS or (codec in BITS and channels <= WIDEST)
+    return known and device.type == "cuda" and find_spec("triton") is not None
+
+
+@torch.library.custom_op("compact_parallel::residual_fit", mutates_args=())
+def fit(xs: Sequence[Tensor], bases: Sequence[Tensor], previous: Sequence[Tensor]) -> Tensor:
+    """(S, 4) float32, per tensor <x, x>, <m, m>, <m, t>, <t, t> with m = x - base and t = base - previous base.
+
+    xs: S tensors (N, C) of one shape and dtype, channels side by side, rows at any distance. `bases` and `previous`
+    (contiguous) are empty where there are none: then base = 0 and t = 0. Squares that float32 does not hold come out
+    as 0, infinity or NaN. Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
+    """
+    _require_triton(xs[0].device)
+    from .fit import fit as run
+
+    return run(make_message(xs, bases, previous), bool(bases) + bool(previous))
+
+
+@fit.register_fake
+def _(xs: Sequence[Tensor], bases: Sequence[Tensor], previous: Sequence[Tensor]) -> Tensor:
+    return xs[0].new_empty(len(xs), 4, dtype=torch.float32)
+
+
+@torch.library.custom_op("compact_parallel::residual_encode", mutates_args=("bases", "previous", "bodies"))
+def encode(
+    xs: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    previous: Sequence[Tensor],
+    k: Sequence[float],
+    use: Sequence[int],
+    bodies: Sequence[Tensor],
+    codec: int,
+) -> Tensor:
+    """Writes the payloads of S tensors into `bodies` and what their receivers will read over a base.
+
+    xs, bases, previous: as for `fit`. use[s] bases predict tensor s (0, 1 or 2), the second with the factor k[s]. What
+    is rebuilt goes over `previous` where that is given (the caller then swaps the two), else over `bases`, else
+    nowhere; so the base of a first message is any tensor, with use 0.
+    bodies: uint8, each starting at a multiple of 16 bytes and at least the codec's `nbytes(N, C)` long; bytes beyond
+    that stay as they are. Views of one buffer are fine.
+    Returns (S, 2) float32: ||x||^2 and ||x - x_hat||^2; not finite where x holds NaN or Inf (then the rest means
+    nothing), and where a square exceeds float32.
+    Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
+    """
+    message = _coded(xs, bases, previous, k, use, bodies, codec, decodes=False)
+    if codec in BITS:
+        from . import lloyd_max
+
+        return lloyd_max.encode(message, BITS[codec])
+    from . import block
+
+    return block.encode(message, BY_IDENT[codec].largest, BLOCKS[codec] == "fp8")
+
+
+@encode.register_fake
+def _(
+    xs: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    previous: Sequence[Tensor],
+    k: Sequence[float],
+    use: Sequence[int],
+    bodies: Sequence[Tensor],
+    codec: int,
+) -> Tensor:
+    return xs[0].new_empty(len(xs), 2, dtype=torch.float32)
+
+
+@torch.library.custom_op("compact_parallel::residual_decode", mutates_args=("bases", "previous", "outs"))
+def decode(
+    bodies: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    previous: Sequence[Tensor],
+    k: Sequence[float],
+    use: Sequence[int],
+    outs: Sequence[Tensor],
+    codec: int,
+) -> None:
+    """Writes what S payloads stand for into `outs` (N, C), rows at any distance, and over a base as `encode` does.
+
+    `outs` may be empty where there are bases: then the new base is the only copy, and attention reads that.
+    """
+    message = _coded(outs, bases, previous, k, use, bodies, codec, decodes=True)
+    if codec in BITS:
+        from . import lloyd_max
+
+        return lloyd_max.decode(message, BITS[codec])
+    from . import block
+
+    return block.decode(message, BLOCKS[codec] == "fp8")
+
+
+@decode.register_fake
+def _(
+    bodies: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    previous: Sequence[Tensor],
+    k: Sequence[float],
+    use: Sequence[int],
+    outs: Sequence[Tensor],
+    codec: int,
+) -> None:
+    return None
+
+
+def _coded(
+    tensors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    previous: Sequence[Tensor],
+    k: Sequence[float],
+    use: Sequence[int],
+    bodies: Sequence[Tensor],
+    codec: int,
+    decodes: bool,
+) -> Message:
+    """The checked table of a message that is encoded or decoded."""
+    if codec not in IDENTS:
+        raise ValueError(f"Codec {codec} has no kernels; {sorted(IDENTS)} have.")
+    _require_triton(bodies[0].device)
+    message = make_message(tensors, bases, previous, k, use, bodies, decodes)
+    nbytes = BY_IDENT[codec].nbytes(message.tokens, message.channels)
+    if len(bodies) != message.tensors or any(len(body) < nbytes for body in bodies):
+        raise ValueError(f"{message.tensors} bodies of at least {nbytes} bytes are needed.")
+    return message
+
+
+def _require_triton(device: torch.device) -> None:
+    if find_spec("triton") is None:
+        raise RuntimeError("The compression kernels need Triton, which is not installed: pip install triton")
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(f"The compression kernels work on CUDA tensors, not on {device.type}.")

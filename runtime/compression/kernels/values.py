@@ -1,0 +1,139 @@
+"""What all kernels share: reading and writing values of any float type, rounding, the prediction.
+
+A kernel must give the same bits as PyTorch, on every device and on Triton's interpreter. So each operation is rounded
+on its own (kernels are launched with LAUNCH, which forbids fused multiply-add; divisions are IEEE), and bfloat16 is
+rounded, and read, in integers: the interpreter's own conversions truncate and lose subnormals.
+"""
+
+# ruff: noqa: ANN001, ANN201 (the arguments of a Triton function have no Python types)
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import torch
+import triton
+import triton.language as tl
+
+from . import message
+
+LAUNCH = MappingProxyType({"enable_fp_fusion": False})
+"""Options of every launch."""
+ELEMENT = MappingProxyType({torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.uint16})
+"""How kernels read a dtype: bfloat16 as its bits."""
+
+FIELDS = tl.constexpr(message.FIELDS)
+X, BASE, PREVIOUS = (tl.constexpr(field) for field in (message.X, message.BASE, message.PREVIOUS))
+STATE, BODY, OUT = (tl.constexpr(field) for field in (message.STATE, message.BODY, message.OUT))
+STRIDE, USE, FACTOR = (tl.constexpr(field) for field in (message.STRIDE, message.USE, message.FACTOR))
+SMALLEST_SCALE = tl.constexpr(torch.finfo(torch.float32).tiny)
+
+
+@triton.jit
+def pointer(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: tl.constexpr):
+    """One address of the table as a pointer to `element`."""
+    address = tl.load(table + tensor * FIELDS + FIELD).to(tl.pointer_type(element))
+    if aligned:
+        address = tl.multiple_of(address, 16)
+    return address
+
+
+@triton.jit
+def rows_of(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: tl.constexpr):
+    """(pointer, values from one row to the next) of X or OUT."""
+    stride = tl.load(table + tensor * FIELDS + STRIDE)
+    if aligned:
+        stride = tl.multiple_of(stride, 128 // element.primitive_bitwidth)
+    return pointer(table, tensor, FIELD, element, aligned), stride
+
+
+@triton.jit
+def predictor(table, tensor, element: tl.constexpr, aligned: tl.constexpr):
+    """(base, previous base, how many of them predict, k), for `expected`."""
+    base = pointer(table, tensor, BASE, element, aligned)
+    previous = pointer(table, tensor, PREVIOUS, element, aligned)
+    k = tl.load(table + tensor * FIELDS + FACTOR).to(tl.int32).to(tl.float32, bitcast=True)
+    return base, previous, tl.load(table + tensor * FIELDS + USE).to(tl.int32), k
+
+
+@triton.jit
+def read(place, inside):
+    """The values at `place` in float32, 0 where not `inside`."""
+    raw = tl.load(place, mask=inside, other=0)
+    if raw.dtype == tl.uint16:
+        return (raw.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return raw.to(tl.float32)
+
+
+@triton.jit
+def bf16_bits(value):
+    """Finite float32 values rounded to bfloat16 (nearest, ties to even), as uint16."""
+    bits = value.to(tl.uint32, bitcast=True)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16)
+
+
+@triton.jit
+def bf16_value(bits):
+    """The float32 of bfloat16 bits."""
+    return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def inverse(scale):
+    """1 / scale; 0 where that is not finite."""
+    usable = scale >= SMALLEST_SCALE
+    return tl.where(usable, tl.div_rn(1.0, tl.where(usable, scale, 1.0)), 0.0)
+
+
+@triton.jit
+def expected(predicted_by, place, inside):
+    """base + k * (base - previous) at `place`, float32; the base if one base predicts, 0 if none does. What is not
+    used is not read."""
+    base, previous, use, k = predicted_by
+    newest = read(base + place, inside & (use > 0))
+    oldest = read(previous + place, inside & (use > 1))
+    return tl.where(use > 1, (newest - oldest) * k + newest, newest)
+
+
+@triton.jit
+def reconstruct(decoded, forecast, use, element: tl.constexpr):
+    """x_hat as it is stored: decoded + forecast, no larger than `element` holds."""
+    if element == tl.float32:
+        largest = 3.4028234663852886e38
+    elif element == tl.float16:
+        largest = 65504.0
+    else:
+        largest = 3.3895313892515355e38
+    total = tl.where(use > 0, decoded + forecast, decoded)
+    total = tl.minimum(tl.maximum(total, -largest), largest)
+    if element == tl.uint16:
+        return bf16_bits(total)
+    return total.to(element)
+
+
+@triton.jit
+def widened(stored):
+    """The float32 of what `reconstruct` gave."""
+    if stored.dtype == tl.uint16:
+        return bf16_value(stored)
+    return stored.to(tl.float32)
+
+
+@triton.jit
+def store(address, place, stored, inside):
+    """Stores where there is an address."""
+    tl.store(address + place, stored, mask=inside & (address.to(tl.int64) != 0))
+
+
+@triton.jit
+def tile_of(row_N, column_C, tokens, channels, stride):
+    """(inside, place, offset) of a tile: what of it there is, and where that is in a contiguous (N, C) tensor and in
+    one whose rows are `stride` apart."""
+    row_N1 = row_N[:, None]
+    inside = (row_N1 < tokens) & (column_C < channels)[None, :]
+    return inside, row_N1 * channels + column_C[None, :], row_N1 * stride + column_C[None, :]
+
+
+def width_of(channels: int, widest: int) -> int:
+    """Columns of a tile: a power of two, enough for a row, but from 8 to `widest`."""
+    return min(widest, max(8, triton.next_power_of_2(channels)))

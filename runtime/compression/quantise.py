@@ -1,0 +1,145 @@
+"""The arithmetic of one message of one stream, in plain PyTorch: the definition that every faster path must equal.
+
+    sender:    d = x - expected;  payload = encode(d);  x_hat = expected + decode(payload)
+    receiver:                                            x_hat = expected + decode(payload)
+
+Legend: N tokens, C channels. Tensors are (N, C); x_hat has the dtype of the tensor that is sent.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .chunks import row_chunks
+from .codecs import Codec
+from .predict import fit, predict
+
+SMALLEST_SQUARE = 1e-30
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One tensor to encode into `payload` (uint8, as long as the codec says). `bases` are the stream's, newest first,
+    and it is to keep so many from now on: those beyond may be overwritten. `previous` is its last payload of this
+    codec, for codecs that start from it."""
+
+    x_NC: Tensor
+    codec: Codec
+    bases: tuple[Tensor, ...]
+    keep: int
+    previous: Tensor | None
+    payload: Tensor
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """One tensor to decode from `payload` into `out_NC`, a view of any row stride. `bases` and `keep` are as for
+    Encoding; `used` of them (all or none) went into the prediction, with the factor `k`."""
+
+    payload: Tensor
+    codec: Codec
+    bases: tuple[Tensor, ...]
+    keep: int
+    used: int
+    k: float
+    out_NC: Tensor
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What encoding a tensor gave. `used` bases (all or none) went into the prediction, with the factor `k`."""
+
+    x_hat_NC: Tensor
+    used: int
+    k: float
+    missing: float
+    """||x - expected|| / ||x||: how much had to be sent."""
+    error: float
+    """||x - x_hat|| / ||x||; not finite if x holds NaN or Inf."""
+
+
+def encode(task: Encoding) -> Coded:
+    """Encodes one tensor.
+
+    Bases that are no nearer to x than zero is are of no use (another picture, a spike before): x itself is sent.
+    """
+    x_NC, codec = task.x_NC.float().contiguous(), task.codec
+    k, norm, missing = fit(x_NC, task.bases)
+    used = task.bases if missing < norm else ()
+    task.payload.copy_(codec.encode(_subtract(x_NC, used, k), task.previous))
+    x_hat_NC = _restore(task.payload, codec, used, k, x_NC.shape, task.x_NC.dtype)
+    relative = math.sqrt(max(missing, 0.0) / norm) if used and norm < math.inf else 1.0
+    return Coded(x_hat_NC, len(used), k, relative, relative_error(x_NC, x_hat_NC, norm, lost_square(x_NC, x_hat_NC)))
+
+
+def decode(task: Decoding) -> Tensor:
+    """x_hat (N, C), a new tensor; the same values are in `out_NC`."""
+    out_NC = task.out_NC
+    x_hat_NC = _restore(task.payload, task.codec, task.bases[: task.used], task.k, out_NC.shape, out_NC.dtype)
+    out_NC.copy_(x_hat_NC)
+    return x_hat_NC
+
+
+def _restore(
+    payload: Tensor, codec: Codec, bases: tuple[Tensor, ...], k: float, shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """expected + decode(payload), in `dtype`: the same bits at both ends."""
+    x_hat_NC = codec.decode(payload, *shape, torch.float32)
+    for rows in row_chunks(*shape, x_hat_NC.device):
+        if bases:
+            x_hat_NC[rows].add_(predict(bases, k, rows))
+        _clamp(x_hat_NC[rows], dtype)
+    return x_hat_NC.to(dtype)
+
+
+def supplement(x_NC: Tensor, x_hat_NC: Tensor, codec: Codec) -> tuple[Tensor, Tensor, float]:
+    """Payload of what x_hat lacks, the better x_hat, and its relative error."""
+    x_NC = x_NC.float().contiguous()
+    payload = codec.encode(x_NC - x_hat_NC.float())
+    better_NC = add_supplement(x_hat_NC, payload, codec)
+    norm = float(torch.linalg.vector_norm(x_NC)) ** 2
+    return payload, better_NC, relative_error(x_NC, better_NC, norm, lost_square(x_NC, better_NC))
+
+
+def add_supplement(x_hat_NC: Tensor, payload: Tensor, codec: Codec) -> Tensor:
+    """x_hat plus the supplement, a new tensor of its dtype."""
+    total_NC = codec.decode(payload, *x_hat_NC.shape, torch.float32).add_(x_hat_NC)
+    return _clamp(total_NC, x_hat_NC.dtype).to(x_hat_NC.dtype)
+
+
+def lost_square(x_NC: Tensor, x_hat_NC: Tensor) -> float:
+    """||x - x_hat||^2 in float32 for x in float32."""
+    lost = torch.zeros((), device=x_NC.device)
+    for rows in row_chunks(*x_NC.shape, x_NC.device):
+        difference = (x_NC[rows] - x_hat_NC[rows]).view(-1)
+        lost += torch.dot(difference, difference)
+    return float(lost)
+
+
+def relative_error(x_NC: Tensor, x_hat_NC: Tensor, norm: float, lost: float) -> float:
+    """||x - x_hat|| / ||x||, where `norm` is ||x||^2 and `lost` ||x - x_hat||^2 in float32."""
+    if lost > SMALLEST_SQUARE and norm < math.inf:
+        return math.sqrt(lost / norm)
+    x_NC = x_NC.float()
+    wide = [float(torch.linalg.vector_norm(y, dtype=torch.float64)) for y in (x_NC - x_hat_NC, x_NC)]
+    return wide[0] / (wide[1] or 1.0)
+
+
+def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
+    """x less what is expected of it, float32; x itself where nothing is."""
+    if not bases:
+        return x_NC
+    residual_NC = torch.empty_like(x_NC)
+    for rows in row_chunks(*x_NC.shape, x_NC.device):
+        torch.sub(x_NC[rows], predict(bases, k, rows), out=residual_NC[rows])
+    return residual_NC
+
+
+def _clamp(x_NC: Tensor, dtype: torch.dtype) -> Tensor:
+    """In place: no value that `dtype` does not hold."""
+    largest = torch.finfo(dtype).max
+    return x_NC.clamp_(-largest, largest)

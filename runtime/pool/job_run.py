@@ -1,0 +1,103 @@
+"""One job on its way through the workers: rebuilt by all, then run by all, or let go of by all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .crew import Crew
+from .errors import PoolError
+from .messages import Abandon, Cancel, Done, Failed, Prepare, Progress, Run
+
+# After an agreed failure every rank is already on its way out of the job.
+AGREED_SECONDS = 10.0
+# A cancelled run ends with the model call it is in, and a video model's call may take minutes.
+CANCEL_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What the workers returned: rank 0's result and every rank's ledger, by rank."""
+
+    result: bytes
+    ledgers: list[dict]
+
+
+class JobRun:
+    """One job. `over`: no worker is busy with it any more, so that the next one may come; False until it is sure."""
+
+    def __init__(self, crew: Crew, job: int) -> None:
+        self.over = False
+        self._crew = crew
+        self._job = job
+        self._interrupt: BaseException | None = None
+        self._deadline = float("inf")
+
+    def prepare(self, payload: bytes, check_interrupt: Callable[[], None]) -> None:
+        """Have every worker rebuild the job. Raises as `Pool.run` does."""
+        self._crew.tell_all(Prepare(self._job, payload))
+        waiting = set(range(self._crew.world))
+        failures: dict[int, Failed] = {}
+        while waiting:
+            self._watch(check_interrupt)
+            if time.monotonic() > self._deadline:
+                raise self._interrupt
+            match self._crew.hear():
+                case rank, None:
+                    raise self._crew.death(rank)
+                case rank, message:
+                    if isinstance(message, Failed):
+                        failures[rank] = message
+                    waiting.discard(rank)
+        if failures or self._interrupt is not None:
+            self._crew.tell_all(Abandon(self._job))
+            self.over = True
+            raise self._interrupt or self._crew.failure(*min(failures.items()))
+
+    def collect(self, on_progress: Callable[[int, int, bytes], None], check_interrupt: Callable[[], None]) -> JobResult:
+        """Have every worker run the prepared job, and wait for it. Raises as `Pool.run` does."""
+        crew = self._crew
+        crew.tell_all(Run(self._job))
+        ended: dict[int, Done | Failed] = {}
+        while len(ended) < crew.world:
+            if self._watch(check_interrupt):
+                crew.tell_all(Cancel(self._job))
+            if time.monotonic() > self._deadline:
+                late = ", ".join(worker.name for worker in crew.workers if worker.rank not in ended)
+                raise self._interrupt or PoolError(f"{late} did not end the job; the pool restarts on the next run.")
+            match crew.hear():
+                case rank, None:
+                    raise crew.death(rank)
+                case _, Progress(step=step, total=total, payload=payload) if self._interrupt is None:
+                    if self._watch(on_progress, step, total, payload):
+                        crew.tell_all(Cancel(self._job))
+                case rank, Failed(agreed=False) as failure:
+                    raise crew.blame(rank, failure)
+                case rank, (Failed() | Done()) as message:
+                    ended[rank] = message
+                    crew.workers[rank].about = dict(message.about)
+                    if isinstance(message, Failed):
+                        self._deadline = min(self._deadline, time.monotonic() + AGREED_SECONDS)
+        self.over = True
+        failed = {rank: message for rank, message in ended.items() if isinstance(message, Failed)}
+        if self._interrupt is not None:
+            raise self._interrupt
+        if failed:
+            raise crew.failure(*min(failed.items()))
+        return JobResult(ended[0].result, [ended[rank].ledger for rank in range(crew.world)])
+
+    def _watch(self, function: Callable[..., None], *arguments: object) -> bool:
+        """Call what may interrupt the job, unless that has happened. True if it just did: the workers have to let go.
+
+        The exception is kept until they have.
+        """
+        if self._interrupt is not None:
+            return False
+        try:
+            function(*arguments)
+        except BaseException as error:
+            self._interrupt = error
+            self._deadline = time.monotonic() + CANCEL_SECONDS
+            return True
+        return False

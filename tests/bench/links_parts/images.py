@@ -1,0 +1,172 @@
+"""Seconds per image and its likeness to the serial one, on the product's own pool with its workers in namespaces."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import sampling
+import tiny_picture
+import torch
+from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.config import CompressionConfig, ConfigError
+from compact_parallel.runtime.pool.errors import JobFailed, PoolError
+from compact_parallel.runtime.pool.pool import Entry, Pool
+from compact_parallel.runtime.pool.registry import pools
+
+from .bystanders import Bystanders
+from .cases import Case
+from .namespaces import RATES, Links
+
+HANDLER = "tests.bench.links_parts.inside:sampling_handler"
+WARM_UP_STEPS = 3
+SLOWEST_IMAGE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of every image: pixels of a side, Euler steps, and the number of the prompt and noise."""
+
+    size: int
+    steps: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Image:
+    """One sampled image: x_BHWC in 0..1, the seconds of the sampler, and the run's report ({} for serial).
+
+    `others`: cores that processes which are not ours kept busy meanwhile.
+    """
+
+    picture: torch.Tensor
+    seconds: float
+    report: dict
+    others: float
+
+
+@dataclass
+class Result:
+    """All images of one case on one link. `problem` says why there are none or no more."""
+
+    case: Case
+    images: list[Image] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return statistics.median(image.seconds for image in self.images)
+
+
+@dataclass(frozen=True)
+class OnLink:
+    """The results of every case on one link; `link` is what the pool measured of it."""
+
+    link: dict | None
+    results: list[Result]
+
+
+@contextmanager
+def workers_in(namespaces: Sequence[str]) -> Iterator[Pool]:
+    """The pool that `sampling.parallel` finds, its workers in these namespaces; not started, stopped at the end."""
+    devices = ("cpu",) * len(namespaces)
+    entry = Entry(HANDLER, ("main.py",), {"namespaces": list(namespaces)})
+    pool = pools().get(sampling.config(len(namespaces)).pool, devices, entry)
+    try:
+        yield pool
+    finally:
+        pool.stop()
+
+
+class _Clock:
+    """A SAMPLER_SAMPLE wrapper that measures what the workers measure: the sampler alone."""
+
+    seconds = 0.0
+
+    def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = executor(*args, **kwargs)
+        self.seconds = time.perf_counter() - started
+        return result
+
+
+def serial_image(shape: Shape) -> Image:
+    """The image of one thread of this process."""
+    clock = _Clock()
+    bystanders = Bystanders([os.getpid()])
+    patcher = tiny_picture.model().clone()
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "clock", clock)
+    samples = tiny_picture.sample(patcher, shape.seed, size=shape.size, steps=shape.steps)
+    others = bystanders.cores()
+    return Image(tiny_picture.picture(samples), clock.seconds, {}, others)
+
+
+def image(case: Case, pool: Pool, shape: Shape) -> Image:
+    """The image of a pool's workers, which are started if need be. Raises what the product raises, or PoolError after
+    SLOWEST_IMAGE_S.
+    """
+    if case.strategy is None:
+        return serial_image(shape)
+    pool.start()
+    compression = CompressionConfig(**case.compression)
+    patcher = sampling.parallel(tiny_picture.model(), pool.world, compression, **case.strategy)
+    bystanders = Bystanders([os.getpid(), *(worker["pid"] for worker in pool.status()["workers"])])
+    limit = threading.Timer(SLOWEST_IMAGE_S, pool.stop)
+    limit.start()
+    try:
+        samples = tiny_picture.sample(patcher, shape.seed, size=shape.size, steps=shape.steps)
+    finally:
+        limit.cancel()
+    others = bystanders.cores()
+    report = sampling.report()
+    return Image(tiny_picture.picture(samples), report["sampling_seconds"], report, others)
+
+
+def measure(cases: Sequence[Case], pool: Pool, shape: Shape, repeats: int, say: Callable[[str], None]) -> list[Result]:
+    """One short run of every case that does not count, then `repeats` rounds of one image of every case."""
+    results = [Result(case) for case in cases]
+    short = Shape(shape.size, min(WARM_UP_STEPS, shape.steps), shape.seed)
+    for round_number in range(repeats + 1):
+        for result in results:
+            if result.problem:
+                continue
+            try:
+                made = image(result.case, pool, shape if round_number else short)
+            except (ConfigError, Unsupported) as error:
+                result.problem = f"not available: {_first_sentence(error)}"
+            except JobFailed as error:
+                how = "not available" if error.kind == "Refused" else f"failed: {error.kind}"
+                result.problem = f"{how}: {_first_sentence(error)}"
+            except PoolError as error:
+                result.problem = f"failed: {_first_sentence(error)}"
+            else:
+                if round_number:
+                    result.images.append(made)
+                    say(f"  {result.case.name}: {made.seconds:.2f} s")
+            if result.problem:
+                say(f"  {result.case.name}: {result.problem}")
+    return results
+
+
+def over(
+    rate: str, links: Links, pool: Pool, cases: Sequence[Case], shape: Shape, repeats: int, say: Callable[[str], None]
+) -> OnLink:
+    """The results on one link. The pool starts anew, as it measures the link when it starts."""
+    say(f"{links.world} workers, {rate}")
+    links.limit(RATES[rate])
+    pool.restart()
+    link = pool.status()["link"]
+    here = [case for case in cases if case.rates is None or rate in case.rates]
+    return OnLink(link, measure(here, pool, shape, repeats, say))
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).splitlines()[0].split("; ")[0][:120]

@@ -1,0 +1,23 @@
+"""The two libraries people would use instead, in a folder of their own beside the tests' environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import bench
+
+PACKAGES = ("diffusers==0.42.1", "yunchang==0.6.4", "importlib_metadata==8.7.0")
+FOLDER = bench.ROOT / ".cache" / "peers"
+
+
+def folder() -> Path:
+    """Where the libraries are, installed there if they are not. Without their dependencies: ComfyUI has the same."""
+    done = FOLDER / "installed"
+    if not (done.is_file() and done.read_text() == " ".join(PACKAGES)):
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(FOLDER)]
+        if subprocess.run([*command, *PACKAGES], check=False).returncode:
+            sys.exit(f"diffusers and yunchang could not be installed; run: {' '.join([*command, *PACKAGES])}")
+        done.write_text(" ".join(PACKAGES))
+    return FOLDER

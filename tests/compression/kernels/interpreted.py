@@ -1,0 +1,373 @@
+"""The kernels on Triton's interpreter against the PyTorch reference. Run by test_interpreted.py, or:
+
+cd tests && TRITON_INTERPRET=1 python -m pytest -q compression/kernels/interpreted.py
+"""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from compact_parallel.runtime.compression.bitpack import pack_planes
+from compact_parallel.runtime.compression.codecs import BY_NAME
+from compact_parallel.runtime.compression.codecs import lloyd_max as reference
+from compact_parallel.runtime.compression.kernels import lloyd_max, ops
+from compact_parallel.runtime.compression.kernels.message import make_message
+from compact_parallel.runtime.compression.kernels.scales import Scales
+from compact_parallel.runtime.compression.predict import fit, float32, predict
+
+LLOYD_MAX = ("1bit", "2bit", "3bit", "4bit")
+NAMES = (*LLOYD_MAX, "int8", "fp8")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SHAPES = ((1, 1), (37, 65), (90, 3), (3, 1100))
+"""Odd, smaller and larger than the kernels' tiles in either direction."""
+CASES = [
+    *product(("2bit", "int8"), DTYPES, (0, 1, 2)),
+    *((name, dtype, order) for name in ("1bit", "3bit", "4bit", "fp8") for dtype, order in zip(DTYPES, (1, 2, 0))),
+]
+"""(codec, dtype, bases that predict)."""
+ULP = 2.0**-7
+
+
+class Sender:
+    """What the sender of a message of `count` tensors holds: rows of x lie apart, bodies share one buffer."""
+
+    def __init__(self, count, tokens, channels, dtype, order, codec, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=generator)
+
+        self.codec, self.shape, self.dtype = codec, (tokens, channels), dtype
+        scale = normal(tokens, 1).exp() * normal(channels).exp()
+        wide = torch.zeros(count, tokens, channels + 3, dtype=dtype)
+        self.xs = list(wide[:, :, 1 : channels + 1])
+        tensors = [[scale * normal(*self.shape) for _ in range(3)] for _ in range(count)]
+        for x, (a, b, c) in zip(self.xs, tensors):
+            x.copy_(a + 0.5 * b + 0.1 * c)
+        self.bases = [a.to(dtype) for a, _, _ in tensors] if order > 0 else []
+        self.previous = [(a - b).to(dtype) for a, b, _ in tensors] if order > 1 else []
+        self.k = [float32(0.3 + 0.1 * index) for index in range(count)]
+        self.use = [order] * count
+        room = -(-codec.nbytes(*self.shape) // 16) * 16 + 16
+        self.buffer = torch.full((count * room,), 0xA5, dtype=torch.uint8)
+        self.bodies = list(self.buffer.view(count, room))
+        self.before = [tuple(base.clone() for base in bases) for bases in zip(*self._held)] or [()] * count
+
+    @property
+    def _held(self):
+        return [bases for bases in (self.bases, self.previous) if bases]
+
+    @property
+    def state(self):
+        """The tensors that take the new bases."""
+        return self.previous or self.bases
+
+    def encode(self):
+        """Losses (S, 2)."""
+        return ops.encode(self.xs, self.bases, self.previous, self.k, self.use, self.bodies, self.codec.ident)
+
+    def message(self):
+        return make_message(self.xs, self.bases, self.previous, self.k, self.use, self.bodies)
+
+    def payload(self, index):
+        return self.bodies[index][: self.codec.nbytes(*self.shape)]
+
+    def used(self, index):
+        """The bases that predicted this tensor."""
+        return self.before[index][: self.use[index]]
+
+    def factor(self, index):
+        """k, as the reference takes it."""
+        return self.k[index] if self.use[index] > 1 else 0.0
+
+    def residual(self, index):
+        x, used = self.xs[index].float().contiguous(), self.used(index)
+        return x - predict(used, self.factor(index), slice(None)) if used else x
+
+    def x_hat(self, index):
+        """What the reference makes of the payload: clamp(decoded + prediction), in the tensor's dtype."""
+        x_hat = self.codec.decode(self.payload(index), *self.shape, torch.float32)
+        if used := self.used(index):
+            x_hat += predict(used, self.factor(index), slice(None))
+        largest = torch.finfo(self.dtype).max
+        return x_hat.clamp(-largest, largest).to(self.dtype)
+
+
+def same(x, y):
+    """Whether two tensors have the same bits."""
+    return x.dtype == y.dtype and torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8))
+
+
+def near(x, y, ulps=1):
+    """Whether bfloat16 values agree within rounding."""
+    x, y = x.float(), y.float()
+    return bool(((x - y).abs() <= ulps * ULP * torch.maximum(x.abs(), y.abs())).all())
+
+
+def scales_of(sender):
+    """The reference's scales in the form the kernels take them, v also in the bodies."""
+    parts = [sender.codec._parts(sender.payload(index), *sender.shape) for index in range(len(sender.xs))]
+    found = [reference._scales(sender.residual(index)) for index in range(len(sender.xs))]
+    for part, (_, v_C, _) in zip(parts, found):
+        part.v_C[:] = v_C
+    u_SN, v_SC, mean_S = (torch.stack(group) for group in zip(*found))
+    payloads = [sender.codec.encode(sender.residual(index)) for index in range(len(sender.xs))]
+    tails = torch.tensor([[[4.0 if payload[0] else 0.0, 1.0]] for payload in payloads])
+    scales = Scales(u_SN.view(torch.uint16), v_SC.float(), reference._inverse(v_SC), mean_S, tails, 1)
+    return scales, payloads
+
+
+@pytest.mark.parametrize("name", LLOYD_MAX)
+@pytest.mark.parametrize(("shape", "dtype"), list(zip(SHAPES, (*DTYPES, torch.float32))))
+def test_codes_equal_the_reference_given_its_scales(name, shape, dtype):
+    sender = Sender(2, *shape, dtype, 1, BY_NAME[name])
+    scales, payloads = scales_of(sender)
+    lloyd_max.quantise(sender.message(), int(name[0]), scales)
+    for index, expected in enumerate(payloads):
+        got = sender.codec._parts(sender.payload(index), *shape)
+        wanted = sender.codec._parts(expected, *shape)
+        assert torch.equal(got.table, wanted.table)
+        assert torch.equal(got.v_C, wanted.v_C)
+        assert all(torch.equal(a, b) for a, b in zip(got.planes, wanted.planes))
+        assert near(got.u_N, wanted.u_N)
+        assert same(sender.state[index], sender.x_hat(index))
+
+
+@pytest.mark.parametrize("name", LLOYD_MAX)
+def test_codes_where_rounding_decides(name):
+    """Every value is on a border between two codes. The scales taken in turn give the reference's codes; negative
+    control: 1 / (u v) gives others."""
+    tokens, channels, bits = 16, 512, int(name[0])
+    sender = Sender(1, tokens, channels, torch.float32, 0, BY_NAME[name])
+    u, v = ((1 + torch.rand(n, generator=torch.Generator().manual_seed(n))).bfloat16() for n in (tokens, channels))
+    grid = sender.codec._grids[0]
+    fine = torch.linspace(-4, 4, 1 << 14)
+    steps = grid.codes(fine).int().diff().nonzero()[:, 0]
+    borders = ((fine[steps] * grid._cells_per_unit).round() / grid._cells_per_unit).repeat(tokens * channels)
+    d = borders[: tokens * channels].view(tokens, channels) * u.float()[:, None] * v.float()
+    sender.xs[0].copy_(d)
+    tails = torch.zeros(1, 1, 2)
+    scales = Scales(u[None].view(torch.uint16), v[None].float(), reference._inverse(v)[None], torch.ones(1), tails, 1)
+    lloyd_max.quantise(sender.message(), bits, scales)
+    got = sender.codec._parts(sender.payload(0), tokens, channels).planes
+
+    def packed(z):
+        return [plane.view(tokens, -1) for plane in pack_planes(grid.codes(z).view(-1), bits)]
+
+    in_turn = packed((d * reference._inverse(u)[:, None]) * reference._inverse(v))
+    at_once = packed(d / (u.float()[:, None] * v.float()))
+    assert all(torch.equal(a, b) for a, b in zip(got, in_turn))
+    assert bits == 1 or not all(torch.equal(a, b) for a, b in zip(got, at_once))
+
+
+@pytest.mark.parametrize(("name", "dtype", "order"), CASES)
+def test_bases_equal_the_reference(name, dtype, order):
+    """Two tensors with an odd number of tokens and channels."""
+    sender = Sender(2, 37, 65, dtype, order, BY_NAME[name])
+    if order == 0:
+        sender.bases = [torch.full_like(x, torch.nan) for x in sender.xs]
+    losses = sender.encode()
+    for index, x in enumerate(sender.xs):
+        x_hat = sender.x_hat(index)
+        assert same(sender.state[index], x_hat)
+        lost, norm = (float(y.double().square().sum()) for y in (x.double() - x_hat, x))
+        assert losses[index].tolist() == pytest.approx([norm, lost], rel=1e-4)
+        if order == 2:
+            assert same(sender.bases[index], sender.before[index][0])
+
+
+def test_a_fused_prediction_gives_other_bases():
+    """Negative control of the test above: k * trend + base rounded once."""
+    sender = Sender(1, 37, 65, torch.float32, 2, BY_NAME["4bit"])
+    sender.encode()
+    base, previous = sender.before[0]
+    fused = ((base - previous).double() * sender.k[0] + base.double()).float()
+    other = sender.codec.decode(sender.payload(0), *sender.shape, torch.float32) + fused
+    assert torch.allclose(other, sender.state[0])
+    assert not same(other, sender.state[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_payload_agrees_with_the_reference(name, shape):
+    sender = Sender(2, *shape, torch.bfloat16, 1, BY_NAME[name], seed=1)
+    sender.encode()
+    for index, body in enumerate(sender.bodies):
+        got, wanted = sender.payload(index), sender.codec.encode(sender.residual(index))
+        assert (body[len(got) :] == 0xA5).all()
+        if name not in LLOYD_MAX:
+            assert torch.equal(got, wanted)
+            continue
+        got, wanted = (sender.codec._parts(payload, *shape) for payload in (got, wanted))
+        assert torch.equal(got.table, wanted.table)
+        assert near(got.u_N, wanted.u_N, ulps=2)
+        assert near(got.v_C, wanted.v_C)
+
+
+@pytest.mark.parametrize(("name", "dtype", "order"), CASES)
+def test_decode_equals_the_reference(name, dtype, order):
+    """Into views whose rows lie apart, and over the base; and with neither `outs` nor bases changed otherwise."""
+    sender = Sender(2, 37, 65, dtype, order, BY_NAME[name], seed=2)
+    for index, body in enumerate(sender.bodies):
+        payload = sender.codec.encode(sender.residual(index))
+        body[: len(payload)] = payload
+    room = torch.zeros(37, 2, 65 + 2, dtype=dtype)
+    outs = [room[:, index, 1:66] for index in range(2)]
+    ops.decode(sender.bodies, sender.bases, sender.previous, sender.k, sender.use, outs, sender.codec.ident)
+    for index, out in enumerate(outs):
+        x_hat = sender.x_hat(index)
+        assert same(out, x_hat)
+        if order:
+            assert same(sender.state[index], x_hat)
+    assert not room[:, :, 0].any() and not room[:, :, 66].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decode_without_outs(name):
+    sender, receiver = (Sender(2, 9, 40, torch.bfloat16, 1, BY_NAME[name]) for _ in range(2))
+    sender.encode()
+    ops.decode(sender.bodies, receiver.bases, [], receiver.k, receiver.use, [], receiver.codec.ident)
+    assert all(same(a, b) for a, b in zip(sender.bases, receiver.bases))
+    assert not same(sender.bases[0], sender.before[0][0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_of_a_message_do_not_mix(name):
+    """Each tensor of a message of four gives the bytes it gives alone, with its own k and use."""
+    together = Sender(4, 20, 24, torch.float32, 2, BY_NAME[name])
+    together.use = [0, 1, 2, 2]
+    together.k[3] = 0.0
+    together.encode()
+    for index in range(4):
+        alone = Sender(4, 20, 24, torch.float32, 2, BY_NAME[name])
+        ops.encode(
+            [alone.xs[index]], [alone.bases[index]], [alone.previous[index]], [together.k[index]],
+            [together.use[index]], [alone.bodies[index]], alone.codec.ident,
+        )  # fmt: skip
+        assert torch.equal(together.payload(index), alone.payload(index))
+        assert same(together.previous[index], alone.previous[index])
+    assert not torch.equal(together.payload(2), together.payload(3))
+
+
+@pytest.mark.parametrize("order", (0, 1, 2))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fit(dtype, order):
+    sender = Sender(2, 70, 65, dtype, order, BY_NAME["2bit"])
+    sums = ops.fit(sender.xs, sender.bases, sender.previous)
+    for index, x in enumerate(sender.xs):
+        k, norm, left = fit(x.float().contiguous(), sender.before[index])
+        got_norm, missing, wanted, available = sums[index].tolist()
+        assert got_norm == pytest.approx(norm, rel=1e-5)
+        got_k = wanted / available if order == 2 else 0.0
+        assert got_k == pytest.approx(k, rel=1e-4)
+        assert missing - 2 * got_k * wanted + got_k**2 * available == pytest.approx(left, rel=1e-4)
+        assert order < 2 or k != pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("name", LLOYD_MAX[1:])
+@pytest.mark.parametrize(("laplace", "table"), ((False, 0), (True, 1)))
+def test_levels_by_the_tails(name, laplace, table):
+    codec = BY_NAME[name]
+    sender = Sender(1, 40, 96, torch.float32, 0, codec)
+    generator = torch.Generator().manual_seed(3)
+    density = torch.randn(40, 96, generator=generator)
+    if laplace:
+        density *= torch.empty(40, 96).exponential_(0.5, generator=generator).sqrt()
+    sender.xs[0].copy_(density)
+    sender.encode()
+    assert sender.payload(0)[0] == table
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contraction_where_outliers_cross(name):
+    sender = Sender(1, 40, 64, torch.float32, 0, BY_NAME[name])
+    x = sender.xs[0]
+    x[3] *= 1e3
+    x[:, 5] *= 1e3
+    norm, lost = sender.encode()[0].tolist()
+    assert lost <= norm * (1 + ULP)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", (0.0, 1e-40, -3.0, 1e34))
+def test_constant_tensors(name, value):
+    sender = Sender(1, 5, 40, torch.float32, 0, BY_NAME[name])
+    sender.bases = [torch.empty_like(sender.xs[0]).contiguous()]
+    sender.xs[0].fill_(value)
+    losses = sender.encode()
+    assert same(sender.bases[0], sender.x_hat(0))
+    assert sender.bases[0].isfinite().all()
+    assert (sender.bases[0] - value).abs().max() <= ULP * abs(value) or value == 1e-40
+    assert math.isfinite(losses[0, 1]) or value == 1e34
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", (math.nan, math.inf))
+def test_not_finite(name, value):
+    """The other tensor of the message is not touched by it."""
+    sender, clean = (Sender(2, 20, 40, torch.bfloat16, 1, BY_NAME[name]) for _ in range(2))
+    sender.xs[0][3, 5] = value
+    losses = sender.encode()
+    clean.encode()
+    assert not losses[0].isfinite().all()
+    assert losses[1].isfinite().all()
+    assert torch.equal(sender.payload(1), clean.payload(1))
+
+
+@pytest.mark.parametrize("name", ("2bit", "int8"))
+def test_no_graph_break(name):
+    """A traced step gives the bits of the plain one, buffers that share memory included."""
+    codec = BY_NAME[name]
+
+    def step(xs, bases, previous, buffer, slot):
+        sums = ops.fit(xs, bases, previous)
+        bodies = list(buffer.view(2, -1))
+        losses = ops.encode(xs, bases, previous, [0.5, 0.25], [2, 2], bodies, codec.ident)
+        received = [base.clone() for base in bases]
+        older = [base.clone() for base in previous]
+        ops.decode(bodies, received, older, [0.5, 0.25], [1, 1], [slot[:, 0], slot[:, 1]], codec.ident)
+        return sums + 1, losses * 2, slot.sum(0)
+
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        sender = Sender(2, 9, 32, torch.float32, 2, codec)
+        buffer, slot = sender.buffer.clone(), torch.zeros(9, 2, 32)
+        returned = function(sender.xs, sender.bases, sender.previous, buffer, slot)
+        results.append([*returned, *sender.bases, *sender.previous, buffer, slot])
+    assert all(same(plain, traced) for plain, traced in zip(*results))
+    assert results[0][-1].any()
+
+
+@pytest.mark.parametrize("name", ("2bit", "int8"))
+def test_operators_are_well_formed(name):
+    sender = Sender(2, 5, 16, torch.float32, 1, BY_NAME[name])
+    ident = sender.codec.ident
+    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
+    torch.library.opcheck(ops.fit, (sender.xs, sender.bases, []), test_utils=checks)
+    outs = [torch.empty_like(base) for base in sender.bases]
+    bodies = [body.clone() for body in sender.bodies]
+    encoding = (sender.xs, sender.bases, [], sender.k, sender.use, bodies, ident)
+    torch.library.opcheck(ops.encode, encoding, test_utils=checks)
+    torch.library.opcheck(ops.decode, (bodies, sender.bases, [], sender.k, sender.use, outs, ident), test_utils=checks)
+
+
+def test_what_does_not_fit_is_refused():
+    def attempt(match, **changes):
+        sender = Sender(2, 5, 16, torch.float32, 1, BY_NAME["2bit"])
+        arguments = {
+            "xs": sender.xs, "bases": sender.bases, "previous": [], "k": sender.k, "use": sender.use,
+            "bodies": sender.bodies, "codec": sender.codec.ident,
+        }  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            ops.encode(**arguments | {name: change(arguments[name]) for name, change in changes.items()})
+
+    attempt("no kernels", codec=lambda _: BY_NAME["skip"].ident)
+    attempt("1 bases for 2 tensors", bases=lambda bases: bases[:1])
+    attempt("beside", bases=lambda bases: [base.half() for base in bases])
+    attempt("follow each other", xs=lambda xs: [x.t().contiguous().t() for x in xs])
+    attempt("contiguous", bases=lambda bases: [base.t().contiguous().t() for base in bases])
+    attempt("multiple of 16", bodies=lambda bodies: [body[2:] for body in bodies])
+    attempt("at least", bodies=lambda bodies: [body[:32] for body in bodies])
+    attempt("has not so many", use=lambda _: [1, 2])
+    attempt("Older", bases=lambda _: [], previous=lambda _: [torch.zeros(5, 16)] * 2)

@@ -1,0 +1,88 @@
+"""A sender and a receiver of the wire that only share bytes, and what they may send: for tests/compression."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
+from compact_parallel.runtime.compression.wire import Tag
+from compact_parallel.runtime.config import CompressionConfig
+from compact_parallel.runtime.report.ledger import Ledger
+
+TAG = Tag("blocks.0.attn", "kv", (("cond", 0),))
+
+
+class Recorder(Ledger):
+    """A ledger that also keeps every error and warning in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.errors, self.bits, self.held, self.sentences, self.codecs = [], [], [], [], []
+
+    def stream_error(self, relative_error, bits, codec):
+        super().stream_error(relative_error, bits, codec)
+        self.errors.append(relative_error)
+        self.bits.append(bits)
+        self.codecs.append(codec)
+
+    def base_bytes(self, nbytes):
+        super().base_bytes(nbytes)
+        self.held.append(nbytes)
+
+    def warn(self, sentence):
+        super().warn(sentence)
+        self.sentences.append(sentence)
+
+
+class Link:
+    """A sender (rank 0) and a receiver, and what they would say to their ledgers."""
+
+    def __init__(self, expected_calls=20, **config):
+        self.config = CompressionConfig(**{"mode": "codec", "warmup_calls": 1, **config})
+        self.ledger = Recorder()
+        self.sender = make_wire(self.config, self.ledger, expected_calls)
+        self.receiver = make_wire(self.config, Recorder(), expected_calls)
+
+    def send(self, *tensors, tag=TAG):
+        shapes, dtype = [tuple(x.shape) for x in tensors], tensors[0].dtype
+        size = self.receiver.packed_size(0, shapes, dtype, tag)
+        payload = self.sender.pack(tensors, tag)
+        assert all(part.dtype == torch.uint8 and part.is_contiguous() for part in payload)
+        assert len(payload.first) == size
+        assert len(payload.more) == self.receiver.more_size(0, payload.first, shapes, dtype, tag)
+        self.ledger.sent(len(payload.first) + len(payload.more), 2 * sum(x.numel() for x in tensors))
+        return self.receive(payload, shapes, dtype, tag)
+
+    def receive(self, payload, shapes, dtype, tag=TAG):
+        """Into views of a larger tensor, as attention does."""
+        out = [torch.full((b, n + 3, c), math.pi, dtype=dtype)[:, 2 : n + 2] for b, n, c in shapes]
+        self.receiver.unpack(0, payload, out, tag)
+        return out
+
+    def bases(self):
+        """What both ends hold, by stream; the sender's own streams under the receiver's name for them."""
+        own = {(*key[:4], 0, key[5]): stream for key, stream in self.sender._streams.items() if key[4] == OWN}
+        return own, dict(self.receiver._streams)
+
+    def assert_equal_bases(self):
+        own, other = self.bases()
+        assert own.keys() == other.keys()
+        for key, stream in own.items():
+            assert len(stream.bases) == len(other[key].bases)
+            assert stream.codec == other[key].codec
+            assert all(torch.equal(a.data, b.data) for a, b in zip(stream.bases, other[key].bases)), key
+
+
+def drift(calls, n=96, c=160, rough=0.0, dtype=torch.float32, seed=0):
+    """Tensors (1, N, C) of a smooth path with token and channel scales, and noise of relative size `rough`."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = (torch.rand(n, 1, generator=generator) + 0.5) * torch.randn(c, generator=generator).exp()
+    fixed, a, b = (torch.randn(n, c, generator=generator) * scale for _ in range(3))
+    for i in range(calls):
+        noise = rough * torch.randn(n, c, generator=generator) * scale
+        yield (fixed + math.cos(3 * i / calls) * a + math.sin(3 * i / calls) * b + noise)[None].to(dtype)
+
+
+def relative(x, x_hat):
+    return float((x.double() - x_hat.double()).norm() / x.double().norm())
