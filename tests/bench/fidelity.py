@@ -38,6 +38,7 @@ CASES = {
     "ratio 5": {"mode": "ratio", "ratio": 5.0},
     "ratio 6": {"mode": "ratio", "ratio": 6.0},
     "ratio 9": {"mode": "ratio", "ratio": 9.0},
+    "ratio 16": {"mode": "ratio", "ratio": 16.0},
     "quality 0.07": {"mode": "quality", "max_relative_error": 0.07},
     "quality 0.03": {"mode": "quality", "max_relative_error": 0.03},
     "reference 2bit": {"codec": "2bit_reference", **REFERENCE},

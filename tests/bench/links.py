@@ -96,9 +96,9 @@ def measure(links: Links, chosen: argparse.Namespace, parts: set[str], found: di
         with images.workers_in(links.namespaces) as pool:
             for rate in chosen.rates:
                 on_link = measured[rate] = images.over(rate, links, pool, timed, shape, chosen.repeats, say)
-                found.setdefault("images", {})[rate] = image_tables.to_json(on_link)
+                as_json = found.setdefault("images", {})[rate] = image_tables.to_json(on_link)
                 if "images" in parts:
-                    print(f"\n### {rate}\n\n{image_tables.text(on_link)}", flush=True)
+                    print(f"\n### {rate}\n\n{image_tables.text(on_link, as_json['rows'])}", flush=True)
     if "equal-time" in parts:
         text, found["equal time"] = equal_time.table(links, measured, rivals, shape, chosen.seeds, say)
         print(f"\n## Likeness at equal wall clock, {links.world} workers\n\n{equal_time.NOTE}\n\n{text}", flush=True)

@@ -2,9 +2,9 @@
 
 Traffic in bytes per value of a 16-bit dtype with one base, b bits (a second base that is used adds 2 per reading pass):
 
-    measure    reads x, base                            4         twice, once for partial sums and once for a sample
-    encode     reads x, base; writes codes, new base    6 + b/8   a program holds its rows in registers until their
-                                                                  scale is refined, so nothing is read again
+    measure    reads x, base                            4         and 0.3 for partial sums, written and read once
+    encode     reads x, base; writes codes, new base    6 + b/8   a program holds its row in registers until the scale
+                                                                  is refined, so nothing is read again
     decode     reads codes, base; writes new base       4 + b/8   2 more where x_hat is written into `outs` as well
 
 so 10 + b/8 to encode.
@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..codecs import lloyd_max as codec
-from .message import Message
+from .message import WIDEST, Message
 from .scales import Scales, measure
 from .values import (
     BODY,
@@ -52,8 +52,6 @@ PADDING = tl.constexpr(codec.ROW)
 CELLS = 256
 """Cells of the codecs whose levels are not at equal distances."""
 
-WIDEST = 16384
-"""Channels at most: a program of `_encode` holds a whole row."""
 WIDTH = 1024
 """Values that 4 warps work on at once, 8 per thread."""
 ROWS = 4
@@ -247,7 +245,7 @@ def quantise(message: Message, bits: int, scales: Scales) -> Tensor:
     cells = 1 << bits if bits < 3 else CELLS
     width = width_of(channels, WIDTH)
     chunks = triton.cdiv(channels, width)
-    warps = _warps(width) * (1 if chunks <= 4 else 2 if chunks <= 8 else 4)
+    warps = _warps(width) * (1 if chunks <= 3 else 2 if chunks <= 6 else 4)
     _encode[(tokens, tensors)](
         message.table, scales.u_SN, scales.v_SC, scales.inverse_v_SC, scales.mean_S, scales.tails_SP2, levels,
         cell_codes, losses, tokens, channels, scales.tails_SP2.shape[1], 1 / scales.sampled, ELEMENT[message.dtype],

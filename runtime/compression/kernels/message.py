@@ -14,6 +14,8 @@ from torch import Tensor
 
 ALIGNMENT = 16
 """Bytes of the widest load; body views start at multiples of it."""
+WIDEST = 16384
+"""Channels at most where a kernel holds a whole row: to encode with 1 to 4 bits."""
 FIELDS = 9
 X, BASE, PREVIOUS, STATE, BODY, OUT, STRIDE, USE, FACTOR = range(FIELDS)
 """Columns of the table. STATE is where the new base goes (the address of the oldest base, 0 without bases), STRIDE the

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ..codecs import BY_IDENT, BY_NAME
-from .message import Message, make_message
+from .message import WIDEST, Message, make_message
 
 BITS = {BY_NAME[f"{bits}bit"].ident: bits for bits in (1, 2, 3, 4)}
 BLOCKS = {BY_NAME[name].ident: name for name in ("int8", "fp8")}
 IDENTS = frozenset((*BITS, *BLOCKS))
 """Numbers of the codecs that have kernels."""
-WIDEST = 16384
-"""Channels at most, for the codecs of 1 to 4 bits."""
 
 
 def usable(codec: int, channels: int, device: torch.device) -> bool:
@@ -40,10 +39,10 @@ def fit(xs: Sequence[Tensor], bases: Sequence[Tensor], previous: Sequence[Tensor
     (contiguous) are empty where there are none: then base = 0 and t = 0. Squares that float32 does not hold come out
     as 0, infinity or NaN. Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
     """
-    _require_triton(xs[0].device)
-    from .fit import fit as run
+    with _on(xs[0].device):
+        from .fit import fit as run
 
-    return run(make_message(xs, bases, previous), bool(bases) + bool(previous))
+        return run(make_message(xs, bases, previous), bool(bases) + bool(previous))
 
 
 @fit.register_fake
@@ -72,14 +71,15 @@ def encode(
     nothing), and where a square exceeds float32.
     Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
     """
-    message = _coded(xs, bases, previous, k, use, bodies, codec, decodes=False)
-    if codec in BITS:
-        from . import lloyd_max
+    with _on(bodies[0].device):
+        message = _coded(xs, bases, previous, k, use, bodies, codec, decodes=False)
+        if codec in BITS:
+            from . import lloyd_max
 
-        return lloyd_max.encode(message, BITS[codec])
-    from . import block
+            return lloyd_max.encode(message, BITS[codec])
+        from . import block
 
-    return block.encode(message, BY_IDENT[codec].largest, BLOCKS[codec] == "fp8")
+        return block.encode(message, BY_IDENT[codec].largest, BLOCKS[codec] == "fp8")
 
 
 @encode.register_fake
@@ -107,16 +107,19 @@ def decode(
 ) -> None:
     """Writes what S payloads stand for into `outs` (N, C), rows at any distance, and over a base as `encode` does.
 
-    `outs` may be empty where there are bases: then the new base is the only copy, and attention reads that.
+    `outs` (which overlap no base) may be empty where there are bases: then the new base is the only copy, and attention
+    reads that.
     """
-    message = _coded(outs, bases, previous, k, use, bodies, codec, decodes=True)
-    if codec in BITS:
-        from . import lloyd_max
+    with _on(bodies[0].device):
+        message = _coded(outs, bases, previous, k, use, bodies, codec, decodes=True)
+        if codec in BITS:
+            from . import lloyd_max
 
-        return lloyd_max.decode(message, BITS[codec])
-    from . import block
+            lloyd_max.decode(message, BITS[codec])
+        else:
+            from . import block
 
-    return block.decode(message, BLOCKS[codec] == "fp8")
+            block.decode(message, BLOCKS[codec] == "fp8")
 
 
 @decode.register_fake
@@ -145,7 +148,6 @@ def _coded(
     """The checked table of a message that is encoded or decoded."""
     if codec not in IDENTS:
         raise ValueError(f"Codec {codec} has no kernels; {sorted(IDENTS)} have.")
-    _require_triton(bodies[0].device)
     message = make_message(tensors, bases, previous, k, use, bodies, decodes)
     nbytes = BY_IDENT[codec].nbytes(message.tokens, message.channels)
     if len(bodies) != message.tensors or any(len(body) < nbytes for body in bodies):
@@ -153,8 +155,12 @@ def _coded(
     return message
 
 
-def _require_triton(device: torch.device) -> None:
+def _on(device: torch.device) -> AbstractContextManager:
+    """Makes `device` the one that Triton launches on. Raises RuntimeError where it cannot."""
     if find_spec("triton") is None:
         raise RuntimeError("The compression kernels need Triton, which is not installed: pip install triton")
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type == "cuda":
+        return torch.cuda.device(device)
+    if os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(f"The compression kernels work on CUDA tensors, not on {device.type}.")
+    return nullcontext()

@@ -35,15 +35,13 @@ class _Fit:
     seconds: float
 
 
-def seconds_by_steps(result: Result) -> list[float]:
-    """Seconds of the first 1, 2, ... steps of a measured run: warm-up calls cost more than later ones."""
-    report = result.images[-1].report
-    calls = report["seconds_per_call"] if report else [1.0]
-    total = sum(calls)
-    return [result.seconds * part / total for part in itertools.accumulate(calls)]
+def _seconds_by_steps(result: Result, steps: int) -> list[float]:
+    """Seconds of the first 1, 2, ... steps of a measured run: those of the warm-up take longer than later ones."""
+    calls = result.images[-1].report.get("seconds_per_call", [1.0] * steps)
+    return [result.seconds * part / sum(calls) for part in itertools.accumulate(calls)]
 
 
-def fits(rate: str, results: Sequence[Result], cases: Sequence[Case], steps: int) -> list[_Fit]:
+def _fits(rate: str, results: Sequence[Result], cases: Sequence[Case], steps: int) -> list[_Fit]:
     """The steps of each rival in the time of ours; none where it, or ours, could not be measured."""
     done = {result.case.name: result for result in results if result.images}
     if BUDGET not in done:
@@ -51,9 +49,7 @@ def fits(rate: str, results: Sequence[Result], cases: Sequence[Case], steps: int
     budget = done[BUDGET].seconds
     found = []
     for case in (case for case in cases if case.name in done):
-        times = seconds_by_steps(done[case.name])
-        if case is SERIAL:
-            times = [times[-1] * (i + 1) / steps for i in range(steps)]
+        times = _seconds_by_steps(done[case.name], steps)
         affordable = max(1, sum(seconds <= budget * (1 + TOLERANCE) for seconds in times))
         found.append(_Fit(rate, budget, case, affordable, times[affordable - 1]))
     return found
@@ -68,7 +64,7 @@ def table(
     say: Callable[[str], None],
 ) -> tuple[str, list[dict]]:
     """The table and its rows as JSON. Images do not depend on the link, so each is made once, on the fastest."""
-    wanted = [fit for rate in measured for fit in fits(rate, measured[rate].results, cases, shape.steps)]
+    wanted = [fit for rate in measured for fit in _fits(rate, measured[rate].results, cases, shape.steps)]
     likeness: dict[tuple[str, int], list[tuple[float, float]]] = {}
     serial = {seed: image(SERIAL, None, Shape(shape.size, shape.steps, seed)) for seed in range(seeds)}
     with workers_in(links.namespaces) as pool:

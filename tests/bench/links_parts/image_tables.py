@@ -39,10 +39,9 @@ def to_json(on_link: OnLink) -> dict[str, Any]:
     return {"link": on_link.link, "rows": [_row(result, serial) for result in on_link.results]}
 
 
-def text(on_link: OnLink) -> str:
-    """What the pool measured of the link, the table, and the sentences."""
-    serial_seconds = on_link.results[0].seconds
-    table = bench.table(HEADER, [_cells(row, serial_seconds) for row in to_json(on_link)["rows"]])
+def text(on_link: OnLink, rows: Sequence[dict[str, Any]]) -> str:
+    """What the pool measured of the link, the table of the rows of `to_json`, and the sentences."""
+    table = bench.table(HEADER, [_cells(row, rows[0]["seconds"]) for row in rows])
     return "\n".join([_measured(on_link.link), "", table, "", *_summary(on_link.results)])
 
 

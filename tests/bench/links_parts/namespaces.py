@@ -15,10 +15,11 @@ import subprocess
 from contextlib import suppress
 
 PREFIX = "compact-parallel"
-RATES = {"unlimited": None, "1gbit": "1gbit", "100mbit": "100mbit"}
-"""What `--rates` offers; the values are words of `tc`."""
+RATES = {"unlimited": None, "1gbit": "1gbit burst 128kb", "100mbit": "100mbit burst 16kb"}
+"""What `--rates` offers, in the words of `tc`. A burst is a millisecond: with less, a busy processor that serves the
+bucket late loses some of the rate; with more, small messages would pass for nothing."""
 INTERFACE = "eth0"
-_SHAPE = "tbf rate {} burst 64kb latency 50ms"
+_SHAPE = "tbf rate {} latency 50ms"
 _NAME = re.compile(rf"^{PREFIX}-(\d+)-")
 
 
@@ -59,7 +60,7 @@ class Links:
         signal.signal(signal.SIGINT, before)
 
     def limit(self, rate: str | None) -> None:
-        """Limit every port, both ways, to a rate in the words of `tc` (bits per second); None lifts the limit."""
+        """Limit every port, both ways, to one of the values of RATES; None lifts the limit."""
         for rank, name in enumerate(self.namespaces):
             for where, interface in ((name, INTERFACE), (self._hub, f"port{rank}")):
                 if rate is not None:

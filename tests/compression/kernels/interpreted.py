@@ -13,14 +13,15 @@ from compact_parallel.runtime.compression.codecs import BY_NAME
 from compact_parallel.runtime.compression.codecs import lloyd_max as reference
 from compact_parallel.runtime.compression.kernels import lloyd_max, ops
 from compact_parallel.runtime.compression.kernels.message import make_message
-from compact_parallel.runtime.compression.kernels.scales import Scales
+from compact_parallel.runtime.compression.kernels.scales import Scales, measure
 from compact_parallel.runtime.compression.predict import fit, float32, predict
+from wire_link import Link, drift, relative
 
 LLOYD_MAX = ("1bit", "2bit", "3bit", "4bit")
 NAMES = (*LLOYD_MAX, "int8", "fp8")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = ((1, 1), (37, 65), (90, 3), (3, 1100))
-"""Odd, smaller and larger than the kernels' tiles in either direction."""
+SHAPES = ((1, 1), (9, 65), (17, 3), (2, 1100))
+"""Odd, smaller and larger than what a program of the kernels takes at once."""
 CASES = [
     *product(("2bit", "int8"), DTYPES, (0, 1, 2)),
     *((name, dtype, order) for name in ("1bit", "3bit", "4bit", "fp8") for dtype, order in zip(DTYPES, (1, 2, 0))),
@@ -164,7 +165,7 @@ def test_codes_where_rounding_decides(name):
 @pytest.mark.parametrize(("name", "dtype", "order"), CASES)
 def test_bases_equal_the_reference(name, dtype, order):
     """Two tensors with an odd number of tokens and channels."""
-    sender = Sender(2, 37, 65, dtype, order, BY_NAME[name])
+    sender = Sender(2, 9, 65, dtype, order, BY_NAME[name])
     if order == 0:
         sender.bases = [torch.full_like(x, torch.nan) for x in sender.xs]
     losses = sender.encode()
@@ -179,7 +180,7 @@ def test_bases_equal_the_reference(name, dtype, order):
 
 def test_a_fused_prediction_gives_other_bases():
     """Negative control of the test above: k * trend + base rounded once."""
-    sender = Sender(1, 37, 65, torch.float32, 2, BY_NAME["4bit"])
+    sender = Sender(1, 9, 65, torch.float32, 2, BY_NAME["4bit"])
     sender.encode()
     base, previous = sender.before[0]
     fused = ((base - previous).double() * sender.k[0] + base.double()).float()
@@ -208,11 +209,11 @@ def test_payload_agrees_with_the_reference(name, shape):
 @pytest.mark.parametrize(("name", "dtype", "order"), CASES)
 def test_decode_equals_the_reference(name, dtype, order):
     """Into views whose rows lie apart, and over the base; and with neither `outs` nor bases changed otherwise."""
-    sender = Sender(2, 37, 65, dtype, order, BY_NAME[name], seed=2)
+    sender = Sender(2, 9, 65, dtype, order, BY_NAME[name], seed=2)
     for index, body in enumerate(sender.bodies):
         payload = sender.codec.encode(sender.residual(index))
         body[: len(payload)] = payload
-    room = torch.zeros(37, 2, 65 + 2, dtype=dtype)
+    room = torch.zeros(9, 2, 65 + 2, dtype=dtype)
     outs = [room[:, index, 1:66] for index in range(2)]
     ops.decode(sender.bodies, sender.bases, sender.previous, sender.k, sender.use, outs, sender.codec.ident)
     for index, out in enumerate(outs):
@@ -235,12 +236,12 @@ def test_decode_without_outs(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_tensors_of_a_message_do_not_mix(name):
     """Each tensor of a message of four gives the bytes it gives alone, with its own k and use."""
-    together = Sender(4, 20, 24, torch.float32, 2, BY_NAME[name])
+    together = Sender(4, 5, 24, torch.float32, 2, BY_NAME[name])
     together.use = [0, 1, 2, 2]
     together.k[3] = 0.0
     together.encode()
     for index in range(4):
-        alone = Sender(4, 20, 24, torch.float32, 2, BY_NAME[name])
+        alone = Sender(4, 5, 24, torch.float32, 2, BY_NAME[name])
         ops.encode(
             [alone.xs[index]], [alone.bases[index]], [alone.previous[index]], [together.k[index]],
             [together.use[index]], [alone.bodies[index]], alone.codec.ident,
@@ -265,23 +266,38 @@ def test_fit(dtype, order):
         assert order < 2 or k != pytest.approx(1.0, rel=0.1)
 
 
-@pytest.mark.parametrize("name", LLOYD_MAX[1:])
 @pytest.mark.parametrize(("laplace", "table"), ((False, 0), (True, 1)))
-def test_levels_by_the_tails(name, laplace, table):
-    codec = BY_NAME[name]
-    sender = Sender(1, 40, 96, torch.float32, 0, codec)
+@pytest.mark.parametrize("shape", ((40, 96), (150, 300)))
+def test_scales(shape, laplace, table):
+    """Of tensors larger than a tile and than the sample that tells the tails apart."""
+    codec = BY_NAME["2bit"]
+    sender = Sender(2, *shape, torch.float32, 1, codec)
     generator = torch.Generator().manual_seed(3)
-    density = torch.randn(40, 96, generator=generator)
     if laplace:
-        density *= torch.empty(40, 96).exponential_(0.5, generator=generator).sqrt()
-    sender.xs[0].copy_(density)
-    sender.encode()
-    assert sender.payload(0)[0] == table
+        for x, base in zip(sender.xs, sender.bases):
+            x.sub_(base).mul_(torch.empty(shape).exponential_(0.5, generator=generator).sqrt()).add_(base)
+    scales = measure(sender.message(), tails=True)
+    for index in range(2):
+        d = sender.residual(index)
+        u, v, mean = reference._scales(d)
+        got_v = codec._parts(sender.payload(index), *shape).v_C
+        assert near(scales.u_SN.view(torch.bfloat16)[index], u)
+        assert near(got_v, v)
+        assert torch.equal(scales.v_SC[index], got_v.float())
+        assert torch.equal(scales.inverse_v_SC[index], reference._inverse(got_v))
+        assert float(scales.mean_S[index]) == pytest.approx(float(mean), rel=1e-5)
+        every = max(1, d.numel() // reference.SAMPLE)
+        z = (d[::every] * reference._inverse(u)[::every, None] * reference._inverse(v)).double()
+        assert z.numel() == scales.sampled
+        square, magnitude = scales.tails_SP2[index].double().sum(0).tolist()
+        assert square == pytest.approx(float(z.square().sum()), rel=5e-3)
+        assert magnitude == pytest.approx(float(z.abs().sum()), rel=5e-3)
+        assert (math.sqrt(square / z.numel()) > reference.HEAVY_TAIL * magnitude / z.numel()) == bool(table)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_contraction_where_outliers_cross(name):
-    sender = Sender(1, 40, 64, torch.float32, 0, BY_NAME[name])
+    sender = Sender(1, 12, 64, torch.float32, 0, BY_NAME[name])
     x = sender.xs[0]
     x[3] *= 1e3
     x[:, 5] *= 1e3
@@ -306,13 +322,37 @@ def test_constant_tensors(name, value):
 @pytest.mark.parametrize("value", (math.nan, math.inf))
 def test_not_finite(name, value):
     """The other tensor of the message is not touched by it."""
-    sender, clean = (Sender(2, 20, 40, torch.bfloat16, 1, BY_NAME[name]) for _ in range(2))
+    sender, clean = (Sender(2, 6, 40, torch.bfloat16, 1, BY_NAME[name]) for _ in range(2))
     sender.xs[0][3, 5] = value
     losses = sender.encode()
     clean.encode()
     assert not losses[0].isfinite().all()
     assert losses[1].isfinite().all()
     assert torch.equal(sender.payload(1), clean.payload(1))
+
+
+@pytest.mark.parametrize("receiver", ("kernels", "reference"))
+@pytest.mark.parametrize(("name", "predictor"), (("2bit", "least_squares"), ("3bit", "previous"), ("fp8", "none")))
+def test_streams_stay_equal(monkeypatch, name, predictor, receiver):
+    """K and V over a wire, call after call: whoever decodes holds the sender's bases, bit for bit."""
+
+    def kernels_run(where):
+        monkeypatch.setattr(ops, "usable", lambda codec, channels, device: where and codec in ops.IDENTS)
+
+    link = Link(codec=name, predictor=predictor, warmup_calls=2)
+    pack, unpack = link.sender.pack, link.receiver.unpack
+    runs = []
+    monkeypatch.setattr(link.sender, "pack", lambda *args: (kernels_run(True), pack(*args))[1])
+    monkeypatch.setattr(link.receiver, "unpack", lambda *args: (kernels_run(receiver == "kernels"), unpack(*args))[1])
+    encode = ops.encode
+    monkeypatch.setattr(ops, "encode", lambda *args: runs.append(args[-1]) or encode(*args))
+    errors = [
+        relative(k, link.send(k, v)[0])
+        for k, v in zip(drift(5, n=6, c=40, dtype=torch.bfloat16), drift(5, n=6, c=40, dtype=torch.bfloat16, seed=1))
+    ]
+    link.assert_equal_bases()
+    assert runs == [BY_NAME["int8"].ident] * 2 + [BY_NAME[name].ident] * 3
+    assert max(errors) < 0.4
 
 
 @pytest.mark.parametrize("name", ("2bit", "int8"))
