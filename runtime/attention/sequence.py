@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
 MOST_SHARES = 4
-SHARE_NBYTES = 1 << 19
-"""K and V of a share weigh at least so much, 4 ms at 1 Gbit/s. One share more costs 0.4 ms of processor time when K
+SHARE_NBYTES = 1 << 18
+"""K and V of a share weigh at least so much, 2 ms at 1 Gbit/s. One share more costs 0.4 ms of processor time when K
 and V are gathered, 0.9 ms with Ulysses; through a residual wire, on a CPU, 4 and 7 ms (tests/bench/exchanges.py)."""
 
 T = TypeVar("T")

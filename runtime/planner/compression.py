@@ -10,9 +10,10 @@ from .link import Link
 
 CANDIDATES = ("int8", "4bit", "3bit", "2bit")
 """What auto chooses from, the most exact first."""
-CLEARLY = 0.7
-"""Compression pays where a value takes less than this part of its uncompressed time: estimates are off by some, and a
-link that is fast enough must never be made slower."""
+CLEARLY = 0.4
+"""Compression pays where a value takes less than this part of its uncompressed time. What is uncompressed hides half of
+its time on the link behind attention (measured at 1 Gbit/s), while coding takes the time of attention itself; and
+estimates are off by some, where a link that is fast enough must never be made slower."""
 NEARLY = 1.25
 """A more exact codec is taken where it takes at most so many times as long as the fastest."""
 TOKENS, CHANNELS = 1024, 1024

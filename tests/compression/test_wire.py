@@ -258,9 +258,7 @@ def test_header_survives_its_bytes():
         Header.from_bytes(b"\0" + data[1:])
 
 
-@pytest.mark.parametrize(
-    ("copies", "orders", "small"), [(8.0, 2, False), (1.5, 2, True), (0.4, 0, True)]
-)
+@pytest.mark.parametrize(("copies", "orders", "small"), [(8.0, 2, False), (1.5, 2, True), (0.4, 0, True)])
 def test_memory_budget_chooses_how_bases_are_kept(copies, orders, small):
     """One stream, and a peer's that is to come as long as none has: int8 takes 0.27 of a float32 tensor."""
     x = next(drift(1))

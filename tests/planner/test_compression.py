@@ -31,7 +31,7 @@ def chosen(bytes_per_second, codecs, dtype_itemsize=4):
     [
         (100, CPU, 4, "2bit"),
         (100, CPU, 2, "2bit"),
-        (1000, CPU, 4, "int8"),  # all take about as long, so the nearly exact one
+        (1000, CPU, 4, "off"),  # coding saves half of the time on the link, and half of that is hidden
         (1000, CPU, 2, "off"),  # a value crosses in 16 ns and no codec is done before
         (10_000, CPU, 4, "off"),
         (10_000, CPU, 2, "off"),
@@ -83,7 +83,7 @@ def test_a_codec_that_was_not_measured_is_not_chosen(codec):
     assert chosen(1.0, rest) in rest
 
 
-@pytest.mark.parametrize(("part", "expected"), [(0.69, "4bit"), (0.71, "off"), (0.99, "off"), (1.5, "off")])
+@pytest.mark.parametrize(("part", "expected"), [(0.39, "4bit"), (0.41, "off"), (0.99, "off"), (1.5, "off")])
 def test_compression_must_pay_clearly(part, expected):
     raw = 4 / 1e9
     travels = BY_NAME["4bit"].bits(1024, 1024) / 8 / 1e9
@@ -100,7 +100,7 @@ def test_a_more_exact_codec_that_does_not_pay_itself_is_not_taken():
     """It is nearly as fast as the fastest, but too near to what no compression takes."""
     raw = 4 / 1e9
     cost = seconds_per_value(Link(1e9, 0.0, FREE), dtype_itemsize=4)
-    part = {"int8": 0.71 * raw - cost["int8"], "4bit": 0.69 * raw - cost["4bit"]}
+    part = {"int8": 0.41 * raw - cost["int8"], "4bit": 0.39 * raw - cost["4bit"]}
     assert chosen(1e9, part) == "4bit"
     assert chosen(1e9, {**part, "int8": part["int8"] - 0.02 * raw}) == "int8"
 
@@ -125,10 +125,10 @@ codings = st.fixed_dictionaries(dict.fromkeys(CANDIDATES, st.floats(0, 1e-6)))
 def test_what_is_chosen_saves_clearly_and_nothing_more_exact_would_do(bytes_per_second, codecs, dtype_itemsize):
     cost = {name: BY_NAME[name].bits(1024, 1024) / 8 / bytes_per_second + seconds for name, seconds in codecs.items()}
     raw = dtype_itemsize / bytes_per_second
-    good = {name for name in cost if cost[name] < 0.7 * raw and cost[name] <= 1.25 * min(cost.values())}
+    good = {name for name in cost if cost[name] < 0.4 * raw and cost[name] <= 1.25 * min(cost.values())}
     choice = chosen(bytes_per_second, codecs, dtype_itemsize)
     if choice == "off":
-        assert min(cost.values()) >= 0.7 * raw
+        assert min(cost.values()) >= 0.4 * raw
     else:
         assert choice in good
         assert not good & set(CANDIDATES[: CANDIDATES.index(choice)])
