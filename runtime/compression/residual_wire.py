@@ -18,7 +18,7 @@ from .fused import decode_all, encode_all
 from .header import RAW, Header, WireError
 from .memory import BaseMemory
 from .rate import Rate, make_rate
-from .stream import ALIGNMENT, EIGHT_BITS, Plan, Sender, Sent, Shape, Stream, checksum, checksums
+from .stream import ALIGNMENT, EIGHT_BITS, Plan, Sender, Sent, Shape, Stream, checksums
 from .wire import Payload, RawWire, Shapes, Tag, Wire, nothing, require_size
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ class ResidualWire:
             require_size(payload.more, sum(sizes), source, tag)
             more = payload.more.clone() if payload.more.storage_offset() % ALIGNMENT else payload.more
             supplements = more.split(sizes)
-            for header, supplement in zip(headers, supplements):
-                if header.supplement_checksum != checksum(supplement):
-                    raise WireError(f"{tag.layer} {tag.name}: a supplement of rank {source} was damaged on the way.")
+            if [header.supplement_checksum for header in headers] != checksums(supplements):
+                raise WireError(f"{tag.layer} {tag.name}: a supplement of rank {source} was damaged on the way.")
             self._streams |= dict(zip(keys, streams))
             entries = [x_NC for x_BNC in out for x_NC in x_BNC]
             tasks = [stream.decoding(*given) for stream, *given in zip(streams, headers, bodies, entries)]
