@@ -72,6 +72,16 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
     return degrees
 
 
+def unmet(config: ParallelConfig, degrees: Degrees) -> list[str]:
+    """Warnings: what a person has asked for and does not get. `config` is as chosen, before "auto" is resolved."""
+    if config.compression.mode in ("auto", "off") or degrees.sequence > 1:
+        return []
+    return [
+        "Nothing was compressed: the workers share the conditions (cfg_degree), which sends one prediction per call. "
+        "Residual Compression acts on ulysses_degree and ring_degree."
+    ]
+
+
 def _reason_against_cfg(model_options: dict) -> str:
     """Why the conditions of a call cannot go to different workers; empty when they can."""
     if "sampler_calc_cond_batch_function" in model_options:

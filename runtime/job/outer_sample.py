@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
-from ..parallel.mesh import Degrees
 from ..planner.compression import resolve
 from ..planner.link import Link
 from ..pool.errors import JobFailed
@@ -26,7 +25,7 @@ from ..pool.pool import Entry, Pool
 from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
-from .checks import degrees_for, devices_of
+from .checks import degrees_for, devices_of, unmet
 from .memory import make_room, show_weights
 from .pickling import Local, ShippingError
 from .sampling import Arguments, SamplingJob, random_state
@@ -106,7 +105,7 @@ class ParallelSampling(Local):
             devices=devices,
             strategy={**self.config.strategy.to_json(), **degrees.named(), "ring_exchange": degrees.ring_exchange},
             compression=config.compression.to_json(),
-            warnings=_warnings(config, degrees),
+            warnings=unmet(self.config, degrees),
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - 1,
@@ -120,16 +119,6 @@ def _resolved(config: ParallelConfig, pool: Pool, patcher: Any) -> ParallelConfi
     link = Link.from_json(pool.link) if pool.link else None
     itemsize = patcher.model.get_dtype_inference().itemsize
     return replace(config, compression=resolve(config.compression, link, dtype_itemsize=itemsize))
-
-
-def _warnings(config: ParallelConfig, degrees: Degrees) -> list[str]:
-    """What a person may have expected of the choices but does not get."""
-    if config.compression.mode == "off" or degrees.sequence > 1:
-        return []
-    return [
-        "Nothing was compressed: the workers share the conditions (cfg_degree), which sends one prediction per call. "
-        "Residual Compression acts on ulysses_degree and ring_degree."
-    ]
 
 
 class _Progress:

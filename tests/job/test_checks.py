@@ -5,8 +5,8 @@ from __future__ import annotations
 import comfy_models
 import pytest
 from compact_parallel.runtime.attention.errors import Unsupported
-from compact_parallel.runtime.config import ConfigError, ParallelConfig, StrategyConfig
-from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for, devices_of
+from compact_parallel.runtime.config import CompressionConfig, ConfigError, ParallelConfig, StrategyConfig
+from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for, devices_of, unmet
 from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees
 from sampling import custom, model, without_plan
@@ -96,3 +96,18 @@ def test_conditions_are_shared_in_turns():
     cond = [{}]
     assert owners([cond, None, cond, cond], 2) == {0: 0, 2: 1, 3: 0}
     assert owners([None, cond], 2) == {1: 0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "degrees", "warned"),
+    [
+        ("codec", Degrees(cfg=2), True),
+        ("ratio", Degrees(cfg=2), True),
+        ("codec", Degrees(cfg=2, ring=2), False),
+        ("auto", Degrees(cfg=2), False),
+        ("off", Degrees(cfg=2), False),
+    ],
+)
+def test_compression_that_was_asked_for_and_does_nothing_is_said(mode, degrees, warned):
+    config = ParallelConfig(compression=CompressionConfig(mode=mode))
+    assert bool(unmet(config, degrees)) == warned
