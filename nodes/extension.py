@@ -11,6 +11,7 @@ from .demo_prompt import CompactParallelDemoPrompt
 from .parallel_model import CompactParallelModel
 from .report import CompactParallelReport
 from .routes import add_routes
+from .step_reuse import CompactParallelStepReuse
 from .strategy import CompactParallelStrategy
 from .worker_pool import CompactParallelPool
 
@@ -33,6 +34,7 @@ class CompactParallelExtension(ComfyExtension):
             CompactParallelPool,
             CompactParallelStrategy,
             CompactParallelCompression,
+            CompactParallelStepReuse,
             CompactParallelReport,
             CompactParallelDemoPrompt,
         ]

@@ -5,11 +5,19 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from ..runtime.config import ON_UNSUPPORTED, CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
+from ..runtime.config import (
+    ON_UNSUPPORTED,
+    CompressionConfig,
+    ParallelConfig,
+    PoolConfig,
+    StepReuseConfig,
+    StrategyConfig,
+)
 from ..runtime.job.checks import devices_of
+from ..runtime.job.look_ahead import chosen
 from ..runtime.job.outer_sample import ParallelSampling
 from ..runtime.job.sampling import WRAPPER_KEY
-from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStrategy
+from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStepReuse, ParallelStrategy
 
 
 class CompactParallelModel(io.ComfyNode):
@@ -40,6 +48,11 @@ class CompactParallelModel(io.ComfyNode):
                     optional=True,
                     tooltip="How to compress what the workers send each other. Default: nothing is compressed, exact.",
                 ),
+                ParallelStepReuse.Input(
+                    "step_reuse",
+                    optional=True,
+                    tooltip="Whether neighbouring steps are computed at the same time. Default: one after the other.",
+                ),
                 io.Combo.Input(
                     "on_unsupported",
                     options=list(ON_UNSUPPORTED),
@@ -61,6 +74,7 @@ class CompactParallelModel(io.ComfyNode):
         pool: PoolConfig | None = None,
         strategy: StrategyConfig | None = None,
         compression: CompressionConfig | None = None,
+        step_reuse: StepReuseConfig | None = None,
         on_unsupported: str = ON_UNSUPPORTED[0],
     ) -> io.NodeOutput:
         config = ParallelConfig(
@@ -68,7 +82,9 @@ class CompactParallelModel(io.ComfyNode):
             strategy=strategy or StrategyConfig(),
             compression=compression or CompressionConfig(),
             on_unsupported=on_unsupported,
+            step_reuse=step_reuse or StepReuseConfig(),
         )
+        chosen(config)
         devices_of(config)  # a wrong device or degree is told here, before anything starts
         parallel = model.clone()
         parallel.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)  # a second node replaces the first

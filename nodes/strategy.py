@@ -55,6 +55,11 @@ class CompactParallelStrategy(io.ComfyNode):
                                     "prompt on different workers. Works with every model; needs CFG above 1.",
                                 ),
                                 _degree(
+                                    "step_degree",
+                                    "Groups of workers that compute neighbouring steps at the same time (see Step "
+                                    "Reuse). Works with every model and on any link; the picture changes a little.",
+                                ),
+                                _degree(
                                     "ulysses_degree",
                                     "Workers that share the attention heads. Sends least with four workers or more; "
                                     "must divide the model's heads. Residual Compression acts on it.",

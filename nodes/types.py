@@ -5,6 +5,7 @@ from comfy_api.latest import io
 ParallelPool = io.Custom("PARALLEL_POOL")
 ParallelStrategy = io.Custom("PARALLEL_STRATEGY")
 ParallelCompression = io.Custom("PARALLEL_COMPRESSION")
+ParallelStepReuse = io.Custom("PARALLEL_STEP_REUSE")
 
 CATEGORY = "parallel"
 

@@ -5,6 +5,7 @@ A wrong value raises ConfigError, whose message is one sentence that names the i
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -16,7 +17,9 @@ COMPRESSION_MODES = ("auto", "off", "ratio", "quality", "codec")
 PREDICTORS = ("auto", "least_squares", "previous", "none")
 BACKENDS = ("auto", "nccl", "gloo")
 RING_EXCHANGES = ("all_gather", "ring", "displaced")
+DEGREES = ("cfg_degree", "step_degree", "ulysses_degree", "ring_degree")
 WEIGHTS = ("replicate",)
+STEP_PREDICTORS = ("auto", "hold", "linear")
 ON_UNSUPPORTED = ("error", "run on one device")
 
 
@@ -126,6 +129,7 @@ class StrategyConfig(JsonForm):
     weights: str = "replicate"
     mode: str = "auto"
     cfg_degree: int = 1
+    step_degree: int = 1
     ulysses_degree: int = 1
     ring_degree: int = 1
     ring_exchange: str = "all_gather"
@@ -135,16 +139,16 @@ class StrategyConfig(JsonForm):
         _one_of("weights", self.weights, WEIGHTS)
         _one_of("mode", self.mode, ("auto", "manual"))
         _one_of("ring_exchange", self.ring_exchange, RING_EXCHANGES)
-        for name in ("cfg_degree", "ulysses_degree", "ring_degree"):
+        for name in DEGREES:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
 
     def check_world(self, world: int) -> None:
         """Raises ConfigError unless the degrees multiply to `world` workers."""
-        product = self.cfg_degree * self.ulysses_degree * self.ring_degree
+        product = math.prod(getattr(self, name) for name in DEGREES)
+        factors = " x ".join(f"{name} {getattr(self, name)}" for name in DEGREES)
         _require(
             product == world,
-            f"The degrees multiply to {product} (cfg_degree {self.cfg_degree} x ulysses_degree {self.ulysses_degree} x "
-            f"ring_degree {self.ring_degree}) but the pool has {world} workers; make both numbers equal.",
+            f"The degrees multiply to {product} ({factors}) but the pool has {world} workers; make both numbers equal.",
         )
 
 
@@ -196,6 +200,43 @@ class CompressionConfig(JsonForm):
 
 
 @dataclass(frozen=True)
+class StepReuseConfig(JsonForm):
+    """How many neighbouring calls of the sampler are evaluated at the same time.
+
+    The first `warmup_calls` and the last `tail_calls` are evaluated one by one. `predictor` guesses what the calls in
+    between will say. A guess that leads further off than `tolerance`, a share of the picture's RMS, is evaluated again;
+    0 switches that check off.
+    """
+
+    title = "Step Reuse"
+    mode: str = "off"
+    look_ahead: int = 2
+    warmup_calls: int = 3
+    tail_calls: int = 1
+    predictor: str = "auto"
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, ("off", "look_ahead"))
+        _one_of("predictor", self.predictor, STEP_PREDICTORS)
+        _require(1 <= self.look_ahead <= 64, f"look_ahead is {self.look_ahead}; it must be from 1 to 64.")
+        _require(
+            self.warmup_calls >= 1,
+            f"warmup_calls is {self.warmup_calls}; a guess needs a call before it, so at least 1 is needed.",
+        )
+        _require(self.tail_calls >= 0, f"tail_calls is {self.tail_calls}; it must be 0 or more.")
+        _require(
+            0 <= self.tolerance < 1,
+            f"tolerance is {self.tolerance}; it must be 0 (no check) or more and below 1, for example 0.05.",
+        )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any call is evaluated ahead of its time."""
+        return self.mode != "off" and self.look_ahead > 1
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """All that `Parallel Model` was given, in one value."""
 
@@ -203,6 +244,7 @@ class ParallelConfig:
     strategy: StrategyConfig = StrategyConfig()
     compression: CompressionConfig = CompressionConfig()
     on_unsupported: str = "error"
+    step_reuse: StepReuseConfig = StepReuseConfig()
 
     def __post_init__(self) -> None:
         _one_of("on_unsupported", self.on_unsupported, ON_UNSUPPORTED)
@@ -219,4 +261,5 @@ class ParallelConfig:
             strategy=StrategyConfig.from_json(data["strategy"]),
             compression=CompressionConfig.from_json(data["compression"]),
             on_unsupported=data["on_unsupported"],
+            step_reuse=StepReuseConfig.from_json(data["step_reuse"]),
         )

@@ -12,7 +12,13 @@ import comfy_extras.nodes_custom_sampler as custom
 import comfy_models
 import torch
 from comfy.patcher_extension import WrappersMP
-from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
+from compact_parallel.runtime.config import (
+    CompressionConfig,
+    ParallelConfig,
+    PoolConfig,
+    StepReuseConfig,
+    StrategyConfig,
+)
 from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.report.history import runs
 
@@ -49,10 +55,18 @@ def pool(world: int):
     return pool_for(config(world), ("cpu",) * world)
 
 
-def parallel(patcher, world: int, compression: CompressionConfig | None = None, on_unsupported="error", **strategy):
+def parallel(
+    patcher,
+    world: int,
+    compression: CompressionConfig | None = None,
+    on_unsupported="error",
+    step_reuse: StepReuseConfig | None = None,
+    **strategy,
+):
     """The MODEL as the Parallel Model node gives it."""
     chosen = config(world, compression, **strategy)
-    chosen = ParallelConfig(chosen.pool, chosen.strategy, chosen.compression, on_unsupported)
+    reuse = step_reuse or StepReuseConfig()
+    chosen = ParallelConfig(chosen.pool, chosen.strategy, chosen.compression, on_unsupported, reuse)
     clone = patcher.clone()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(chosen))
     return clone

@@ -22,6 +22,15 @@ def model():
     return comfy.sd.load_diffusion_model(str(MODELS / "diffusion_models" / "compact_parallel_tiny.safetensors"))
 
 
+def model_for(size: int):
+    """The MODEL for pictures of `size` pixels: it was trained at 512, other sizes get its token positions."""
+    if size == 512:
+        return model()
+    scaled, scale = model().clone(), 31 / (size / 16 - 1)
+    scaled.set_model_rope_options(scale, 0.0, scale, 0.0, 1.0, 0.0)
+    return scaled
+
+
 @functools.cache
 def vae():
     """The VAE as VAELoader makes it."""

@@ -12,7 +12,7 @@ import torch
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
-from ..parallel.mesh import Degrees, auto_degrees, manual_degrees
+from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.plans import has_plan, plan_for
 
 
@@ -37,9 +37,10 @@ def conditions_per_call(guider: Any) -> int:
     return min(given, 1) if uses_cfg and skips_negative else given
 
 
-def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
-    """The degrees of this job. Raises ConfigError or Unsupported, each with the way out.
+def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int = 1) -> Degrees:
+    """The degrees of this job, which evaluates `look_ahead` calls at a time where it can.
 
+    Raises ConfigError or Unsupported, each with the way out.
     In mode "auto" they may multiply to less than `world`: a model whose tokens cannot be split shares its CFG only.
     """
     module = guider.model_patcher.model.diffusion_model
@@ -60,16 +61,35 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any) -> Degrees:
             conditions=1 if against_cfg else conditions,
             splits_tokens=has_plan(module),
             heads=next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
+            look_ahead=look_ahead,
         )
         degrees = replace(degrees, overlap=config.strategy.overlap)
     if degrees.sequence > 1:
         plan_for(module)
-    if degrees.world == 1:
+    if look_ahead == 1 and degrees.step > 1:  # a sampler that makes one call after the other
+        degrees = degrees_alone(degrees, guider)
+        if degrees.step > 1:
+            raise Unsupported(
+                f"step_degree is {config.strategy.step_degree}, but this sampler makes one call after the other, and "
+                "these workers have nothing else to share; choose another sampler, such as euler or dpmpp_2m, or set "
+                "step_degree to 1."
+            )
+    if degrees.world == 1 and look_ahead == 1:
         raise Unsupported(
             f"There is no sequence-parallel plan for {type(module).__name__} and one condition per call, so there is "
             'nothing to share; set CFG above 1, or on_unsupported of Parallel Model to "run on one device".'
         )
     return degrees
+
+
+def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = True) -> Degrees:
+    """The degrees of the same workers for a call that is evaluated alone."""
+    against_cfg = _reason_against_cfg(guider.model_options)
+    return one_by_one(
+        degrees,
+        conditions=1 if against_cfg else conditions_per_call(guider),
+        splits_tokens=may_split_tokens and has_plan(guider.model_patcher.model.diffusion_model),
+    )
 
 
 def unmet(config: ParallelConfig, degrees: Degrees) -> list[str]:

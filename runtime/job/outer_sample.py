@@ -25,7 +25,8 @@ from ..pool.pool import Entry, Pool
 from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
-from .checks import degrees_for, devices_of, unmet
+from .checks import degrees_alone, degrees_for, devices_of, unmet
+from .look_ahead import chosen, limited, look_ahead_for
 from .memory import make_room, show_weights
 from .pickling import Local, ShippingError
 from .sampling import Arguments, SamplingJob, random_state
@@ -50,7 +51,7 @@ class ParallelSampling(Local):
     def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The wrapper: same arguments and result as the guider's outer_sample."""
         devices = devices_of(self.config)
-        if len(devices) == 1:
+        if len(devices) == 1 and not chosen(self.config).enabled:
             return self._on_one_device(executor, "There is one device, so ComfyUI samples as always.", *args, **kwargs)
         try:
             return self._sample(executor, devices, Arguments(*args, **kwargs))
@@ -83,15 +84,21 @@ class ParallelSampling(Local):
     def _sample(self, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
         started = time.perf_counter()
         guider = executor.class_obj
-        degrees = degrees_for(self.config, len(devices), guider)
+        ahead = look_ahead_for(self.config, guider, arguments)
+        degrees = degrees_for(self.config, len(devices), guider, ahead.config.look_ahead if ahead.config.enabled else 1)
+        ahead = limited(ahead, degrees.step)
         devices = devices[: degrees.world]
         wrappers = executor.wrappers[executor.idx + 1 :]
         pool = pool_for(self.config, devices)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         with pool.reserve(check_interrupt), _Progress(arguments) as progress:
             make_room(pool, guider.model_patcher)
-            config = _resolved(self.config, pool, guider.model_patcher)
-            job = SamplingJob(guider, arguments, wrappers, config, degrees, random_state())
+            link = Link.from_json(pool.link) if pool.link else None
+            itemsize = guider.model_patcher.model.get_dtype_inference().itemsize
+            compression = resolve(self.config.compression, link, dtype_itemsize=itemsize)
+            config = replace(self.config, step_reuse=ahead.config, compression=compression)
+            alone = degrees_alone(degrees, guider, may_split_tokens=link is not None and link.fast)
+            job = SamplingJob(guider, arguments, wrappers, config, degrees, random_state(), alone, ahead.batches)
             payload = job.pack(pool.directory)
             try:
                 result = pool.run(payload, progress, check_interrupt)
@@ -105,20 +112,15 @@ class ParallelSampling(Local):
             devices=devices,
             strategy={**self.config.strategy.to_json(), **degrees.named(), "ring_exchange": degrees.ring_exchange},
             compression=config.compression.to_json(),
-            warnings=unmet(self.config, degrees),
+            step_reuse=ahead.to_json(),
+            accepted=result.ledgers[0]["accepted"],
+            warnings=[*unmet(self.config, degrees), *ahead.warnings],
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - 1,
         )
         runs().add(report, samples)
         return samples
-
-
-def _resolved(config: ParallelConfig, pool: Pool, patcher: Any) -> ParallelConfig:
-    """`config` with compression "auto" decided by the link between the pool's workers."""
-    link = Link.from_json(pool.link) if pool.link else None
-    itemsize = patcher.model.get_dtype_inference().itemsize
-    return replace(config, compression=resolve(config.compression, link, dtype_itemsize=itemsize))
 
 
 class _Progress:

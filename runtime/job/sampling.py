@@ -63,7 +63,9 @@ class SamplingJob:
     """One `outer_sample` call and the guider whose call it is.
 
     `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
-    `random_state`: some samplers draw from torch's global generators, which must be where the parent's are.
+    `alone` are the degrees for calls that Step Reuse evaluates one by one, and `batches` tells whether it may evaluate
+    several calls of a worker as one batch. `random_state`: some samplers draw from torch's global generators, which
+    must be where the parent's are.
     """
 
     guider: comfy.samplers.CFGGuider
@@ -72,6 +74,8 @@ class SamplingJob:
     config: ParallelConfig
     degrees: Degrees
     random_state: dict[str, torch.Tensor]
+    alone: Degrees
+    batches: bool
 
     @property
     def expected_calls(self) -> int:
@@ -106,6 +110,8 @@ class SamplingJob:
                 "stream": pickler.stream(),
                 "config": self.config.to_json(),
                 "degrees": self.degrees.to_json(),
+                "alone": self.alone.to_json(),
+                "batches": self.batches,
             }
         )
 
@@ -148,4 +154,6 @@ class JobRebuilder:
             config=ParallelConfig.from_json(data["config"]),
             degrees=Degrees.from_json(data["degrees"]),
             random_state=random_state,
+            alone=Degrees.from_json(data["alone"]),
+            batches=data["batches"],
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import Unsupported
 from ..compression.residual_wire import make_wire
-from ..parallel.cfg import CfgParallel
-from ..parallel.mesh import Mesh
+from ..parallel.arrangement import Arrangement, Arrangements
+from ..parallel.mesh import Degrees, Mesh
 from ..parallel.one_mind import OneMind
-from ..parallel.sequence import sequence_parallel
+from ..parallel.step.groups import StepGroups
+from ..parallel.step.sampling import StepParallel
 from ..planner.codec_speed import codec_seconds_per_value
 from ..planner.link import Link
 from ..pool.errors import Refused
@@ -59,26 +60,43 @@ class SamplingHandler:
 
     def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         ledger = Ledger()
-        with torch.inference_mode(), contextlib.ExitStack() as stack:
-            guider = job.guider
-            axes = self._mesh.axes(job.degrees)
-            mind = OneMind(guider.model_patcher, ledger, control.cancelled)
+        with torch.inference_mode(), Arrangements() as arrangements:
+            options = job.guider.model_options
+            mind = OneMind(job.guider.model_patcher, ledger, control.cancelled)
             clock = _Clock()
-            outermost = {WrappersMP.PREDICT_NOISE: mind, WrappersMP.SAMPLER_SAMPLE: clock}
-            innermost = {}
-            if job.degrees.cfg > 1:
-                innermost[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
-            if job.degrees.sequence > 1:
-                wire = make_wire(job.config.compression, ledger, expected_calls=job.expected_calls)
-                innermost[WrappersMP.APPLY_MODEL] = stack.enter_context(
-                    sequence_parallel(guider.model_patcher, job.degrees, axes, wire, ledger)
-                )
-            _add_wrappers(guider.model_options, outermost, innermost)
+            rounds = None
+            if job.config.step_reuse.enabled:
+                rounds = StepParallel(job.config.step_reuse, self._step_groups(job, arrangements, mind, ledger))
+                add_wrappers(options, innermost={WrappersMP.SAMPLER_SAMPLE: rounds})
+            else:
+                arrangements.use(self._arrangement(job, job.degrees, ledger))
+                add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: mind})
+            add_wrappers(options, outermost={WrappersMP.SAMPLER_SAMPLE: clock}, innermost=arrangements.wrappers())
             set_random_state(job.random_state)
             samples = self._sample(job, control)
             mind.end()
         result = safetensors.torch.save({"samples": samples.cpu().contiguous()}) if self._orders.rank == 0 else b""
-        return result, {**ledger.to_json(), "sampling_seconds": clock.seconds}
+        about = {"sampling_seconds": clock.seconds, "accepted": rounds.accepted if rounds is not None else None}
+        return result, {**ledger.to_json(), **about}
+
+    def _arrangement(self, job: SamplingJob, degrees: Degrees, ledger: Ledger) -> Arrangement:
+        wire = partial(make_wire, job.config.compression, ledger, expected_calls=job.expected_calls)
+        return Arrangement(job.guider.model_patcher, degrees, self._mesh.axes(degrees), wire, ledger)
+
+    def _step_groups(
+        self, job: SamplingJob, arrangements: Arrangements, mind: OneMind, ledger: Ledger
+    ) -> Callable[[Callable], StepGroups]:
+        return partial(
+            StepGroups,
+            axis=self._mesh.axes(job.degrees)["step"],
+            arrangements=arrangements,
+            alone=self._arrangement(job, job.alone, ledger),
+            apart=self._arrangement(job, job.degrees, ledger),
+            mind=mind,
+            ledger=ledger,
+            look_ahead=job.config.step_reuse.look_ahead,
+            batches=job.batches,
+        )
 
     def park(self) -> int:
         """Move the weights off the device. Returns the bytes that stay allocated there."""
@@ -125,10 +143,12 @@ class _Clock:
             self.seconds += time.perf_counter() - started
 
 
-def _add_wrappers(model_options: dict, outermost: dict[str, Callable], innermost: dict[str, Callable]) -> None:
+def add_wrappers(
+    model_options: dict, outermost: dict[str, Callable] | None = None, innermost: dict[str, Callable] | None = None
+) -> None:
     """Put ours around (outermost) or inside of (innermost) the workflow's own wrappers; dict order is call order."""
     wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
-    for kind, wrapper in outermost.items():
+    for kind, wrapper in (outermost or {}).items():
         wrappers[kind] = {WRAPPER_KEY: [wrapper], **wrappers.get(kind, {})}
-    for kind, wrapper in innermost.items():
-        wrappers[kind] = {**wrappers.get(kind, {}), WRAPPER_KEY: [wrapper]}
+    for kind, wrapper in (innermost or {}).items():
+        wrappers[kind] = {**wrappers.get(kind, {}), f"{WRAPPER_KEY} inside": [wrapper]}

@@ -1,17 +1,17 @@
-"""The mesh: how the workers are arranged, cfg x ring x ulysses, ulysses varying fastest."""
+"""The mesh: how the workers are arranged, cfg x step x ring x ulysses, ulysses varying fastest."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch.distributed as dist
 
 from ..attention.axis import Axis
 from ..config import ConfigError, StrategyConfig
 
-AXES = ("cfg", "ring", "ulysses")
+AXES = ("cfg", "step", "ring", "ulysses")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Degrees:
     """The size of every axis, and how its ranks exchange tensors (see config.StrategyConfig)."""
 
     cfg: int = 1
+    step: int = 1
     ring: int = 1
     ulysses: int = 1
     ring_exchange: str = "all_gather"
@@ -65,32 +66,51 @@ def manual_degrees(strategy: StrategyConfig, world: int, conditions: int) -> Deg
             f"condition{'' if conditions == 1 else 's'} per call; set cfg_degree to {max(1, conditions)} or less."
         )
     return Degrees(
-        strategy.cfg_degree,
-        strategy.ring_degree,
-        strategy.ulysses_degree,
-        strategy.ring_exchange,
-        strategy.overlap,
+        cfg=strategy.cfg_degree,
+        step=strategy.step_degree,
+        ring=strategy.ring_degree,
+        ulysses=strategy.ulysses_degree,
+        ring_exchange=strategy.ring_exchange,
+        overlap=strategy.overlap,
     )
 
 
-def auto_degrees(world: int, *, conditions: int, splits_tokens: bool, heads: int | None) -> Degrees:
+def auto_degrees(
+    world: int, *, conditions: int, splits_tokens: bool, heads: int | None, look_ahead: int = 1
+) -> Degrees:
     """The degrees of mode "auto", for `world` workers or fewer.
 
     Args:
         conditions: how many conditions of a call may go to different workers (2 for CFG above 1).
+        look_ahead: how many calls Step Reuse evaluates at a time. They go to as many workers as divide the world.
         splits_tokens: whether the model has a sequence-parallel plan. Without one only CFG can be shared, by two.
         heads: attention heads of the model, if known.
 
     CFG takes two workers where two conditions are evaluated and the world is even, the tokens take the rest: by Ulysses
     where more than two workers share them and the heads divide (then it sends less), else by gathering K and V.
     """
+    step = max(degree for degree in range(1, look_ahead + 1) if world % degree == 0)
+    rest = world // step
+    cfg = 2 if conditions >= 2 and (rest % 2 == 0 or (not splits_tokens and rest > 1)) else 1
     if not splits_tokens:
-        return Degrees(cfg=2 if conditions >= 2 else 1)
-    cfg = 2 if conditions >= 2 and world % 2 == 0 else 1
-    rest = world // cfg
+        return Degrees(cfg=cfg, step=step)
+    rest //= cfg
     if rest > 2 and heads is not None and heads % rest == 0:
-        return Degrees(cfg=cfg, ulysses=rest)
-    return Degrees(cfg=cfg, ring=rest)
+        return Degrees(cfg=cfg, step=step, ulysses=rest)
+    return Degrees(cfg=cfg, step=step, ring=rest)
+
+
+def one_by_one(degrees: Degrees, *, conditions: int, splits_tokens: bool) -> Degrees:
+    """The arrangement of the same workers for a call that is evaluated alone: none is idle where it can be helped.
+
+    The step groups share the conditions, if nobody does yet, and the tokens. What is left of them repeats the work.
+    """
+    cfg, step, ring = degrees.cfg, degrees.step, degrees.ring
+    if cfg == 1 and conditions >= 2 and step % 2 == 0:
+        cfg, step = 2, step // 2
+    if splits_tokens:
+        ring, step = ring * step, 1
+    return replace(degrees, cfg=cfg, step=step, ring=ring)
 
 
 class Mesh:

@@ -100,41 +100,57 @@ def hash_of(tensor: torch.Tensor) -> int:
 
 
 class OneMind:
-    """The PREDICT_NOISE wrapper that keeps the ranks of one job together. `patcher` is the model being sampled."""
+    """Keeps the ranks of one job together. `patcher` is the model being sampled.
+
+    As a PREDICT_NOISE wrapper it does so at every model call; where calls are evaluated in rounds, once a round.
+    """
 
     def __init__(self, patcher: Any, ledger: Ledger, cancelled: Callable[[], bool]) -> None:
-        self.calls = 0
         self._patcher = patcher
         self._measured_free_memory = patcher.get_free_memory
         self._ledger = ledger
         self._cancelled = cancelled
         self._finite = True
+        self._calls = 0
 
     def __call__(
         self, executor: Callable, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """One model call: agree, then evaluate. `x` (B, ...) latent, `timestep` (B,) noise levels."""
-        sigma = float(timestep.reshape(-1)[0])
-        self._ledger.begin_call(self.calls, sigma)
+        self._ledger.begin_call(self._calls, float(timestep.reshape(-1)[0]))
         with self._ledger.phase("model"):
-            headers = self._agree(self.calls, sigma, hash_of(x), self._measured_free_memory(x.device))
-            # All ranks see the same hashes, so all take part in the broadcasts or none does.
-            if any(header.x_hash != headers[0].x_hash for header in headers):
-                x = _from_rank_0(x)
-            if any(header.sigma != headers[0].sigma for header in headers):
-                timestep = _from_rank_0(timestep)
-            free_memory = min(header.free_memory for header in headers)
-            self._patcher.get_free_memory = lambda device: free_memory
-            self.calls += 1
+            x, timestep = self.agree(self._calls, x, timestep)
+            self._calls += 1
             denoised = executor(x, timestep, *args, **kwargs)
-            self._finite = bool(torch.isfinite(denoised).all())
+            self.seen(denoised)
         return denoised
+
+    def agree(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`x` and `timestep` of model call `call` as all ranks are to see them: rank 0's, where one differs.
+
+        Raises Cancelled, NotFinite or Diverged, on all ranks.
+        """
+        sigma = float(timestep.reshape(-1)[0])
+        headers = self._gather(call, sigma, hash_of(x), self._measured_free_memory(x.device))
+        # All ranks see the same hashes, so all take part in the broadcasts or none does.
+        if any(header.x_hash != headers[0].x_hash for header in headers):
+            x = _from_rank_0(x)
+            self._ledger.corrected()
+        if any(header.sigma != headers[0].sigma for header in headers):
+            timestep = _from_rank_0(timestep)
+        free_memory = min(header.free_memory for header in headers)
+        self._patcher.get_free_memory = lambda device: free_memory
+        return x, timestep
+
+    def seen(self, denoised: torch.Tensor) -> None:
+        """The model has said this; NaN or Inf stops all ranks when they agree next."""
+        self._finite = bool(torch.isfinite(denoised).all())
 
     def end(self) -> None:
         """After the sampler has returned: the last call's health, and that every rank got here."""
-        self._agree(END_OF_RUN, 0.0, 0, 0)
+        self._gather(END_OF_RUN, 0.0, 0, 0)
 
-    def _agree(self, call: int, sigma: float, x_hash: int, free_memory: int) -> list[Header]:
+    def _gather(self, call: int, sigma: float, x_hash: int, free_memory: int) -> list[Header]:
         own = Header(call, sigma, x_hash, int(free_memory), self._cancelled(), self._finite)
         rows = torch.empty(dist.get_world_size() * Header.SIZE, dtype=torch.int64)
         with self._ledger.phase("exposed"):

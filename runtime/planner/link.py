@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FAST = 1e9
+"""Bytes per second above which splitting the tokens of a few calls, uncompressed, does not take longer than it saves:
+PCIe and NVLink are above it, Ethernet up to 10 Gbit/s is not."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -15,6 +19,11 @@ class Link:
     """Seconds until a small message has arrived."""
     codec_seconds_per_value: dict[str, float]
     """By codec name: what packing and unpacking one value takes on the workers' device (see codec_speed)."""
+
+    @property
+    def fast(self) -> bool:
+        """Whether tokens may be split for a few calls that would run on one worker else."""
+        return self.bytes_per_second >= FAST
 
     def to_json(self) -> dict:
         """As the pool's status shows it: plain values, in milliseconds and nanoseconds."""

@@ -42,6 +42,7 @@ class Ledger:
         self._current = self._outside = _Record()
         self._inner_seconds: list[float] = []
         self._base_bytes = 0
+        self._corrections = 0
         self._totals = [0, 0]
         self.first_not_finite = ""
         """Where NaN or Inf was first met in a tensor on its way; "" if nowhere."""
@@ -86,6 +87,10 @@ class Ledger:
             if self._inner_seconds:
                 self._inner_seconds[-1] += elapsed
 
+    def corrected(self) -> None:
+        """The ranks' latents differed at a call, and all took rank 0's."""
+        self._corrections += 1
+
     def hidden(self, seconds: float) -> None:
         """Communication took `seconds` behind compute; nobody waited for it."""
         self._current.hidden_seconds += seconds
@@ -118,6 +123,7 @@ class Ledger:
             "calls": [{"index": index, **asdict(record)} for index, record in sorted(self._calls.items())],
             "outside": asdict(self._outside),
             "base_bytes": self._base_bytes,
+            "corrections": self._corrections,
             "warnings": list(self._warnings),
         }
 
@@ -227,4 +233,5 @@ def run_report(
         "seconds_per_call": [max(sum(record["seconds"].values()) for record in records) for records in by_call],
         "phases": phases,
         "base_bytes": max((ledger["base_bytes"] for ledger in ledgers), default=0),
+        "corrections": max((ledger["corrections"] for ledger in ledgers), default=0),
     }

@@ -27,17 +27,20 @@ _COMPRESSION = {
 class Case:
     """One way to sample: which exchange, by the inputs of Parallel Strategy (None is one device), and what it sends.
 
-    `rates`: the links it is measured on; None is all.
+    `rates`: the links it is measured on; None is all. `look_ahead`: of Step Reuse, 1 is off.
     """
 
     exchange: str
     sent: str
     strategy: dict | None
     rates: tuple[str, ...] | None = None
+    look_ahead: int = 1
 
     @property
     def name(self) -> str:
         """What the row is called."""
+        if self.look_ahead > 1:
+            return f"{self.exchange}, look_ahead {self.look_ahead}"
         return f"{self.exchange}, {self.sent}" if self.sent else self.exchange
 
     @property
@@ -47,6 +50,7 @@ class Case:
 
 
 SERIAL = Case("serial, one worker", "", None)
+STEPS = "steps"
 
 
 def cases(world: int) -> list[Case]:
@@ -75,6 +79,7 @@ def cases(world: int) -> list[Case]:
             Case(f"{exchange} without overlap", word, strategies[exchange] | {"overlap": False}, ("1gbit",))
             for exchange, word in without_overlap
         ),
+        Case(STEPS, EXACT, {"step_degree": world}, look_ahead=world),
     ]
 
 

@@ -16,7 +16,7 @@ import tiny_picture
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.errors import Unsupported
-from compact_parallel.runtime.config import CompressionConfig, ConfigError
+from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError
 from compact_parallel.runtime.pool.pool import Entry, Pool
 from compact_parallel.runtime.pool.registry import pools
@@ -27,6 +27,7 @@ from .namespaces import RATES, Links
 
 HANDLER = "tests.bench.links_parts.inside:sampling_handler"
 WARM_UP_STEPS = 3
+WARM_UP_CALLS_AHEAD = 12
 SLOWEST_IMAGE_S = 600.0
 
 
@@ -117,7 +118,8 @@ def image(case: Case, pool: Pool, shape: Shape) -> Image:
         return serial_image(shape)
     pool.start()
     compression = CompressionConfig(**case.compression)
-    patcher = sampling.parallel(tiny_picture.model(), pool.world, compression, **case.strategy)
+    reuse = StepReuseConfig(mode="look_ahead", look_ahead=case.look_ahead) if case.look_ahead > 1 else None
+    patcher = sampling.parallel(tiny_picture.model(), pool.world, compression, step_reuse=reuse, **case.strategy)
     bystanders = Bystanders([os.getpid(), *(worker["pid"] for worker in pool.status()["workers"])])
     limit = threading.Timer(SLOWEST_IMAGE_S, pool.stop)
     limit.start()
@@ -133,13 +135,12 @@ def image(case: Case, pool: Pool, shape: Shape) -> Image:
 def measure(cases: Sequence[Case], pool: Pool, shape: Shape, repeats: int, say: Callable[[str], None]) -> list[Result]:
     """One short run of every case that does not count, then `repeats` rounds of one image of every case."""
     results = [Result(case) for case in cases]
-    short = Shape(shape.size, min(WARM_UP_STEPS, shape.steps), shape.seed)
     for round_number in range(repeats + 1):
         for result in results:
             if result.problem:
                 continue
             try:
-                made = image(result.case, pool, shape if round_number else short)
+                made = image(result.case, pool, shape if round_number else _short(shape, result.case))
             except (ConfigError, Unsupported) as error:
                 result.problem = f"not available: {_first_sentence(error)}"
             except JobFailed as error:
@@ -154,6 +155,12 @@ def measure(cases: Sequence[Case], pool: Pool, shape: Shape, repeats: int, say: 
             if result.problem:
                 say(f"  {result.case.name}: {result.problem}")
     return results
+
+
+def _short(shape: Shape, case: Case) -> Shape:
+    """The shape of a run that does not count; Step Reuse needs more steps than others."""
+    steps = WARM_UP_STEPS if case.look_ahead == 1 else WARM_UP_CALLS_AHEAD
+    return Shape(shape.size, min(steps, shape.steps), shape.seed)
 
 
 def over(

@@ -1,0 +1,133 @@
+"""What Step Reuse will do in a job, told before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+from ..attention.errors import Unsupported
+from ..config import ConfigError, ParallelConfig, StepReuseConfig
+from ..parallel.step.inputs import Replay
+from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
+
+# Fewer rounds than this gain too little for what they risk.
+LEAST_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Step Reuse as a job gets it. `calls`: how many the sampler will make; 0 where nobody knows. `batches`: whether
+    one worker may evaluate several calls as one batch."""
+
+    config: StepReuseConfig
+    kind: Kind | None = None
+    calls: int = 0
+    batches: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict:
+        """What was chosen, and how the sampler goes."""
+        about = {"way": self.kind.way, "reason": self.kind.reason} if self.kind is not None else {}
+        return {**self.config.to_json(), **about}
+
+
+def chosen(config: ParallelConfig) -> StepReuseConfig:
+    """Step Reuse as it was set; a step_degree without it has the defaults. Raises ConfigError."""
+    step_degree = config.strategy.step_degree if config.strategy.mode == "manual" else 1
+    reuse = config.step_reuse
+    if step_degree > 1 and reuse.mode == "off":
+        return StepReuseConfig(mode="look_ahead", look_ahead=step_degree)
+    if step_degree > reuse.look_ahead:
+        raise ConfigError(
+            f"step_degree is {step_degree} but look_ahead of Step Reuse is {reuse.look_ahead}, so some workers would "
+            f"never have a call; set look_ahead to {step_degree} or more, or step_degree to {reuse.look_ahead}."
+        )
+    return reuse
+
+
+def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookAhead:
+    """What Step Reuse does with this sampler, model and number of steps. Raises ConfigError or Unsupported.
+
+    A sampler that cannot look ahead runs one call after the other, with a warning.
+    """
+    reuse = chosen(config)
+    if not reuse.enabled:
+        return LookAhead(StepReuseConfig())
+    sampler = arguments.sampler
+    kind, name = kind_of(sampler), name_of(sampler)
+    if kind.refused:
+        raise Unsupported(
+            f"Step Reuse cannot be used with the sampler {name}: {kind.reason}. Choose another sampler, such as euler "
+            "or dpmpp_2m, or unplug Step Reuse (and set step_degree to 1)."
+        )
+    if kind.way == SERIAL:
+        warning = f"Step Reuse did nothing: the sampler {name} runs one call after the other, because {kind.reason}."
+        return LookAhead(StepReuseConfig(), kind, warnings=(warning,))
+    _refuse_caches(guider.model_options)
+    calls = calls_of(guider, arguments)
+    least = reuse.warmup_calls + reuse.tail_calls + LEAST_ROUNDS * reuse.look_ahead
+    if calls < least:
+        raise Unsupported(
+            f"Step Reuse needs at least {least} model calls (warmup_calls {reuse.warmup_calls} + tail_calls "
+            f"{reuse.tail_calls} + {LEAST_ROUNDS} rounds of look_ahead {reuse.look_ahead}), but this run has {calls}; "
+            "use more steps or a smaller look_ahead, or unplug Step Reuse (distilled models with few steps do not "
+            "gain from it)."
+        )
+    reason = _reason_against_batches(guider, arguments)
+    return LookAhead(reuse, kind, calls, not reason, (_unbatched(reason),) if reason else ())
+
+
+def calls_of(guider: Any, arguments: Any) -> int:
+    """How many calls the sampler will make."""
+    patcher, sampler = guider.model_patcher, arguments.sampler
+    model = SimpleNamespace(inner_model=SimpleNamespace(inner_model=patcher.model, model_patcher=patcher))
+    extra = {"model_options": {}, "seed": arguments.seed}
+    sigmas = arguments.sigmas.to(arguments.noise.device)
+    return len(
+        Replay(sampler.sampler_function, model, arguments.noise, sigmas, extra, sampler.extra_options).rehearse()
+    )
+
+
+def limited(ahead: LookAhead, step_degree: int) -> LookAhead:
+    """`ahead` on a mesh with this step_degree: without batches a round has one call per group."""
+    reach = ahead.config.look_ahead if ahead.batches else min(ahead.config.look_ahead, step_degree)
+    if not ahead.config.enabled or reach == ahead.config.look_ahead:
+        return replace(ahead, warnings=() if ahead.config.enabled else ahead.warnings)
+    if reach == 1:
+        raise Unsupported(
+            f"{ahead.warnings[0]} With step_degree 1 nothing is left to look ahead with; set step_degree of Parallel "
+            "Strategy to 2 or more, or unplug Step Reuse."
+        )
+    return replace(ahead, config=replace(ahead.config, look_ahead=reach))
+
+
+def _unbatched(reason: str) -> str:
+    return f"Step Reuse evaluates one call per worker at a time, because {reason}."
+
+
+def _refuse_caches(model_options: dict) -> None:
+    cache = model_options.get("transformer_options", {}).get("easycache")
+    if cache is not None:
+        raise Unsupported(
+            f"{getattr(cache, 'name', 'EasyCache')} skips model calls by comparing each with the one before, and Step "
+            "Reuse makes calls ahead of their time; use one of the two."
+        )
+
+
+def _reason_against_batches(guider: Any, arguments: Any) -> str:
+    """Why calls of different steps cannot go through the model as one batch; empty when they can."""
+    if arguments.denoise_mask is not None:
+        return "the latent has a noise mask"
+    options = guider.model_options
+    transformer_options = options.get("transformer_options", {})
+    functions = [key for key in options if key.startswith("sampler_") or key == "model_function_wrapper"]
+    functions += [key for key in ("patches", "patches_replace", "context_handler") if transformer_options.get(key)]
+    if functions or options.get("context_handler") is not None:
+        return "patches of this model may act by the step, and a batch would hold several"
+    scheduled = ("start_percent", "end_percent", "clip_start_percent", "hooks", "control", "area", "mask")
+    for conds in guider.conds.values():
+        for cond in conds or []:
+            if found := [key for key in scheduled if cond.get(key) is not None]:
+                return f"a condition has {found[0]}, which acts by the step"
+    return ""

@@ -1,0 +1,77 @@
+"""An arrangement: how the ranks share one evaluation of the model, and the change from one arrangement to another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+
+from ..attention.axis import Axis
+from ..compression.wire import Wire
+from ..report.ledger import Ledger
+from .cfg import CfgParallel
+from .mesh import Degrees
+from .sequence import sequence_parallel
+
+
+class Arrangement:
+    """Who evaluates which conditions, and which tokens. Its wire keeps its residual bases from use to use."""
+
+    def __init__(
+        self, patcher: Any, degrees: Degrees, axes: dict[str, Axis], make_wire: Callable[[], Wire], ledger: Ledger
+    ) -> None:
+        self.wrappers: dict[str, Callable] = {}
+        if degrees.cfg > 1:
+            self.wrappers[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
+        self._shard = None
+        if degrees.sequence > 1:
+            wire = make_wire()
+            self._shard = lambda: sequence_parallel(patcher, degrees, axes, wire, ledger)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For the block's duration the model is sharded. Collective at its end: nothing is on its way any more."""
+        with contextlib.ExitStack() as stack:
+            if self._shard is not None:
+                self.wrappers[WrappersMP.APPLY_MODEL] = stack.enter_context(self._shard())
+            yield
+
+
+class Arrangements:
+    """The one arrangement in use, as wrappers on a model. A context manager: at its end none is in use."""
+
+    KINDS = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._current: Arrangement | None = None
+
+    def __enter__(self) -> Arrangements:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._current = None
+        self._stack.__exit__(kind, value, traceback)
+
+    def use(self, arrangement: Arrangement) -> None:
+        """Later evaluations are shared this way. Collective when it changes."""
+        if arrangement is not self._current:
+            self._stack.close()
+            self._stack.enter_context(arrangement.in_use())
+            self._current = arrangement
+
+    def wrappers(self) -> dict[str, Callable]:
+        """The wrappers, by kind; each does what that of the arrangement in use does."""
+        return {kind: self._delegate(kind) for kind in self.KINDS}
+
+    def _delegate(self, kind: str) -> Callable:
+        def wrapper(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+            current = self._current.wrappers.get(kind) if self._current is not None else None
+            return executor(*args, **kwargs) if current is None else current(executor, *args, **kwargs)
+
+        return wrapper

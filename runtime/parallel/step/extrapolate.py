@@ -1,0 +1,121 @@
+"""What the coming predictions will be, from those that are there.
+
+Predictions are kept as `space` keeps them. B batch entries; a kept prediction has the shape of the latent, (B, ...).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .space import Call, Space, decode, encode
+
+# What a fit keeps of itself from call to call. Short memories do best: the character of a run changes on its way.
+MEMORY = 0.15
+
+
+@dataclass(frozen=True)
+class _Known:
+    coordinate: float
+    kept: Tensor
+
+
+class Extrapolation:
+    """Extrapolates predictions from those of the calls committed so far.
+
+    "hold" repeats the last one. "linear" continues the line through the last two. "auto" goes k times as far as
+    "linear", with k in [0, 1] per batch entry and distance, fitted by least squares to how well the calls committed so
+    far would have been extrapolated over that distance: a trained network is often rough from call to call and wants k
+    near 0.
+    """
+
+    def __init__(self, predictor: str, space: Space, *, reach: int) -> None:
+        """`reach`: the largest number of calls to look ahead."""
+        self._predictor = predictor
+        self._space = space
+        self._known: deque[_Known] = deque(maxlen=reach + 2)
+        self._fits = [_Fit() for _ in range(reach)]
+
+    def commit(self, call: Call, denoised: Tensor) -> None:
+        """The model's prediction at `call`. A second one at the same noise level replaces the first."""
+        known = self._known_of(call, denoised)
+        if self._predictor == "auto" and not self._is_last(known):
+            self._learn(known)
+        self._append(known)
+
+    def after(self, calls: Sequence[tuple[Call, Tensor]]) -> Extrapolation:
+        """One that also knows these calls and predictions, which come next but are not committed."""
+        later = copy(self)
+        later._known = deque(self._known, maxlen=self._known.maxlen)
+        for call, denoised in calls:
+            later._append(later._known_of(call, denoised))
+        return later
+
+    def expected(self, call: Call, place: int) -> Tensor:
+        """The prediction D expected at `call`; `place` calls lie between it and the last committed one."""
+        return decode(self._space, call, self._expected(self._space.coordinate(call.level), place + 1))
+
+    def _known_of(self, call: Call, denoised: Tensor) -> _Known:
+        return _Known(self._space.coordinate(call.level), encode(self._space, call, denoised))
+
+    def _is_last(self, known: _Known) -> bool:
+        return bool(self._known) and self._known[-1].coordinate == known.coordinate
+
+    def _append(self, known: _Known) -> None:
+        if self._is_last(known):
+            self._known.pop()
+        self._known.append(known)
+
+    def _expected(self, coordinate: float, distance: int) -> Tensor:
+        last = self._known[-1].kept
+        if self._predictor == "hold" or len(self._known) < 2:
+            return last
+        line = self._line(len(self._known) - 1, coordinate)
+        if self._predictor == "linear":
+            return last + line
+        return torch.addcmul(last, self._share(distance, line), line)
+
+    def _line(self, at: int, coordinate: float) -> Tensor:
+        """How much the line through the known ones `at` - 1 and `at` changes from `at` to `coordinate`."""
+        before, last = self._known[at - 1], self._known[at]
+        return (last.kept - before.kept) * ((coordinate - last.coordinate) / (last.coordinate - before.coordinate))
+
+    def _learn(self, known: _Known) -> None:
+        for distance, fit in enumerate(self._fits, start=1):
+            at = len(self._known) - distance
+            if at < 1:
+                return
+            fit.add(known.kept - self._known[at].kept, self._line(at, known.coordinate))
+
+    def _share(self, distance: int, like: Tensor) -> Tensor:
+        """k for this distance, (B, 1, ...); for one not seen yet that of the farthest one seen."""
+        for fit in reversed(self._fits[:distance]):
+            if fit.line_line is not None:
+                return fit.share().view(-1, *(1 for _ in like.shape[1:]))
+        return like.new_zeros(())
+
+
+class _Fit:
+    """Least squares of change = k * line, per batch entry."""
+
+    def __init__(self) -> None:
+        self.line_line: Tensor | None = None
+        self._change_line: Tensor | None = None
+
+    def add(self, change: Tensor, line: Tensor) -> None:
+        change_line = (change * line).flatten(1).sum(1)
+        line_line = (line * line).flatten(1).sum(1)
+        if self.line_line is not None:
+            change_line += MEMORY * self._change_line
+            line_line += MEMORY * self.line_line
+        self._change_line, self.line_line = change_line, line_line
+
+    def share(self) -> Tensor:
+        """(B,), between 0 and 1."""
+        tiny = torch.finfo(self.line_line.dtype).tiny
+        return (self._change_line / self.line_line.clamp_min(tiny)).clamp(0, 1)

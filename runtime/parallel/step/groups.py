@@ -1,0 +1,124 @@
+"""The step groups of the mesh evaluate the calls of a round: call r is group r's, in turns.
+
+B batch entries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...attention.axis import Axis, exchange
+from ...report.ledger import MODEL, Ledger
+from ..arrangement import Arrangement, Arrangements
+from ..one_mind import OneMind
+from .space import Call
+
+# A batch of q calls must save at least this share of the time of q calls one by one, or it is not tried again.
+WORTH_BATCHING = 0.03
+
+
+class StepGroups:
+    """The Evaluator of a job on the pool (see rounds.Evaluator).
+
+    Args:
+        model: the model as the sampler calls it, after guidance: model(x, sigma, **extra).
+        alone: the arrangement of all ranks for one call, `apart`: that of each group for its own.
+        batches: whether several calls of a group may be evaluated as one batch.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        axis: Axis,
+        arrangements: Arrangements,
+        alone: Arrangement,
+        apart: Arrangement,
+        mind: OneMind,
+        ledger: Ledger,
+        *,
+        look_ahead: int,
+        batches: bool,
+    ) -> None:
+        self._model = model
+        self._axis = axis
+        self._arrangements = arrangements
+        self._alone = alone
+        self._apart = apart
+        self._mind = mind
+        self._ledger = ledger
+        self.capacity = look_ahead if batches else min(look_ahead, axis.size)
+        self._seconds_alone = float("inf")
+
+    def serial(self, index: int, call: Call, extra: dict) -> Tensor:
+        """The prediction of one call, with all ranks at work on it."""
+        self._ledger.begin_call(index, call.level)
+        self._arrangements.use(self._alone)
+        with self._ledger.phase(MODEL):
+            x, sigma = self._mind.agree(index, call.x, call.sigma)
+            started = time.perf_counter()
+            denoised = self._model(x, sigma, **extra)
+            self._mind.seen(denoised)
+        self._seconds_alone = min(self._seconds_alone, time.perf_counter() - started)
+        return denoised
+
+    def together(self, index: int, call: Call, extra: dict) -> Call:
+        """`call` as all ranks are to see it."""
+        self._ledger.begin_call(index, call.level)
+        return Call(*self._mind.agree(index, call.x, call.sigma))
+
+    def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
+        """The predictions of `calls`, the same tensors on every rank."""
+        own = range(self._axis.index, len(calls), self._axis.size)
+        self._arrangements.use(self._apart)
+        started = time.perf_counter()
+        evaluated = self._evaluate(index, [(place, calls[place]) for place in own], extra)
+        self._judge_batches(len(own), time.perf_counter() - started)
+        predictions = self._share(len(calls), evaluated, calls[0].x)
+        self._mind.seen(predictions[0])
+        return predictions
+
+    def decide(self, accepted: int) -> int:
+        """What rank 0 says of a round: how many of its calls count, and how many the next may have."""
+        if dist.get_world_size() == 1:
+            return accepted
+        decision = torch.tensor([accepted, self.capacity])
+        with self._ledger.phase("exposed"):
+            dist.broadcast(decision, src=0)
+        accepted, self.capacity = decision.tolist()
+        return accepted
+
+    def _evaluate(self, index: int, own: list[tuple[int, Call]], extra: dict) -> list[Tensor]:
+        if not own:
+            return []
+        for place, call in reversed(own):  # of a batch, the first call gets the seconds and bytes
+            self._ledger.begin_call(index + place, call.level)
+        with self._ledger.phase(MODEL):
+            x = torch.cat([call.x for _, call in own])
+            sigma = torch.cat([call.sigma for _, call in own])
+            return list(self._model(x, sigma, **extra).chunk(len(own)))
+
+    def _judge_batches(self, batched: int, seconds: float) -> None:
+        """A batch that takes as long as its calls one by one gains nothing and risks a rejection: back to one each."""
+        if batched > 1 and seconds > (1 - WORTH_BATCHING) * batched * self._seconds_alone:
+            self.capacity = self._axis.size
+
+    def _share(self, count: int, evaluated: list[Tensor], like: Tensor) -> list[Tensor]:
+        """All `count` predictions, in order; each group has those of its own calls. One latent each on every link."""
+        size = self._axis.size
+        sends: dict[int, Tensor] = {}
+        gathered: dict[int, Any] = {self._axis.index: evaluated}
+        for other in self._axis.others():
+            if evaluated:
+                sends[other] = torch.stack(evaluated)
+                self._ledger.sent(sends[other].numel() * sends[other].element_size(), 2 * sends[other].numel())
+            if mine := len(range(other, count, size)):
+                gathered[other] = like.new_empty((mine, *like.shape))
+        receives = {other: tensor for other, tensor in gathered.items() if other != self._axis.index}
+        exchange(self._axis, sends, receives, self._ledger)
+        return [gathered[place % size][place // size] for place in range(count)]

@@ -1,0 +1,164 @@
+"""Rounds: the model is asked for several of the sampler's calls at once.
+
+A round begins where the sampler asks for a call that nobody has evaluated. The inputs of the calls after it are
+guessed, all are evaluated side by side, and the sampler's next calls are answered from what came back, as far as the
+guesses were good. See "Communication-Efficient Diffusion Denoising Parallelization via Reuse-then-Predict Mechanism"
+(ParaStep), arXiv 2505.14741; here the sampler keeps its own path, and guesses are extrapolated and checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...config import StepReuseConfig
+from .extrapolate import Extrapolation
+from .inputs import Answering, Predict, Replay, along_the_line
+from .samplers import LINE, Kind
+from .space import Call, Preconditioned, Slopes, deviation, moved
+
+MOST_ALONE = 4
+"""Calls evaluated one by one after round upon round was rejected, before the next attempt."""
+
+
+NOISY = 2
+"""How much more than others a sampler that adds noise may be off (measured: euler_ancestral and dpmpp_2m_sde on the
+trained model reject everything at 1, and stay far closer than fewer steps at this)."""
+
+
+class Evaluator(Protocol):
+    """Asks the model. The ranks of a run agree through it. `capacity`: the most calls a round may have now."""
+
+    capacity: int
+
+    def serial(self, index: int, call: Call, extra: dict) -> Tensor:
+        """The prediction of call `index`, shaped like its x, with all devices at work on it."""
+
+    def together(self, index: int, call: Call, extra: dict) -> Call:
+        """`call`, with which a round begins, as all ranks are to see it."""
+
+    def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
+        """The predictions of call `index` and of the guessed ones after it, the same tensors on every rank."""
+
+    def decide(self, accepted: int) -> int:
+        """How many calls of a round are accepted: what rank 0 says."""
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    call: Call
+    denoised: Tensor
+
+
+class Rounds:
+    """One run of a sampler with look-ahead. `accepted` has the number of calls committed by each round."""
+
+    def __init__(
+        self,
+        config: StepReuseConfig,
+        kind: Kind,
+        evaluator: Evaluator,
+        replay: Replay,
+        *,
+        flow: bool,
+    ) -> None:
+        self.accepted: list[int] = []
+        self.levels = replay.rehearse()
+        self._config = config
+        self._kind = kind
+        self._evaluator = evaluator
+        self._replay = replay
+        self._flow = flow
+        self._space = Preconditioned(flow=flow) if kind.noisy else Slopes(flow=flow)
+        self._extrapolation = Extrapolation(config.predictor, self._space, reach=config.look_ahead)
+        self._denoised: list[Tensor] = []
+        self._waiting: list[_Evaluated] = []
+        self._calls = 0
+        self._alone = 0
+        self._rejections = 0
+        self._rejected: list[_Evaluated] = []
+        self._rejected_from = 0
+
+    def model(self, model: Any) -> Answering:
+        """`model` for the sampler to call."""
+        return Answering(model, self._answer)
+
+    def _answer(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        call = Call(x, sigma)
+        if not self._waiting:
+            self._waiting = self._round(call, extra)
+            self.accepted.append(len(self._waiting))
+        denoised = self._said(self._waiting, call, 0)
+        evaluated = self._waiting.pop(0)
+        self._extrapolation.commit(evaluated.call, evaluated.denoised)
+        if self._kind.way != LINE:
+            self._denoised.append(denoised)
+        self._calls += 1
+        return denoised
+
+    def _round(self, call: Call, extra: dict) -> list[_Evaluated]:
+        ahead = min(self._evaluator.capacity, len(self.levels) - self._config.tail_calls - self._calls)
+        if self._calls < self._config.warmup_calls or ahead < 2 or self._alone:
+            self._alone = max(0, self._alone - 1)
+            return [_Evaluated(call, self._evaluator.serial(self._calls, call, extra))]
+        call = self._evaluator.together(self._calls, call, extra)
+        calls = self._follow(call, ahead, self._expected())
+        predictions = self._evaluator.side_by_side(self._calls, calls, extra)
+        evaluated = [_Evaluated(*pair) for pair in zip(calls, predictions)]
+        accepted = self._evaluator.decide(self._acceptable(evaluated))
+        # One rejection may be chance; after more, calls are evaluated alone for longer and longer.
+        self._rejections = self._rejections + 1 if accepted == 1 else 0
+        self._alone = min(max(0, self._rejections - 1), MOST_ALONE)
+        self._rejected, self._rejected_from = evaluated[accepted:], self._calls + accepted
+        return evaluated[:accepted]
+
+    def _expected(self) -> Predict:
+        """What the model is expected to say: what it said to a guess that was rejected, then extrapolated."""
+        rejected = self._rejected[self._calls - self._rejected_from :]
+        later = self._extrapolation.after([(old.call, old.denoised) for old in rejected])
+
+        def expected(call: Call, place: int) -> Tensor:
+            if place < len(rejected):
+                return self._said(rejected, call, place)
+            return later.expected(call, place - len(rejected))
+
+        return expected
+
+    def _follow(self, call: Call, count: int, predict: Predict) -> list[Call]:
+        """`call` and the `count` - 1 calls after it if the model said what `predict` says."""
+        if self._kind.way == LINE:
+            return along_the_line(call, self.levels[self._calls : self._calls + count], predict)
+        return [call, *self._replay.look_ahead(self._denoised, count, predict)[1:]]
+
+    def _acceptable(self, evaluated: list[_Evaluated]) -> int:
+        """How many calls, from the first, were evaluated close enough to where the sampler will be.
+
+        A latent x~ is close to where the sampler will be, x, if RMS(x - x~) / f <= tolerance * RMS(D), with the
+        standard deviation f of latents at this noise level, as which an error shrinks until the end. The first that
+        is not close is not accepted, nor those after it. The first of all is no guess. A sampler that adds noise may be
+        NOISY times as far off: its noise covers what was before.
+        """
+        tolerance = self._config.tolerance * (NOISY if self._kind.noisy else 1)
+        if tolerance:
+            there = self._follow(evaluated[0].call, len(evaluated), partial(self._said, evaluated))
+        for place, guess in enumerate(evaluated[1:], start=1):
+            if not torch.isfinite(guess.denoised).all():
+                return place
+            if tolerance:
+                allowed = tolerance * _rms(guess.denoised) * deviation(guess.call.level, flow=self._flow)
+                if not _rms(there[place].x - guess.call.x) <= allowed:
+                    return place
+        return len(evaluated)
+
+    def _said(self, evaluated: Sequence[_Evaluated], call: Call, place: int) -> Tensor:
+        """What the model said in this place of the round, moved to `call`."""
+        return moved(self._space, evaluated[place].denoised, evaluated[place].call, call)
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.float().square().mean().sqrt())

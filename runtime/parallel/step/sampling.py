@@ -1,0 +1,55 @@
+"""The SAMPLER_SAMPLE wrapper of step parallelism: puts rounds between the sampler and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_sampling
+from torch import Tensor
+
+from ...config import StepReuseConfig
+from .inputs import Replay
+from .rounds import Evaluator, Rounds
+from .samplers import kind_of_function
+
+
+class StepParallel:
+    """Runs a sampler's function with a model that answers from rounds. `accepted` has the calls of every round."""
+
+    def __init__(self, config: StepReuseConfig, evaluator: Callable[[Callable], Evaluator]) -> None:
+        """`evaluator` makes the Evaluator for the model that the sampler is given."""
+        self._config = config
+        self._evaluator = evaluator
+        self.accepted: list[int] = []
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The wrapper: same arguments and result as the sampler's `sample`."""
+        sampler = executor.class_obj
+        sample = sampler.sampler_function
+        sampler.sampler_function = self._in_rounds(sample)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            sampler.sampler_function = sample
+
+    def _in_rounds(self, sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def sample_in_rounds(
+            model: Any,
+            x: Tensor,
+            sigmas: Tensor,
+            extra_args: dict | None = None,
+            callback: Callable | None = None,
+            disable: bool | None = None,
+            **options: Any,
+        ) -> Tensor:
+            extra = extra_args or {}
+            replay = Replay(sample, model, x, sigmas, extra, options)
+            flow = isinstance(model.inner_model.inner_model.model_sampling, comfy.model_sampling.CONST)
+            rounds = Rounds(self._config, kind_of_function(sample, options), self._evaluator(model), replay, flow=flow)
+            self.accepted = rounds.accepted
+            return sample(
+                rounds.model(model), x, sigmas, extra_args=extra, callback=callback, disable=disable, **options
+            )
+
+        return sample_in_rounds

@@ -1,0 +1,97 @@
+"""Step parallelism against fewer steps:  python3 tests/bench/steps.py [--trained] [--mixture] [--caches] [--seeds N]
+
+For every sampler, number of steps and look_ahead, how far the result is from that of all steps in turn, over fresh
+seeds: ours with each predictor, plain reuse (ParaStep's rule: hold the last prediction, no check, no tail), and the
+fair rival: the same sampler with as many steps as ours has rounds, which takes the same time. In this process, on one
+device.
+  --trained   the tiny trained model with CFG 3: PSNR of the decoded picture, worst and mean, in dB;
+  --mixture   the exact posterior mean of Gaussian mixtures, as flow and as epsilon model: 20 log10 of the relative
+              error of the samples, mean in dB with the sign of PSNR (more is better);
+  --caches    ComfyUI's EasyCache and LazyCache on the trained model: what one device can save without us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+
+import bench
+
+SAMPLERS = ("euler", "dpmpp_2m", "res_multistep", "heun", "deis", "uni_pc", "euler_ancestral", "dpmpp_2m_sde")
+PREDICTORS = ("auto", "hold", "linear")
+PLAIN = {"predictor": "hold", "tolerance": 0.0, "tail_calls": 0}
+PARTS = ("trained", "mixture", "caches")
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part in PARTS:
+        parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--first-seed", type=int, default=100, help="fresh ones: nothing here was tuned on them")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--look-ahead", type=int, nargs="+", default=[2, 3, 4, 8])
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
+    parser.add_argument("--size", type=int, default=256, help="pixels of a side, for the trained model")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = options()
+    bench.begin(__file__)
+    from steps_parts.caches import caches
+    from steps_parts.sources import mixtures, trained
+
+    seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
+    parts = {part for part in PARTS if getattr(chosen, part)} or set(PARTS)
+    if "trained" in parts:
+        compare(
+            f"The trained model, {chosen.size} x {chosen.size}: PSNR, worst / mean", trained(chosen.size), chosen, seeds
+        )
+    if "mixture" in parts:
+        for name, source in mixtures().items():
+            compare(f"Gaussian mixture, {name}: -20 log10 of the relative error, worst / mean", source, chosen, seeds)
+    if "caches" in parts:
+        header, rows = caches(chosen.size, seeds)
+        print("\n## Caches on one device\n\n" + bench.table(header, rows), flush=True)
+
+
+def compare(title: str, source: Callable, chosen: argparse.Namespace, seeds: Sequence[int]) -> None:
+    """Prints one table. `source`(sampler, steps, seed, reuse or None) gives (what `likeness` compares, rounds)."""
+    print(f"\n## {title}, dB\n", flush=True)
+    header = ("sampler", "steps", "look_ahead", "rounds", *PREDICTORS, "plain reuse", "fewer steps")
+    print(bench.table(header, []), flush=True)
+    for sampler in chosen.samplers:
+        for steps in chosen.steps:
+            exact = {seed: source(sampler, steps, seed, None) for seed in seeds}
+            for ahead in chosen.look_ahead:
+                row = _row(source, sampler, steps, ahead, exact)
+                print("| " + " | ".join(row) + " |", flush=True)
+                print(f"{sampler} {steps} {ahead}", end="\r", file=sys.stderr)
+
+
+def _row(source: Callable, sampler: str, steps: int, ahead: int, exact: dict) -> list[str]:
+    found: dict[str, list[float]] = {}
+    rounds = []
+    for seed, (wanted, calls) in exact.items():
+        for predictor in PREDICTORS:
+            got, taken = source(sampler, steps, seed, {"look_ahead": ahead, "predictor": predictor})
+            found.setdefault(predictor, []).append(source.likeness(got, wanted))
+            if predictor == "auto":
+                rounds.append(taken)
+                fewer = max(2, round(steps * taken / calls))
+        got, _ = source(sampler, steps, seed, {"look_ahead": ahead, **PLAIN})
+        found.setdefault("plain", []).append(source.likeness(got, wanted))
+        got, _ = source(sampler, fewer, seed, None)
+        found.setdefault("fewer", []).append(source.likeness(got, wanted))
+    cells = [f"{min(values):.1f} / {statistics.mean(values):.1f}" for values in found.values()]
+    order = [*PREDICTORS, "plain", "fewer"]
+    cells = [cells[list(found).index(name)] for name in order]
+    return [sampler, str(steps), str(ahead), f"{statistics.mean(rounds):.1f}", *cells]
+
+
+if __name__ == "__main__":
+    main()

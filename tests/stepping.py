@@ -1,0 +1,129 @@
+"""Step parallelism in this process: rounds on one device, and a model whose predictions are known exactly.
+
+B batch entries, K components of a mixture, C values of a latent.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+
+import comfy.model_sampling
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.parallel.step.inputs import Replay
+from compact_parallel.runtime.parallel.step.rounds import Rounds
+from compact_parallel.runtime.parallel.step.samplers import Kind, kind_of
+from compact_parallel.runtime.parallel.step.sampling import StepParallel
+from compact_parallel.runtime.parallel.step.space import Call
+from torch import Tensor
+
+
+class OneDevice:
+    """Evaluates the calls of a round one after the other: the same numbers as on the pool (see rounds.Evaluator)."""
+
+    def __init__(self, model, capacity: int) -> None:
+        self.capacity = capacity
+        self._model = model
+
+    def serial(self, index: int, call: Call, extra: dict) -> Tensor:
+        return self._model(call.x, call.sigma, **extra)
+
+    def together(self, index: int, call: Call, extra: dict) -> Call:
+        return call
+
+    def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
+        return [self._model(call.x, call.sigma, **extra) for call in calls]
+
+    def decide(self, accepted: int) -> int:
+        return accepted
+
+
+class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """The noise levels of flow models."""
+
+
+class Eps(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """The noise levels of Stable Diffusion."""
+
+
+class Mixture:
+    """The exact posterior mean E[x0 | x] of a Gaussian mixture, as samplers see a model.
+
+    `flow`: x = (1 - sigma) x0 + sigma n, else x = x0 + sigma n. The means of the components are drawn with `seed`.
+    """
+
+    SHAPE = (4, 8, 8)
+
+    def __init__(self, *, flow: bool, seed: int, components: int = 8, deviation: float = 0.3) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.Size(self.SHAPE).numel()
+        self._mean_KC = torch.randn(components, values, generator=generator, dtype=torch.float64)
+        self._deviation = deviation
+        self.flow = flow
+        self.calls = 0
+        sampling = Flow() if flow else Eps()
+        if flow:
+            sampling.set_parameters(shift=3.0)
+        self.model_sampling = sampling
+        patcher = types.SimpleNamespace(get_model_object=lambda name: sampling)
+        self.inner_model = types.SimpleNamespace(
+            inner_model=types.SimpleNamespace(model_sampling=sampling), model_patcher=patcher
+        )
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra) -> Tensor:
+        self.calls += 1
+        x_BC, sigma_B1 = x.flatten(1).double(), sigma.view(-1, 1).double()
+        scale_B1 = 1 - sigma_B1 if self.flow else torch.ones_like(sigma_B1)
+        variance_B1 = (scale_B1 * self._deviation) ** 2 + sigma_B1**2
+        away_BKC = x_BC[:, None] - scale_B1[:, None] * self._mean_KC
+        weight_BK = torch.softmax(-away_BKC.square().sum(-1) / (2 * variance_B1), dim=1)
+        gain_B1 = scale_B1 * self._deviation**2 / variance_B1
+        mean_BKC = self._mean_KC + gain_B1[:, None] * away_BKC
+        return (weight_BK[..., None] * mean_BKC).sum(1).view(x.shape).to(x.dtype)
+
+    def sigmas(self, steps: int) -> Tensor:
+        """(steps + 1,) noise levels of the schedule people use with such a model."""
+        return comfy.samplers.calculate_sigmas(self.model_sampling, "simple" if self.flow else "karras", steps)
+
+    def noise(self, seed: int, steps: int, batch: int = 4) -> Tensor:
+        """(B, 4, 8, 8) where sampling starts."""
+        noise = torch.randn(batch, *self.SHAPE, generator=torch.Generator().manual_seed(1000 + seed))
+        return noise if self.flow else noise * self.sigmas(steps)[0]
+
+
+@torch.inference_mode()
+def sample_mixture(
+    model: Mixture,
+    sampler: str,
+    steps: int,
+    seed: int,
+    reuse: StepReuseConfig | None = None,
+    *,
+    batch: int = 4,
+    kind: Kind | None = None,
+) -> tuple[Tensor, list[int]]:
+    """The samples (B, 4, 8, 8) of ComfyUI's sampler, and the calls of each round; without `reuse` serially."""
+    chosen = comfy.samplers.sampler_object(sampler)
+    x, sigmas, extra = model.noise(seed, steps, batch), model.sigmas(steps), {"seed": seed}
+    torch.manual_seed(seed)
+    before = model.calls
+    if reuse is None:
+        samples = chosen.sampler_function(model, x, sigmas, extra_args=extra, callback=None, disable=True)
+        return samples, [1] * (model.calls - before)
+    replay = Replay(chosen.sampler_function, model, x, sigmas, extra, {})
+    rounds = Rounds(reuse, kind or kind_of(chosen), OneDevice(model, reuse.look_ahead), replay, flow=model.flow)
+    samples = chosen.sampler_function(
+        rounds.model(model), x, sigmas, extra_args=dict(extra), callback=None, disable=True
+    )
+    return samples, rounds.accepted
+
+
+def in_rounds(patcher, reuse: StepReuseConfig):
+    """The MODEL sampling in rounds in this process, and the wrapper that knows the calls of each."""
+    wrapper = StepParallel(reuse, lambda model: OneDevice(model, reuse.look_ahead))
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "stepping", wrapper)
+    return clone, wrapper
