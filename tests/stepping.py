@@ -17,7 +17,7 @@ from compact_parallel.runtime.parallel.step.inputs import Replay
 from compact_parallel.runtime.parallel.step.rounds import Rounds
 from compact_parallel.runtime.parallel.step.samplers import Kind, kind_of
 from compact_parallel.runtime.parallel.step.sampling import StepParallel
-from compact_parallel.runtime.parallel.step.space import Call
+from compact_parallel.runtime.parallel.step.space import Call, Process
 from torch import Tensor
 
 
@@ -26,6 +26,7 @@ class OneDevice:
 
     def __init__(self, model, capacity: int) -> None:
         self.capacity = capacity
+        self.warnings: list[str] = []
         self._model = model
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
@@ -39,6 +40,9 @@ class OneDevice:
 
     def decide(self, accepted: int) -> int:
         return accepted
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
 
 
 class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
@@ -114,11 +118,8 @@ def sample_mixture(
         samples = chosen.sampler_function(model, x, sigmas, extra_args=extra, callback=None, disable=True)
         return samples, [1] * (model.calls - before)
     replay = Replay(chosen.sampler_function, model, x, sigmas, extra, {})
-    rounds = Rounds(reuse, kind or kind_of(chosen), OneDevice(model, reuse.look_ahead), replay, flow=model.flow)
-    samples = chosen.sampler_function(
-        rounds.model(model), x, sigmas, extra_args=dict(extra), callback=None, disable=True
-    )
-    return samples, rounds.accepted
+    rounds = Rounds(reuse, kind or kind_of(chosen), OneDevice(model, reuse.look_ahead), replay, Process(model.flow))
+    return replay.run(rounds.model(model), None, True), rounds.accepted
 
 
 def in_rounds(patcher, reuse: StepReuseConfig):

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.samplers
+from comfy.patcher_extension import WrappersMP
+
 from ..attention.errors import Unsupported
 from ..config import ConfigError, ParallelConfig, StepReuseConfig
 from ..parallel.step.inputs import Replay
@@ -65,6 +68,7 @@ def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookA
         warning = f"Step Reuse did nothing: the sampler {name} runs one call after the other, because {kind.reason}."
         return LookAhead(StepReuseConfig(), kind, warnings=(warning,))
     _refuse_caches(guider.model_options)
+    _refuse_schedules(guider.conds)
     calls = calls_of(guider, arguments)
     least = reuse.warmup_calls + reuse.tail_calls + LEAST_ROUNDS * reuse.look_ahead
     if calls < least:
@@ -83,7 +87,7 @@ def calls_of(guider: Any, arguments: Any) -> int:
     patcher, sampler = guider.model_patcher, arguments.sampler
     model = SimpleNamespace(inner_model=SimpleNamespace(inner_model=patcher.model, model_patcher=patcher))
     extra = {"model_options": {}, "seed": arguments.seed}
-    sigmas = arguments.sigmas.to(arguments.noise.device)
+    sigmas = arguments.sigmas.to(arguments.noise.device, copy=True)
     return len(
         Replay(sampler.sampler_function, model, arguments.noise, sigmas, extra, sampler.extra_options).rehearse()
     )
@@ -115,6 +119,17 @@ def _refuse_caches(model_options: dict) -> None:
         )
 
 
+def _refuse_schedules(conds: dict) -> None:
+    """Hooks that count the calls they see go wrong where each worker sees every other call."""
+    for cond in (cond for given in conds.values() for cond in given or []):
+        for hook in getattr(cond.get("hooks"), "hooks", []):
+            if len(getattr(getattr(hook, "hook_keyframe", None), "keyframes", [])) > 1:
+                raise Unsupported(
+                    "A condition has hooks with keyframes (a scheduled LoRA or model hook), which go by the calls seen "
+                    "so far, and with Step Reuse no worker sees all; unplug Step Reuse, or use hooks without keyframes."
+                )
+
+
 def _reason_against_batches(guider: Any, arguments: Any) -> str:
     """Why calls of different steps cannot go through the model as one batch; empty when they can."""
     if arguments.denoise_mask is not None:
@@ -123,11 +138,26 @@ def _reason_against_batches(guider: Any, arguments: Any) -> str:
     transformer_options = options.get("transformer_options", {})
     functions = [key for key in options if key.startswith("sampler_") or key == "model_function_wrapper"]
     functions += [key for key in ("patches", "patches_replace", "context_handler") if transformer_options.get(key)]
+    functions += _wrappers_of(guider)
     if functions or options.get("context_handler") is not None:
         return "patches of this model may act by the step, and a batch would hold several"
+    if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
+        return f"the guider {type(guider).__name__} may act by the step, and a batch would hold several"
     scheduled = ("start_percent", "end_percent", "clip_start_percent", "hooks", "control", "area", "mask")
     for conds in guider.conds.values():
         for cond in conds or []:
             if found := [key for key in scheduled if cond.get(key) is not None]:
                 return f"a condition has {found[0]}, which acts by the step"
     return ""
+
+
+def _wrappers_of(guider: Any) -> list[str]:
+    """The kinds of wrappers around a model call that the workflow has put on the model."""
+    given = (guider.model_patcher.wrappers, guider.model_options.get("transformer_options", {}).get("wrappers", {}))
+    around_a_call = (
+        WrappersMP.PREDICT_NOISE,
+        WrappersMP.CALC_COND_BATCH,
+        WrappersMP.APPLY_MODEL,
+        WrappersMP.DIFFUSION_MODEL,
+    )
+    return [kind for wrappers in given for kind in around_a_call if any(wrappers.get(kind, {}).values())]

@@ -7,7 +7,8 @@ device.
   --trained   the tiny trained model with CFG 3: PSNR of the decoded picture, worst and mean, in dB;
   --mixture   the exact posterior mean of Gaussian mixtures, as flow and as epsilon model: 20 log10 of the relative
               error of the samples, mean in dB with the sign of PSNR (more is better);
-  --caches    ComfyUI's EasyCache and LazyCache on the trained model: what one device can save without us.
+  --caches    ComfyUI's EasyCache and LazyCache on the trained model: what one device can save without us;
+  --batch     seconds of Step Reuse on one worker (BatchStep) against stock ComfyUI on one thread.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import bench
 SAMPLERS = ("euler", "dpmpp_2m", "res_multistep", "heun", "deis", "uni_pc", "euler_ancestral", "dpmpp_2m_sde")
 PREDICTORS = ("auto", "hold", "linear")
 PLAIN = {"predictor": "hold", "tolerance": 0.0, "tail_calls": 0}
-PARTS = ("trained", "mixture", "caches")
+PARTS = ("trained", "mixture", "caches", "batch")
 
 
 def options() -> argparse.Namespace:
@@ -42,6 +43,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     chosen = options()
     bench.begin(__file__)
+    from steps_parts.batch import batches
     from steps_parts.caches import caches
     from steps_parts.sources import mixtures, trained
 
@@ -57,12 +59,15 @@ def main() -> None:
     if "caches" in parts:
         header, rows = caches(chosen.size, seeds)
         print("\n## Caches on one device\n\n" + bench.table(header, rows), flush=True)
+    if "batch" in parts:
+        header, rows = batches(seeds)
+        print("\n## One worker\n\n" + bench.table(header, rows), flush=True)
 
 
 def compare(title: str, source: Callable, chosen: argparse.Namespace, seeds: Sequence[int]) -> None:
     """Prints one table. `source`(sampler, steps, seed, reuse or None) gives (what `likeness` compares, rounds)."""
-    print(f"\n## {title}, dB\n", flush=True)
-    header = ("sampler", "steps", "look_ahead", "rounds", *PREDICTORS, "plain reuse", "fewer steps")
+    print(f'\n## {title}, dB, and after "in" the rounds it took\n', flush=True)
+    header = ("sampler", "steps", "look_ahead", *PREDICTORS, "plain reuse", "fewer steps")
     print(bench.table(header, []), flush=True)
     for sampler in chosen.samplers:
         for steps in chosen.steps:
@@ -74,23 +79,22 @@ def compare(title: str, source: Callable, chosen: argparse.Namespace, seeds: Seq
 
 
 def _row(source: Callable, sampler: str, steps: int, ahead: int, exact: dict) -> list[str]:
-    found: dict[str, list[float]] = {}
-    rounds = []
+    found: dict[str, list[tuple[float, int]]] = {name: [] for name in (*PREDICTORS, "plain", "fewer")}
     for seed, (wanted, calls) in exact.items():
-        for predictor in PREDICTORS:
-            got, taken = source(sampler, steps, seed, {"look_ahead": ahead, "predictor": predictor})
-            found.setdefault(predictor, []).append(source.likeness(got, wanted))
-            if predictor == "auto":
-                rounds.append(taken)
-                fewer = max(2, round(steps * taken / calls))
-        got, _ = source(sampler, steps, seed, {"look_ahead": ahead, **PLAIN})
-        found.setdefault("plain", []).append(source.likeness(got, wanted))
-        got, _ = source(sampler, fewer, seed, None)
-        found.setdefault("fewer", []).append(source.likeness(got, wanted))
-    cells = [f"{min(values):.1f} / {statistics.mean(values):.1f}" for values in found.values()]
-    order = [*PREDICTORS, "plain", "fewer"]
-    cells = [cells[list(found).index(name)] for name in order]
-    return [sampler, str(steps), str(ahead), f"{statistics.mean(rounds):.1f}", *cells]
+        ways = {predictor: {"predictor": predictor} for predictor in PREDICTORS} | {"plain": PLAIN}
+        for name, way in ways.items():
+            got, rounds = source(sampler, steps, seed, {"look_ahead": ahead, **way})
+            found[name].append((source.likeness(got, wanted), rounds))
+        fewer = max(2, round(steps * found["auto"][-1][1] / calls))
+        got, rounds = source(sampler, fewer, seed, None)
+        found["fewer"].append((source.likeness(got, wanted), rounds))
+    return [sampler, str(steps), str(ahead), *map(_cell, found.values())]
+
+
+def _cell(runs: list[tuple[float, int]]) -> str:
+    """Worst and mean likeness, and the mean number of rounds, which is what the run takes."""
+    likeness, rounds = zip(*runs)
+    return f"{min(likeness):.1f} / {statistics.mean(likeness):.1f} in {statistics.mean(rounds):.1f}"
 
 
 if __name__ == "__main__":

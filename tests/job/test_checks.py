@@ -8,7 +8,7 @@ from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, ParallelConfig, StrategyConfig
 from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for, devices_of, unmet
 from compact_parallel.runtime.parallel.cfg import owners
-from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees
+from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees, one_by_one
 from sampling import custom, model, without_plan
 
 KNOWN = {"splits_tokens": True, "heads": 24}
@@ -28,10 +28,34 @@ KNOWN = {"splits_tokens": True, "heads": 24}
         (4, 2, {"splits_tokens": False}, Degrees(cfg=2)),
         (3, 2, {"splits_tokens": False}, Degrees(cfg=2)),
         (4, 1, {"splits_tokens": False}, Degrees()),
+        (2, 1, {"look_ahead": 2}, Degrees(step=2)),
+        (2, 2, {"look_ahead": 2}, Degrees(step=2)),
+        (4, 2, {"look_ahead": 2}, Degrees(cfg=2, step=2)),
+        (8, 2, {"look_ahead": 2}, Degrees(cfg=2, step=2, ring=2)),
+        (6, 1, {"look_ahead": 4}, Degrees(step=3, ring=2)),
+        (4, 1, {"look_ahead": 4, "splits_tokens": False}, Degrees(step=4)),
+        (1, 1, {"look_ahead": 2}, Degrees()),
     ],
 )
 def test_auto(world, conditions, changes, expected):
     assert auto_degrees(world, conditions=conditions, **{**KNOWN, **changes}) == expected
+
+
+@pytest.mark.parametrize(
+    ("degrees", "conditions", "splits_tokens", "expected"),
+    [
+        (Degrees(step=2), 2, True, Degrees(cfg=2)),
+        (Degrees(step=2), 1, True, Degrees(ring=2)),
+        (Degrees(step=2), 1, False, Degrees(step=2)),
+        (Degrees(step=4), 2, True, Degrees(cfg=2, ring=2)),
+        (Degrees(step=4), 2, False, Degrees(cfg=2, step=2)),
+        (Degrees(step=3), 2, True, Degrees(ring=3)),
+        (Degrees(cfg=2, step=2, ulysses=2), 2, True, Degrees(cfg=2, ring=2, ulysses=2)),
+    ],
+)
+def test_a_call_alone_is_shared_by_all_where_that_can_be(degrees, conditions, splits_tokens, expected):
+    assert one_by_one(degrees, conditions=conditions, splits_tokens=splits_tokens) == expected
+    assert expected.world == degrees.world
 
 
 def test_manual_degrees_are_taken_and_checked():

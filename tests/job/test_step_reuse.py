@@ -8,9 +8,12 @@ import sys
 import time
 
 import cloudpickle
+import comfy.hooks
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy_extras.nodes_easycache as caching
+import comfy_extras.nodes_hooks as hook_nodes
 import comfy_models
 import pytest
 import sampling
@@ -137,6 +140,39 @@ def test_refusals_name_the_way_out(case):
         ksampler(stepped(**choices), "flux", **run)
 
 
+def test_caches_are_refused():
+    for node in (caching.EasyCacheNode, caching.LazyCacheNode):
+        cached = node.execute(model("flux"), 0.2, 0.15, 0.95, False)[0]
+        patcher = parallel(cached, 2, step_reuse=reuse(), step_degree=2)
+        with pytest.raises(Unsupported, match=r"Cache skips model calls .* use one of the two"):
+            ksampler(patcher, "flux", steps=STEPS)
+
+
+def test_scheduled_hooks_are_refused():
+    keyframes = hook_nodes.CreateHookKeyframesInterpolated().create_hook_keyframes(
+        1.0, 0.2, "linear", 0.0, 1.0, 3, False
+    )[0]
+    hooks = comfy.hooks.HookGroup()
+    hooks.add(comfy.hooks.WeightHook())
+    hooks.set_keyframes_on_hooks(keyframes)
+    scheduled = [[tokens, {**about, "hooks": hooks}] for tokens, about in comfy_models.conditioning(1)]
+    with pytest.raises(Unsupported, match="hooks with keyframes"):
+        ksampler(stepped(step_degree=2), "flux", steps=STEPS, positive=scheduled)
+
+
+def test_what_acts_by_the_step_is_not_batched():
+    masked = {"latent": sampling.masked_image("flux"), "steps": STEPS}
+    with pytest.raises(Unsupported, match=r"the latent has a noise mask\. With step_degree 1 nothing is left"):
+        ksampler(stepped(1, 2), "flux", **masked)
+    ksampler(stepped(2, 4, step_degree=2, changes={"tolerance": 0.0}), "flux", **masked)
+    assert max(report()["accepted"]) == 2
+    assert any("one call per worker at a time, because the latent has" in warning for warning in report()["warnings"])
+    overridden = stepped(1, 2)
+    overridden.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, lambda executor, *args: executor(*args))
+    with pytest.raises(Unsupported, match="patches of this model may act by the step"):
+        ksampler(overridden, "flux", steps=STEPS)
+
+
 def test_run_on_one_device_is_respected():
     patcher = parallel(model("flux"), 2, step_reuse=reuse(), on_unsupported="run on one device", step_degree=2)
     assert torch.equal(ksampler(patcher, "flux", steps=4), expected("flux", "euler"))
@@ -209,6 +245,22 @@ def test_a_worker_killed_in_a_round_is_named():
         sample(stepped(step_degree=2), kill_at_step_20)
     assert time.monotonic() - killed[0] < 5
     assert works_again()
+
+
+def other_noise_on_rank_1(executor, wrap, sigmas, extra, callback, noise, *args, **kwargs):
+    """SAMPLER_SAMPLE wrapper: worker 1 starts from a latent that differs in its last bits, as another device's may."""
+    if torch.distributed.get_rank() == 1:
+        noise = noise * (1 + 1e-6)
+    return executor(wrap, sigmas, extra, callback, noise, *args, **kwargs)
+
+
+def test_workers_whose_latents_differ_take_worker_0s():
+    patcher = stepped(step_degree=2)
+    samples = ksampler(patcher, "flux", steps=STEPS)
+    assert report()["corrections"] == 0
+    patcher.add_wrapper(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, other_noise_on_rank_1)
+    assert relative_error(ksampler(patcher, "flux", steps=STEPS), samples) < 1e-4
+    assert report()["corrections"] > 0
 
 
 def fails_ahead(executor, *args, **kwargs):

@@ -5,6 +5,7 @@ Predictions are kept as `space` keeps them. B batch entries; a kept prediction h
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
@@ -21,6 +22,7 @@ MEMORY = 0.15
 
 @dataclass(frozen=True)
 class _Known:
+    level: float
     coordinate: float
     kept: Tensor
 
@@ -61,10 +63,11 @@ class Extrapolation:
         return decode(self._space, call, self._expected(self._space.coordinate(call.level), place + 1))
 
     def _known_of(self, call: Call, denoised: Tensor) -> _Known:
-        return _Known(self._space.coordinate(call.level), encode(self._space, call, denoised))
+        return _Known(call.level, self._space.coordinate(call.level), encode(self._space, call, denoised))
 
     def _is_last(self, known: _Known) -> bool:
-        return bool(self._known) and self._known[-1].coordinate == known.coordinate
+        # Some samplers come back to a level but for rounding; a line through two such points goes anywhere.
+        return bool(self._known) and math.isclose(self._known[-1].level, known.level, rel_tol=1e-4)
 
     def _append(self, known: _Known) -> None:
         if self._is_last(known):

@@ -52,8 +52,10 @@ class StepGroups:
         self._apart = apart
         self._mind = mind
         self._ledger = ledger
-        self.capacity = look_ahead if batches else min(look_ahead, axis.size)
-        self._seconds_alone = float("inf")
+        # What one call takes is seen first: in the warm-up, or with several groups in a round of one call each.
+        self._batches = look_ahead if batches and look_ahead > axis.size else 0
+        self.capacity = look_ahead if self._batches and axis.size == 1 else min(look_ahead, axis.size)
+        self._seconds_of_one = float("inf")
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
         """The prediction of one call, with all ranks at work on it."""
@@ -61,10 +63,11 @@ class StepGroups:
         self._arrangements.use(self._alone)
         with self._ledger.phase(MODEL):
             x, sigma = self._mind.agree(index, call.x, call.sigma)
-            started = time.perf_counter()
+            started = _now(x)
             denoised = self._model(x, sigma, **extra)
             self._mind.seen(denoised)
-        self._seconds_alone = min(self._seconds_alone, time.perf_counter() - started)
+        if self._axis.size == 1:
+            self._judge(1, _now(x) - started)
         return denoised
 
     def together(self, index: int, call: Call, extra: dict) -> Call:
@@ -76,9 +79,9 @@ class StepGroups:
         """The predictions of `calls`, the same tensors on every rank."""
         own = range(self._axis.index, len(calls), self._axis.size)
         self._arrangements.use(self._apart)
-        started = time.perf_counter()
+        started = _now(calls[0].x)
         evaluated = self._evaluate(index, [(place, calls[place]) for place in own], extra)
-        self._judge_batches(len(own), time.perf_counter() - started)
+        self._judge(len(own), _now(calls[0].x) - started)
         predictions = self._share(len(calls), evaluated, calls[0].x)
         self._mind.seen(predictions[0])
         return predictions
@@ -93,6 +96,10 @@ class StepGroups:
         accepted, self.capacity = decision.tolist()
         return accepted
 
+    def warn(self, sentence: str) -> None:
+        """A sentence for the report."""
+        self._ledger.warn(sentence)
+
     def _evaluate(self, index: int, own: list[tuple[int, Call]], extra: dict) -> list[Tensor]:
         if not own:
             return []
@@ -103,10 +110,17 @@ class StepGroups:
             sigma = torch.cat([call.sigma for _, call in own])
             return list(self._model(x, sigma, **extra).chunk(len(own)))
 
-    def _judge_batches(self, batched: int, seconds: float) -> None:
-        """A batch that takes as long as its calls one by one gains nothing and risks a rejection: back to one each."""
-        if batched > 1 and seconds > (1 - WORTH_BATCHING) * batched * self._seconds_alone:
-            self.capacity = self._axis.size
+    def _judge(self, calls: int, seconds: float) -> None:
+        """Batches are tried when one call's time is known. One that takes as long as its calls one by one gains nothing
+        and risks a rejection: back to one each."""
+        if calls == 1:
+            self._seconds_of_one = min(self._seconds_of_one, seconds)
+            self.capacity = max(self.capacity, self._batches)
+        elif calls > 1 and seconds > (1 - WORTH_BATCHING) * calls * self._seconds_of_one:
+            self.capacity, self._batches = self._axis.size, 0
+            self.warn(
+                "Step Reuse evaluates one call per worker at a time: as one batch, several took as long as one by one."
+            )
 
     def _share(self, count: int, evaluated: list[Tensor], like: Tensor) -> list[Tensor]:
         """All `count` predictions, in order; each group has those of its own calls. One latent each on every link."""
@@ -122,3 +136,10 @@ class StepGroups:
         receives = {other: tensor for other, tensor in gathered.items() if other != self._axis.index}
         exchange(self._axis, sends, receives, self._ledger)
         return [gathered[place % size][place // size] for place in range(count)]
+
+
+def _now(x: Tensor) -> float:
+    """Seconds, when the device of `x` has done all it was given."""
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .noise import RememberedNoise
 from .space import Call
 
 # The prediction D for a call of the round and its place in the round, from 0.
@@ -65,6 +66,25 @@ class Replay:
         self._extra = extra
         self._options = options
         self._random = _random_states(x.device)
+        self._noise = RememberedNoise()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one latent."""
+        return self._x.numel() * self._x.element_size()
+
+    def run(self, model: Any, callback: Callable | None, disable: bool | None) -> Tensor:
+        """The sampler's own run, with the real arguments. Returns its samples."""
+        with self._noise.in_use():
+            return self._sample(
+                model,
+                self._x.clone(),
+                self._sigmas,
+                extra_args=self._extra,
+                callback=callback,
+                disable=disable,
+                **self._options,
+            )
 
     def rehearse(self) -> list[float]:
         """The noise levels of all calls the sampler will make, which depend on nothing that the model says."""
@@ -88,7 +108,7 @@ class Replay:
             nonlocal place
             place += 1
             if place <= len(denoised):
-                return denoised[place - 1]
+                return denoised[place - 1].to(x.device)
             calls.append(Call(x.clone(), sigma))
             if len(calls) == count:
                 raise _Reached
@@ -99,16 +119,17 @@ class Replay:
         return calls
 
     def _run(self, x: Tensor, answer: Callable[..., Tensor]) -> None:
-        # Options and arguments are copied: some samplers write to theirs.
-        self._sample(
-            Answering(self._model, answer),
-            x.clone(),
-            self._sigmas,
-            extra_args=dict(self._extra),
-            callback=None,
-            disable=True,
-            **self._options,
-        )
+        # Copies of everything: some samplers write to their arguments.
+        with self._noise.in_use():
+            self._sample(
+                Answering(self._model, answer),
+                x.clone(),
+                self._sigmas.clone(),
+                extra_args=dict(self._extra),
+                callback=None,
+                disable=True,
+                **self._options,
+            )
 
     @contextlib.contextmanager
     def _same_noise(self) -> Iterator[None]:

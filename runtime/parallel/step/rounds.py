@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
@@ -20,11 +21,16 @@ from ...config import StepReuseConfig
 from .extrapolate import Extrapolation
 from .inputs import Answering, Predict, Replay, along_the_line
 from .samplers import LINE, Kind
-from .space import Call, Preconditioned, Slopes, deviation, moved
+from .space import Call, Preconditioned, Process, Slopes, moved
+
+SAME_PATH = 1e-3
+"""How far a replay may be from the sampler's own path, as a share of the latents' standard deviation (rounding)."""
 
 MOST_ALONE = 4
 """Calls evaluated one by one after round upon round was rejected, before the next attempt."""
 
+LOG_ON_DEVICE = 1 << 30
+"""Bytes of predictions that stay on the device for replays; where all would be more, they wait in host memory."""
 
 NOISY = 2
 """How much more than others a sampler that adds noise may be off (measured: euler_ancestral and dpmpp_2m_sde on the
@@ -46,7 +52,10 @@ class Evaluator(Protocol):
         """The predictions of call `index` and of the guessed ones after it, the same tensors on every rank."""
 
     def decide(self, accepted: int) -> int:
-        """How many calls of a round are accepted: what rank 0 says."""
+        """How many calls of a round are accepted: what rank 0 says, of `capacity` too."""
+
+    def warn(self, sentence: str) -> None:
+        """Something the person should know."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,7 @@ class Rounds:
         kind: Kind,
         evaluator: Evaluator,
         replay: Replay,
-        *,
-        flow: bool,
+        process: Process,
     ) -> None:
         self.accepted: list[int] = []
         self.levels = replay.rehearse()
@@ -73,11 +81,12 @@ class Rounds:
         self._kind = kind
         self._evaluator = evaluator
         self._replay = replay
-        self._flow = flow
-        self._space = Preconditioned(flow=flow) if kind.noisy else Slopes(flow=flow)
+        self._process = process
+        self._space = Preconditioned(process) if kind.noisy else Slopes(process)
         self._extrapolation = Extrapolation(config.predictor, self._space, reach=config.look_ahead)
         self._denoised: list[Tensor] = []
         self._waiting: list[_Evaluated] = []
+        self._log_fits = len(self.levels) * replay.nbytes <= LOG_ON_DEVICE
         self._calls = 0
         self._alone = 0
         self._rejections = 0
@@ -97,7 +106,7 @@ class Rounds:
         evaluated = self._waiting.pop(0)
         self._extrapolation.commit(evaluated.call, evaluated.denoised)
         if self._kind.way != LINE:
-            self._denoised.append(denoised)
+            self._denoised.append(denoised if self._log_fits else denoised.to("cpu"))
         self._calls += 1
         return denoised
 
@@ -114,7 +123,8 @@ class Rounds:
         # One rejection may be chance; after more, calls are evaluated alone for longer and longer.
         self._rejections = self._rejections + 1 if accepted == 1 else 0
         self._alone = min(max(0, self._rejections - 1), MOST_ALONE)
-        self._rejected, self._rejected_from = evaluated[accepted:], self._calls + accepted
+        self._rejected = list(takewhile(lambda guess: _finite(guess.denoised), evaluated[accepted:]))
+        self._rejected_from = self._calls + accepted
         return evaluated[:accepted]
 
     def _expected(self) -> Predict:
@@ -133,25 +143,32 @@ class Rounds:
         """`call` and the `count` - 1 calls after it if the model said what `predict` says."""
         if self._kind.way == LINE:
             return along_the_line(call, self.levels[self._calls : self._calls + count], predict)
-        return [call, *self._replay.look_ahead(self._denoised, count, predict)[1:]]
+        here, *ahead = self._replay.look_ahead(self._denoised, count, predict)
+        if not _close(here.x, call.x, SAME_PATH * self._process.deviation(call.level)):
+            self._evaluator.capacity = 1
+            self._evaluator.warn(
+                "Step Reuse stopped: run again from its start, this sampler came to another latent, so the coming ones "
+                "cannot be foreseen; the rest of the steps ran one after the other."
+            )
+        return [call, *ahead]
 
     def _acceptable(self, evaluated: list[_Evaluated]) -> int:
         """How many calls, from the first, were evaluated close enough to where the sampler will be.
 
-        A latent x~ is close to where the sampler will be, x, if RMS(x - x~) / f <= tolerance * RMS(D), with the
-        standard deviation f of latents at this noise level, as which an error shrinks until the end. The first that
-        is not close is not accepted, nor those after it. The first of all is no guess. A sampler that adds noise may be
-        NOISY times as far off: its noise covers what was before.
+        A latent x~ is close to where the sampler will be, x, if RMS(x - x~) / f <= tolerance * RMS(D) in every batch
+        entry, with the standard deviation f of latents at this noise level, as which an error shrinks until the end.
+        The first that is not close is not accepted, nor those after it. The first of all is no guess. A sampler that
+        adds noise may be NOISY times as far off: its noise covers what was before.
         """
         tolerance = self._config.tolerance * (NOISY if self._kind.noisy else 1)
         if tolerance:
             there = self._follow(evaluated[0].call, len(evaluated), partial(self._said, evaluated))
         for place, guess in enumerate(evaluated[1:], start=1):
-            if not torch.isfinite(guess.denoised).all():
+            if not _finite(guess.denoised):
                 return place
             if tolerance:
-                allowed = tolerance * _rms(guess.denoised) * deviation(guess.call.level, flow=self._flow)
-                if not _rms(there[place].x - guess.call.x) <= allowed:
+                allowed = tolerance * _rms(guess.denoised) * self._process.deviation(guess.call.level)
+                if not _close(there[place].x, guess.call.x, allowed):
                     return place
         return len(evaluated)
 
@@ -160,5 +177,15 @@ class Rounds:
         return moved(self._space, evaluated[place].denoised, evaluated[place].call, call)
 
 
-def _rms(x: Tensor) -> float:
-    return float(x.float().square().mean().sqrt())
+def _rms(x: Tensor) -> Tensor:
+    """(B,), of every batch entry."""
+    return x.float().flatten(1).square().mean(1).sqrt()
+
+
+def _close(x: Tensor, y: Tensor, allowed: Tensor | float) -> bool:
+    """Whether the RMS of x - y is `allowed` in every batch entry; not where it is not a number."""
+    return bool((_rms(x - y) <= allowed).all())
+
+
+def _finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())

@@ -36,6 +36,7 @@ _KV_CACHE = Kind(
     SERIAL, reason="it makes a video block by block and remembers the blocks before (a KV cache)", refused=True
 )
 _LCM = Kind(SERIAL, reason="it starts every step from fresh noise and is made for runs of a few steps")
+_OWN_NOISE = Kind(SERIAL, reason="it was given a noise sampler of another pack, whose noise cannot be asked for twice")
 _UNKNOWN = Kind(SERIAL, reason="it is not known to this pack, so its calls cannot be foreseen")
 
 _K_DIFFUSION = {
@@ -100,6 +101,8 @@ def kind_of(sampler: Any) -> Kind:
 def kind_of_function(function: Callable, options: Mapping[str, Any]) -> Kind:
     """How a sampler's function called with `options` looks ahead."""
     kind = _KINDS.get((getattr(function, "__module__", ""), getattr(function, "__qualname__", "")), _UNKNOWN)
+    if kind.way != SERIAL and options.get("noise_sampler") is not None:
+        return _OWN_NOISE
     # Churn adds noise to a sampler that has none of its own.
     return _NOISY if kind.way != SERIAL and options.get("s_churn", 0) > 0 else kind
 

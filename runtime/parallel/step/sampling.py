@@ -12,6 +12,7 @@ from ...config import StepReuseConfig
 from .inputs import Replay
 from .rounds import Evaluator, Rounds
 from .samplers import kind_of_function
+from .space import Process
 
 
 class StepParallel:
@@ -43,13 +44,15 @@ class StepParallel:
             disable: bool | None = None,
             **options: Any,
         ) -> Tensor:
-            extra = extra_args or {}
-            replay = Replay(sample, model, x, sigmas, extra, options)
-            flow = isinstance(model.inner_model.inner_model.model_sampling, comfy.model_sampling.CONST)
-            rounds = Rounds(self._config, kind_of_function(sample, options), self._evaluator(model), replay, flow=flow)
-            self.accepted = rounds.accepted
-            return sample(
-                rounds.model(model), x, sigmas, extra_args=extra, callback=callback, disable=disable, **options
-            )
+            replay = Replay(sample, model, x, sigmas, extra_args or {}, options)
+            sampling = model.inner_model.inner_model.model_sampling
+            flow = isinstance(sampling, comfy.model_sampling.CONST)
+            process = Process(flow, getattr(sampling, "noise_scale", 1.0))
+            kind = kind_of_function(sample, options)
+            rounds = Rounds(self._config, kind, self._evaluator(model), replay, process)
+            try:
+                return replay.run(rounds.model(model), callback, disable)
+            finally:
+                self.accepted += rounds.accepted
 
         return sample_in_rounds

@@ -25,9 +25,27 @@ class Call:
         return float(self.sigma.reshape(-1)[0])
 
 
-def deviation(level: float, *, flow: bool) -> float:
-    """The standard deviation of latents at a noise level, for data of variance 1."""
-    return math.hypot(1 - level if flow else 1.0, level)
+@dataclass(frozen=True)
+class Process:
+    """How noise n gets into data x0 of variance 1: x = (1 - sigma) x0 + sigma n in a flow model, else x0 + sigma n.
+
+    `noise_scale`: the standard deviation of n.
+    """
+
+    flow: bool
+    noise_scale: float = 1.0
+
+    def parts(self, level: float) -> tuple[float, float]:
+        """The standard deviations of data and noise in a latent at a noise level."""
+        return 1 - level if self.flow else 1.0, level * self.noise_scale
+
+    def deviation(self, level: float) -> float:
+        """The standard deviation of latents at a noise level."""
+        return math.hypot(*self.parts(level))
+
+    def skip(self, level: float) -> float:
+        """a in the best linear denoiser, a x (c_skip of Karras et al. 2022, arXiv 2206.00364, table 1)."""
+        return self.parts(level)[0] / self.deviation(level) ** 2
 
 
 class Slopes:
@@ -37,12 +55,12 @@ class Slopes:
     and over log(sigma) in the others.
     """
 
-    def __init__(self, *, flow: bool) -> None:
-        self._flow = flow
+    def __init__(self, process: Process) -> None:
+        self._process = process
 
     def coordinate(self, level: float) -> float:
         """Where u is closest to a straight line."""
-        return level if self._flow else math.log(level)
+        return level if self._process.flow else math.log(level)
 
     def factors(self, level: float) -> tuple[float, float]:
         """(a, b) at a noise level."""
@@ -52,32 +70,30 @@ class Slopes:
         """The part of a small change of x that D makes, too. On a flow model's path most of it (measured: keeping the
         slope is 3 to 6 dB closer); else that of the best linear denoiser (1 to 2 dB closer than keeping the slope).
         """
-        return 1.0 if self._flow else 1 / (1 + level**2)
+        return 1.0 if self._process.flow else self._process.skip(level)
 
 
 class Preconditioned:
-    """u is what is left of D beside the best linear denoiser for data of variance 1, at its natural scale.
+    """u is what is left of D beside the best linear denoiser, at its natural scale (c_out of Karras et al. 2022).
 
     Where a sampler adds noise, most of a change of x is noise, of which D takes only a part: that of this denoiser.
-    Karras et al. 2022, arXiv 2206.00364, table 1, c_skip and c_out, with x = s x0 + sigma n where s is 1, or 1 - sigma
-    in a flow model.
     """
 
-    def __init__(self, *, flow: bool) -> None:
-        self._flow = flow
+    def __init__(self, process: Process) -> None:
+        self._process = process
 
     def coordinate(self, level: float) -> float:
         """The angle between data and noise, where u is closest to a straight line."""
-        return math.atan2(level, 1 - level if self._flow else 1.0)
+        data, noise = self._process.parts(level)
+        return math.atan2(noise, data)
 
     def factors(self, level: float) -> tuple[float, float]:
         """(a, b) at a noise level."""
-        scale, spread = 1 - level if self._flow else 1.0, deviation(level, flow=self._flow)
-        return scale / spread**2, level / spread
+        return self._process.skip(level), self._process.parts(level)[1] / self._process.deviation(level)
 
     def follows(self, level: float) -> float:
         """The part of a small change of x that D makes, too."""
-        return self.factors(level)[0]
+        return self._process.skip(level)
 
 
 Space = Slopes | Preconditioned

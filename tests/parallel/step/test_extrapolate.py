@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from compact_parallel.runtime.parallel.step.extrapolate import Extrapolation
-from compact_parallel.runtime.parallel.step.space import Call, Preconditioned, Slopes, decode, encode, moved
+from compact_parallel.runtime.parallel.step.space import Call, Preconditioned, Process, Slopes, decode, encode, moved
 
+FLOW, EPS = Process(flow=True), Process(flow=False)
+SPACES = [Slopes(FLOW), Slopes(EPS), Preconditioned(FLOW), Preconditioned(EPS)]
 LEVELS = [1.0, 0.9, 0.78, 0.7, 0.61, 0.5]
 
 
@@ -17,7 +19,7 @@ def call(level, batch=2):
 
 def known(predictor, values, space=None, reach=2):
     """An extrapolation that has seen `values` kept at LEVELS, and a function that tells what it expects is kept."""
-    space = space or Slopes(flow=True)
+    space = space or Slopes(FLOW)
     extrapolation = Extrapolation(predictor, space, reach=reach)
     for level, value in zip(LEVELS, values):
         extrapolation.commit(call(level), decode(space, call(level), torch.full((2, 3), float(value))))
@@ -33,7 +35,7 @@ def test_hold_repeats_the_last():
     assert expected(0.5, 1) == pytest.approx(5)
 
 
-@pytest.mark.parametrize("space", [Slopes(flow=True), Slopes(flow=False), Preconditioned(flow=True)])
+@pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("predictor", ["linear", "auto"])
 def test_a_straight_line_is_continued(predictor, space):
     def line(level):
@@ -53,7 +55,7 @@ def test_auto_holds_what_goes_up_and_down():
 
 
 def test_auto_fits_each_batch_entry_by_itself():
-    space = Slopes(flow=True)
+    space = Slopes(FLOW)
     extrapolation = Extrapolation("auto", space, reach=1)
     for place, level in enumerate(LEVELS[:4]):
         kept = torch.tensor([[2 * level], [(-1.0) ** place]]).expand(2, 3)
@@ -65,8 +67,15 @@ def test_auto_fits_each_batch_entry_by_itself():
 
 def test_a_second_call_at_a_level_replaces_the_first():
     extrapolation, expected = known("linear", [1, 2])
-    extrapolation.commit(call(LEVELS[1]), decode(Slopes(flow=True), call(LEVELS[1]), torch.full((2, 3), 3.0)))
+    extrapolation.commit(call(LEVELS[1]), decode(Slopes(FLOW), call(LEVELS[1]), torch.full((2, 3), 3.0)))
     assert expected(LEVELS[1] - 0.1, 0) == pytest.approx(5.0)
+
+
+def test_nor_does_one_at_a_level_that_differs_by_rounding_make_a_line():
+    extrapolation, expected = known("linear", [1, 2])
+    almost = call(LEVELS[1] * (1 - 1e-6))
+    extrapolation.commit(almost, decode(Slopes(FLOW), almost, torch.full((2, 3), 3.0)))
+    assert expected(LEVELS[1] - 0.1, 0) == pytest.approx(5.0, rel=1e-3)
 
 
 def test_with_one_call_known_every_predictor_holds():
@@ -75,7 +84,7 @@ def test_with_one_call_known_every_predictor_holds():
         assert expected(0.9, 0) == pytest.approx(4)
 
 
-@pytest.mark.parametrize("space", [Slopes(flow=True), Slopes(flow=False), Preconditioned(flow=True)])
+@pytest.mark.parametrize("space", SPACES)
 def test_what_is_kept_gives_the_prediction_back(space):
     x, denoised = torch.randn(2, 3), torch.randn(2, 3)
     here = Call(x, torch.full((2,), 0.3))
