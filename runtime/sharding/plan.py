@@ -10,9 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..attention.errors import Unsupported
+from torch import Tensor
 
-__all__ = ["Action", "AttentionScope", "Gather", "Guard", "Plan", "Split", "SplitJoint", "Unsupported"]
+from ..attention.errors import Unsupported
+from .own import Own
+
+__all__ = [
+    "Action",
+    "AttentionScope",
+    "Blocks",
+    "Gather",
+    "Guard",
+    "KeyMask",
+    "Localise",
+    "Plan",
+    "Residuals",
+    "Split",
+    "SplitJoint",
+    "Unsupported",
+    "Whole",
+]
 
 
 @dataclass(frozen=True)
@@ -20,12 +37,18 @@ class Split:
     """Before `path` runs, its argument (by name, or by position where it has none) becomes the own tokens of `segment`.
 
     The full length along `dim` is recorded as the segment's length. The copy is owned: blocks add in place.
+    Tokens that lie on a grid of several dimensions from `dim` on are numbered along the first, the others become 1;
+    Gather brings the grid back. Of an argument that is a tuple the tokens are its `item`. Of tokens that only count up
+    to a number, the argument `until`, the others are dropped.
     """
 
     path: str
     arg: str | int
     segment: str
     dim: int = 1
+    grid: int = 1
+    until: str | None = None
+    item: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,33 +64,111 @@ class SplitJoint:
 
 
 @dataclass(frozen=True)
+class Localise:
+    """Before `path` runs, its argument becomes local(argument, own): what the own tokens of `segments` need of it.
+
+    For what speaks of positions, or of each frame, or is no plain tensor. None or not given stays so. The result is
+    shared by all layers: read only. `outside` the blocks nothing is cut where the model holds all tokens there.
+    """
+
+    path: str
+    arg: str | int
+    segments: tuple[str, ...]
+    local: Callable[[Any, Own], Any]
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class KeyMask:
+    """Before `path` runs, its argument, an additive mask (B, tokens of `segment`) of keys, is taken away from it.
+
+    Attention inside is given it instead, for the whole joint sequence, of which the other segments are not masked.
+    """
+
+    path: str
+    arg: str | int
+    segment: str
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Before `path` runs, what its argument (ComfyUI's `control`) adds to `segment` is cut to the own tokens.
+
+    They are cut when the model asks for them, which it does behind the split.
+    """
+
+    path: str
+    arg: str | int
+    segment: str
+    dim: int = 1
+
+
+@dataclass(frozen=True)
 class AttentionScope:
-    """Attention called inside `path` is over split tokens; its first call over the segments calls[0], and so on."""
+    """Attention called inside `path` is over split tokens; its first call over the segments calls[0], and so on.
+
+    A model that calls ComfyUI's attention without transformer_options does so from the Python module `caller`. A mask
+    the module makes for its own tokens is replaced by mask(module, its mask, all tokens), that of the whole sequence.
+    """
 
     path: str
     calls: tuple[tuple[str, ...], ...]
+    caller: str | None = None
+    mask: Callable[[Any, Tensor, int], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """`path` looks at positions: its argument, own tokens of `segment`, becomes those of all ranks, alike on each.
+
+    Its output is then cut to the own tokens again, unless it has no tokens of that segment (`cut`). For few and cheap
+    modules: every rank does all of the work. `outside` the blocks nothing is done where the model holds all tokens.
+    """
+
+    path: str
+    arg: str | int
+    segment: str
+    cut: bool = True
+    outside: bool = False
 
 
 @dataclass(frozen=True)
 class Gather:
     """The output of `path` holds the own tokens of `segments` along `dim`; it becomes that of all ranks, alike on each.
 
-    Gather behind the last layer that works on each token alone, where the channels are fewest.
+    Gather behind the last layer that works on each token alone, where the channels are fewest. Own tokens of the
+    segments named in `behind` may lie in front of them; they are kept as they are, not gathered. Of an output that is a
+    tuple the tokens are its `item`.
     """
 
     path: str
     segments: tuple[str, ...]
     dim: int = 1
+    behind: tuple[str, ...] = ()
+    item: int | None = None
 
 
-Action = Split | SplitJoint | AttentionScope | Gather
+Action = Split | SplitJoint | Localise | KeyMask | Residuals | AttentionScope | Whole | Gather
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks at `path`: (argument, segments, place in the output or None) of every tensor of tokens they change.
+
+    Where a patch between the blocks sees the tokens, it is given all of them: the blocks are then split before and
+    gathered behind each one, instead of the plan's Split and Gather, and the model adds residuals to all tokens.
+    """
+
+    path: str
+    tokens: tuple[tuple[str | int, tuple[str, ...], int | None], ...]
 
 
 @dataclass(frozen=True)
 class Guard:
     """Before `path` runs ("" is the model itself), `refuses` looks at its arguments by name; True refuses the job.
 
-    `reason` completes the sentence "Flux cannot be split over ranks with ...". All ranks see the same arguments.
+    `reason` completes the sentence "Flux cannot be split over ranks with ...". All ranks see the same arguments; the
+    module itself is among them as "self".
     """
 
     path: str
@@ -80,6 +181,7 @@ class Plan:
     """How one model family is split: `joint` names the segments of its sequence in the order the model joins them.
 
     `models` are the classes it is right for, as "module.Class"; a subclass may do something else and is not included.
+    Without `blocks`, nothing may look at the tokens between the blocks, which a guard must see to.
     """
 
     family: str
@@ -87,6 +189,7 @@ class Plan:
     joint: tuple[str, ...]
     actions: tuple[Action, ...]
     guards: tuple[Guard, ...] = ()
+    blocks: tuple[Blocks, ...] = ()
 
     def refuse(self, what: str) -> Unsupported:
         """The error that says what of this family cannot be split, and which setting avoids it."""

@@ -5,20 +5,38 @@ B batch, L own tokens, N all tokens, C channels.
 
 from __future__ import annotations
 
-import inspect
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .plan import Action, AttentionScope, Gather, Plan, Split, SplitJoint, Unsupported
+from .arguments import argument, children, positions, replaced
+from .own import Own, local_control
+from .patches import between_blocks
+from .plan import (
+    Action,
+    AttentionScope,
+    Blocks,
+    Gather,
+    KeyMask,
+    Localise,
+    Plan,
+    Residuals,
+    Split,
+    SplitJoint,
+    Unsupported,
+    Whole,
+)
 
 # The names of the positional arguments of ComfyUI's attention functions (comfy/ldm/modules/attention.py).
 _ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
@@ -58,11 +76,16 @@ class _Forward:
     """What is known of one forward of the model."""
 
     lengths: dict[str, int] = field(default_factory=dict)
+    grids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    whole_between: bool = False
     gathered: bool = False
     scope: AttentionScope | None = None
+    scope_module: nn.Module | None = None
     scope_path: str = ""
     scope_calls: int = 0
-    copies: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    entered: Counter[str] = field(default_factory=Counter)
+    key_mask: Tensor | None = None
+    copies: dict[tuple[int, Any], tuple[Any, Any]] = field(default_factory=dict)
 
 
 class Sharding:
@@ -79,6 +102,7 @@ class Sharding:
         self._slots: Slots = ()
         self._forward = _Forward()
         self._handles: list[RemovableHandle] = []
+        self._callers: dict[str, Callable[..., Tensor]] = {}
 
     def __enter__(self) -> Sharding:
         self.attach()
@@ -93,18 +117,32 @@ class Sharding:
         """Puts the hooks on the modules the plan names. Raises Unsupported, and puts none, when the model lacks one."""
         guards = [(guard, module) for guard in self.plan.guards for _, module in self._resolve(guard.path)]
         actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
-        self._handles.append(self.module.register_forward_pre_hook(self._start))
+        blocks = [(each, *found) for each in self.plan.blocks for found in self._resolve(each.path)]
+        self._handles.append(self.module.register_forward_pre_hook(self._start, with_kwargs=True))
         self._handles.append(self.module.register_forward_hook(self._end))
         for guard, module in guards:
             hook = partial(self._guard, guard.refuses, guard.reason)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for each, path, module in blocks:
+            for name, segments, _ in each.tokens:
+                split = partial(self._change_argument, name, partial(self._split_block, segments))
+                self._handles.append(
+                    module.register_forward_pre_hook(partial(split, positions(module)), with_kwargs=True)
+                )
+            self._handles.append(module.register_forward_hook(partial(self._gather_block, each, path)))
         for action, path, module in actions:
             self._attach_action(action, path, module)
+        for name in {getattr(action, "caller", None) for action in self.plan.actions} - {None}:
+            self._callers[name] = function = sys.modules[name].optimized_attention
+            sys.modules[name].optimized_attention = partial(self._override, function)
 
     def detach(self) -> None:
         """Takes the hooks off again and forgets the last forward."""
         while self._handles:
             self._handles.pop().remove()
+        for name, function in self._callers.items():
+            sys.modules[name].optimized_attention = function
+        self._callers.clear()
         self._forward = _Forward()
 
     @property
@@ -120,37 +158,49 @@ class Sharding:
         """What to put into transformer_options["optimized_attention_override"]; `previous` is what was there."""
 
         def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-            inner = partial(previous, func) if previous is not None else func
-            if self._forward.scope is None:
-                return inner(*args, **kwargs)
-            return self._attend(inner, **dict(zip(_ATTENTION_ARGUMENTS, args)), **kwargs)
+            return self._override(partial(previous, func) if previous is not None else func, *args, **kwargs)
 
         return override
+
+    def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if self._forward.scope is None:
+            return func(*args, **kwargs)
+        return self._attend(func, **dict(zip(_ATTENTION_ARGUMENTS, args)), **kwargs)
 
     def _resolve(self, path: str) -> list[tuple[str, nn.Module]]:
         found = [("", self.module)]
         for part in path.split(".") if path else ():
-            found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in _children(m, part)]
+            found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
         if not found and "*" not in path:
             raise self.plan.refuse(f"no {path} in the model")
         return found
 
     def _attach_action(self, action: Action, path: str, module: nn.Module) -> None:
         match action:
-            case Split():
-                hook = partial(self._split, action, _positions(module))
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            case SplitJoint():
-                hook = partial(self._split_joint, action, _positions(module))
+            case Split() | SplitJoint() | Localise() | KeyMask() | Residuals():
+                change = {
+                    Split: self._split,
+                    SplitJoint: self._split_joint,
+                    Localise: self._localise,
+                    KeyMask: self._take_mask,
+                    Residuals: self._cut_residuals,
+                }[type(action)]
+                hook = partial(self._change_argument, action.arg, partial(change, action), positions(module))
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             case AttentionScope():
                 self._handles.append(module.register_forward_pre_hook(partial(self._enter_scope, action, path)))
                 self._handles.append(module.register_forward_hook(self._leave_scope))
+            case Whole():
+                hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), positions(module))
+                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                if action.cut:
+                    self._handles.append(module.register_forward_hook(partial(self._cut, action)))
             case Gather():
                 self._handles.append(module.register_forward_hook(partial(self._gather, action, path)))
 
-    def _start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._forward = _Forward()
+    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(positions(module), args)), **kwargs}
+        self._forward = _Forward(whole_between=bool(self.plan.blocks) and between_blocks(given))
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         unfinished = bool(self._forward.lengths) and not self._forward.gathered
@@ -166,58 +216,148 @@ class Sharding:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        if refuses({**dict(zip(_positions(module), args)), **kwargs}):
+        if refuses({**dict(zip(positions(module), args)), **kwargs, "self": module}):
             raise self.plan.refuse(reason)
 
-    def _split(
+    def _change_argument(
         self,
-        action: Split,
-        positions: Mapping[str, int],
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x = _argument(action.arg, positions, args, kwargs)
-        if x is None:
-            raise self.plan.refuse(f"no {action.segment} tokens")
-        length, parts = x.shape[action.dim], self.attention.parts
-        if length < parts:
-            raise self.plan.refuse(f"{length} {action.segment} tokens on {parts} ranks")
-        self._forward.lengths[action.segment] = length
-        layout = TokenLayout((length,), parts)
-        return _replaced(action.arg, positions, args, kwargs, layout.split(x, 0, action.dim, self.attention.part))
-
-    def _split_joint(
-        self,
-        action: SplitJoint,
-        positions: Mapping[str, int],
+        name: str | int,
+        change: Callable[[Any, Callable[[str], Any]], Any],
+        places: Mapping[str, int],
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        x = _argument(action.arg, positions, args, kwargs)
+        x = argument(name, places, args, kwargs)
+        changed = change(x, lambda other: argument(other, places, args, kwargs))
+        return None if changed is x else replaced(name, places, args, kwargs, changed)
+
+    def _split(self, action: Split, x: Tensor | None, given: Callable[[str], Any]) -> Tensor:
+        if x is None:
+            raise self.plan.refuse(f"no {action.segment} tokens")
+        if self._forward.whole_between:
+            return x
+        if action.item is not None:
+            own = self._split(replace(action, item=None), x[action.item], given)
+            return (*x[: action.item], own, *x[action.item + 1 :])
+        if action.until is not None:
+            x = x.narrow(action.dim, 0, min(x.shape[action.dim], given(action.until)))
+        if action.grid > 1:
+            last = action.dim + action.grid - 1
+            self._forward.grids[action.segment] = x.shape[action.dim : last + 1]
+            x = x.flatten(action.dim, last)[(slice(None),) * (action.dim + 1) + (None,) * (action.grid - 1)]
+        return self._own_segment(x, action.segment, action.dim)
+
+    def _own_segment(self, x: Tensor, segment: str, dim: int) -> Tensor:
+        length, parts = x.shape[dim], self.attention.parts
+        if length < parts:
+            raise self.plan.refuse(f"{length} {segment} tokens on {parts} ranks")
+        self._forward.lengths[segment] = length
+        return TokenLayout((length,), parts).split(x, 0, dim, self.attention.part)
+
+    def _split_block(self, segments: tuple[str, ...], x: Tensor | None, given: Callable[[str], Any]) -> Tensor | None:
+        if not self._forward.whole_between or x is None:
+            return x
+        if len(segments) == 1:
+            return self._own_segment(x, segments[0], 1)
+        return self._layout(segments).split_joint(x, 1, self.attention.part)
+
+    def _gather_block(self, blocks: Blocks, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not self._forward.whole_between:
+            return output
+        outputs = list(output) if isinstance(output, tuple) else [output]
+        for _, segments, place in blocks.tokens:
+            x = outputs[place or 0]
+            if x is not None:
+                tag = Tag(path, f"tokens {' '.join(segments)}", self._slots, sensitive=True)
+                outputs[place or 0] = self.attention.gather_tokens(x, self._layout(segments), 1, tag)
+        self._forward.gathered = True
+        return tuple(outputs) if isinstance(output, tuple) else outputs[0]
+
+    def _split_joint(self, action: SplitJoint, x: Tensor | None, given: Callable[[str], Any]) -> Tensor | None:
         if x is None:
             return None
         layout = self._layout(self.plan.joint)
         if x.shape[action.dim] != layout.total:
             raise self.plan.refuse(f"{action.arg} for {x.shape[action.dim]} of {layout.total} tokens")
-        key = (id(x), action.dim)
+        return self._once(x, action.dim, lambda: layout.split_joint(x, action.dim, self.attention.part))
+
+    def _localise(self, action: Localise, value: Any, given: Callable[[str], Any]) -> Any:
+        if value is None or (self._forward.whole_between and action.outside):
+            return value
+        what = (action.local, action.segments)
+        return self._once(value, what, lambda: action.local(value, self._own(action.segments)))
+
+    def _take_mask(self, action: KeyMask, mask: Tensor | None, given: Callable[[str], Any]) -> None:
+        if mask is None:
+            return
+        layout, index = self._layout(self.plan.joint), self.plan.joint.index(action.segment)
+        before, length = sum(layout.lengths[:index]), layout.lengths[index]
+        if mask.shape[-1] != length:
+            raise self.plan.refuse(f"{action.arg} for {mask.shape[-1]} of {length} {action.segment} tokens")
+        self._forward.key_mask = nn.functional.pad(mask, (before, layout.total - before - length))[:, None]
+
+    def _cut_residuals(
+        self, action: Residuals, control: Mapping[str, Any] | None, given: Callable[[str], Any]
+    ) -> dict[str, Any] | None:
+        if control is None or self._forward.whole_between:
+            return control
+        return local_control(control, lambda: self._own((action.segment,)), action.dim)
+
+    def _whole(self, action: Whole, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
+        if self._forward.whole_between and action.outside:
+            return x
+        tag = Tag(self._named(path), "tokens", self._slots, sensitive=True)
+        return self.attention.gather_tokens(x, self._layout((action.segment,)), 1, tag)
+
+    def _cut(self, action: Whole, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if self._forward.whole_between and action.outside:
+            return output
+        return self._own((action.segment,)).tokens(output)
+
+    def _named(self, path: str) -> str:
+        """A name of its own for each time a module runs in a forward, the same in every forward."""
+        self._forward.entered[path] += 1
+        times = self._forward.entered[path]
+        return path if times == 1 else f"{path}, run {times}"
+
+    def _own(self, segments: tuple[str, ...]) -> Own:
+        return Own(self._layout(segments), self.attention.part, self._forward.whole_between)
+
+    def _once(self, value: Any, what: Any, make: Callable[[], Any]) -> Any:
+        """What was made of this value in this forward, or `make` now. Keeps the value, whose id must stay its own."""
+        key = (id(value), what)
         if key not in self._forward.copies:
-            self._forward.copies[key] = (x, layout.split_joint(x, action.dim, self.attention.part))
-        return _replaced(action.arg, positions, args, kwargs, self._forward.copies[key][1])
+            self._forward.copies[key] = (value, make())
+        return self._forward.copies[key][1]
 
     def _enter_scope(self, action: AttentionScope, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._forward.scope, self._forward.scope_path, self._forward.scope_calls = action, path, 0
+        self._forward.scope, self._forward.scope_module = action, module
+        self._forward.scope_path, self._forward.scope_calls = self._named(path), 0
 
     def _leave_scope(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._forward.scope = None
         if not self._forward.scope_calls:
             raise self.plan.refuse("an attention that does not go through ComfyUI's attention functions")
 
-    def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self._forward.whole_between:
+            return output
+        if action.item is not None:
+            x = self._gather(replace(action, item=None), path, module, args, output[action.item])
+            return (*output[: action.item], x, *output[action.item + 1 :])
         self._forward.gathered = True
         tag = Tag(path, "tokens", self._slots, sensitive=True)
-        return self.attention.gather_tokens(output, self._layout(action.segments), action.dim, tag)
+        kept = sum(self._layout(action.behind).local(self.attention.part)) if action.behind else 0
+        own = output.narrow(action.dim, kept, output.shape[action.dim] - kept)
+        layout = self._layout(action.segments)
+        if own.shape[action.dim] != layout.chunk(self.attention.part):
+            raise self.plan.refuse("a patch that changes the number of tokens")
+        x = self.attention.gather_tokens(own, layout, action.dim, tag)
+        grid = self._forward.grids.get(action.segments[0])
+        if grid:
+            return x.reshape(*x.shape[: action.dim], *grid, *x.shape[action.dim + len(grid) :])
+        return torch.cat([output.narrow(action.dim, 0, kept), x], action.dim) if kept else x
 
     def _layout(self, segments: tuple[str, ...]) -> TokenLayout:
         lengths = self._forward.lengths
@@ -238,61 +378,9 @@ class Sharding:
                 raise self.plan.refuse(
                     f"attention over (batch, tokens) {(x.shape[0], x.shape[dim])} where {expected} were expected"
                 )
+        if forward.scope.mask is not None and kwargs.get("mask") is not None:
+            kwargs["mask"] = forward.scope.mask(forward.scope_module, kwargs["mask"], layout.total)
+        if forward.key_mask is not None and kwargs.get("mask") is None:
+            kwargs["mask"] = forward.key_mask
         tag = Tag(forward.scope_path, "kv" if call == 0 else f"kv{call + 1}", self._slots)
         return self.attention(func, q, k, v, layout=layout, tag=tag, **kwargs)
-
-
-def _children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
-    children = list(module.named_children())
-    match part:
-        case "*":
-            return children
-        case "first":
-            return children[:1]
-        case "last":
-            return children[-1:]
-        case _:
-            return [(name, child) for name, child in children if name == part]
-
-
-def _positions(module: nn.Module) -> dict[str, int]:
-    """The position of each named argument of a module's forward."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(module.forward).parameters.values()
-    return {p.name: i for i, p in enumerate(p for p in parameters if p.kind in kinds)}
-
-
-def _argument(name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return kwargs[name] if name in kwargs else args[positions.get(name, name)]
-
-
-def _replaced(
-    name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if name in kwargs:
-        return args, {**kwargs, name: value}
-    index = positions.get(name, name)
-    return (*args[:index], value, *args[index + 1 :]), kwargs
-
-
-def self_check(sharding: Sharding, slots: Slots, *args: Any, **kwargs: Any) -> float:
-    """||sharded - full|| / ||full|| of one evaluation of the model on these inputs, the same on every rank.
-
-    Takes the hooks off for the full one and leaves them as they were. A compressing wire moves on by one call and its
-    error is part of the result.
-    """
-    attached = sharding.attached
-    options = kwargs.pop("transformer_options", {})
-    sharding.detach()
-    full = sharding.module(*args, transformer_options=dict(options), **kwargs)
-    override = sharding.attention_override(options.get("optimized_attention_override"))
-    sharding.attach()
-    try:
-        sharding.begin_forward(slots)
-        split = sharding.module(
-            *args, transformer_options={**options, "optimized_attention_override": override}, **kwargs
-        )
-    finally:
-        if not attached:
-            sharding.detach()
-    return float((split - full).double().norm() / full.double().norm())

@@ -5,9 +5,55 @@ from __future__ import annotations
 from torch import nn
 
 from ..plan import Plan, Unsupported
-from . import flux, sd3, wan
+from . import (
+    ace,
+    aura,
+    chroma,
+    cogvideo,
+    cosmos,
+    flux,
+    hidream,
+    hunyuan,
+    kandinsky,
+    ltx,
+    ltx_av,
+    lumina,
+    mochi,
+    pixart,
+    predict2,
+    qwen,
+    sd3,
+    stable_audio,
+    wan,
+)
 
-PLANS = (flux.PLAN, sd3.PLAN, wan.PLAN)
+PLANS = (
+    flux.PLAN,
+    sd3.PLAN,
+    wan.PLAN,
+    wan.VACE,
+    wan.ANIMATE,
+    wan.SOUND,
+    wan.HUMO,
+    qwen.PLAN,
+    lumina.PLAN,
+    lumina.PIXEL_SPACE,
+    chroma.PLAN,
+    chroma.RADIANCE,
+    hunyuan.PLAN,
+    ltx.PLAN,
+    ltx_av.PLAN,
+    aura.PLAN,
+    hidream.PLAN,
+    predict2.PLAN,
+    cogvideo.PLAN,
+    cosmos.PLAN,
+    mochi.PLAN,
+    pixart.PLAN,
+    kandinsky.PLAN,
+    stable_audio.PLAN,
+    ace.PLAN,
+)
 
 
 def has_plan(module: nn.Module) -> bool:

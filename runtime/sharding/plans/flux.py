@@ -1,35 +1,58 @@
-"""Flux, Flux2 and what else is built on comfy.ldm.flux.model.Flux.
+"""Flux, Flux2 and what else is built on comfy.ldm.flux.model.Flux: Kontext, Fill, Redux, Krea, LongCat.
 
 The text is joined in front of the image. Modulation is the same for all tokens, so the last layer works on each token
 alone and is gathered behind it (64 channels instead of 3072). `img[:, txt.shape[1]:]` stays right: the text is local.
-Reference latents (Kontext) are more image tokens, and right, but index_timestep_zero modulates them by position.
+Reference latents (Kontext) are more image tokens; index_timestep_zero modulates ranges of them, which become ranges of
+own tokens (but for the last layer, whose reference tokens are dropped). What a ControlNet adds is cut to the own image
+tokens.
 """
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Gather, Guard, Plan, Split, SplitJoint
-from .guards import CONTROL, PATCHES
+from typing import Any
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Residuals, Split, SplitJoint
+from .guards import INSIDE
+
+Ranges = list[tuple[int, int | None, int]]
+"""(first, last plus one, which modulation) of tokens."""
+
+
+def ranges(dims: Ranges, own: Own) -> Any:
+    """The same ranges in own tokens."""
+    return [(own.position(first), own.position(last), index) for first, last, index in dims]
+
+
+def _joint_ranges(dims: Ranges, own: Own) -> Ranges:
+    """Of image tokens, to which the model has added the text tokens it counts; 0 is the first text token."""
+    text, counted = own.layout.lengths[0], own.between[0]
+
+    def move(token: int) -> int:
+        return own.position(token - counted + text) if token else 0
+
+    return [(move(first), move(last), index) for first, last, index in dims]
+
 
 PLAN = Plan(
     family="Flux",
     models=("comfy.ldm.flux.model.Flux",),
     joint=("text", "image"),
     actions=(
+        Residuals("", "control", "image"),
         Split("double_blocks.first", "txt", "text"),
         Split("double_blocks.first", "img", "image"),
         SplitJoint("double_blocks.*", "pe", dim=2),
         SplitJoint("single_blocks.*", "pe", dim=2),
+        Localise("double_blocks.*", "modulation_dims_img", ("image",), ranges),
+        Localise("single_blocks.*", "modulation_dims", ("text", "image"), _joint_ranges),
         AttentionScope("double_blocks.*", calls=(("text", "image"),)),
         AttentionScope("single_blocks.*", calls=(("text", "image"),)),
         Gather("final_layer", ("image",)),
     ),
-    guards=(
-        PATCHES,
-        CONTROL,
-        Guard(
-            "double_blocks.*",
-            lambda arguments: arguments.get("modulation_dims_img") is not None,
-            "reference latents of the method index_timestep_zero",
-        ),
+    guards=(INSIDE,),
+    blocks=(
+        Blocks("double_blocks.*", (("img", ("image",), 0), ("txt", ("text",), 1))),
+        Blocks("single_blocks.*", (("x", ("text", "image"), None),)),
     ),
 )

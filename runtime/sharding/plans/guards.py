@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..patches import OUTSIDE_THE_BLOCKS, between_blocks, patch_names
 from ..plan import Guard
 
-_BEFORE_THE_SPLIT = {"post_input"}
+
+def _inside(arguments: Mapping[str, Any]) -> bool:
+    """Whether a patch inside a block would see the tokens of one rank as if they were all."""
+    return bool(patch_names(arguments) - OUTSIDE_THE_BLOCKS - {"double_block"})
 
 
-def _patched(arguments: Mapping[str, Any]) -> bool:
-    """Whether a patch would see the tokens of one rank as if they were all: it may look at positions or change counts.
-
-    A patch that runs before the tokens are split ("post_input") is harmless, and so are empty tables.
-    """
-    options = arguments.get("transformer_options") or {}
-    patches = {name for name, functions in options.get("patches", {}).items() if functions}
-    return bool(patches - _BEFORE_THE_SPLIT) or bool(options.get("patches_replace", {}).get("dit"))
+def _any(arguments: Mapping[str, Any]) -> bool:
+    return _inside(arguments) or between_blocks(arguments)
 
 
-PATCHES = Guard("", _patched, "a patch of its blocks or attention (such as skip layer guidance or PAG)")
+PATCHES = Guard("", _any, "a patch of its blocks or attention (such as skip layer guidance or PAG)")
+INSIDE = Guard("", _inside, "a patch inside its blocks or attention")
 CONTROL = Guard("", lambda arguments: arguments.get("control") is not None, "a ControlNet")

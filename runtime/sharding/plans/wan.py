@@ -1,32 +1,65 @@
-"""Wan 2.1 and 2.2, text or image to video.
+"""Wan 2.1 and 2.2: text or image to video, Bernini, camera, SCAIL, VACE, Animate, HuMo, sound to video.
 
-Only video tokens are split; cross-attention sees the whole text with local queries and needs no exchange. Reference
-and context latents are more video tokens, cut off behind the head. A time step per frame would be repeated over local
-tokens as if they were all the frames, so it is refused. Subclasses (VACE, camera, ...) do more between the blocks.
+Only video tokens are split; cross-attention sees the whole text with local queries and needs no exchange. Reference,
+context, pose and motion latents are more video tokens, cut off behind the head. A time step per frame (2.2 5B, sound to
+video) becomes one per own token. VACE's blocks carry tokens of their own beside the model's. What joins frames with
+sound or faces looks at all frames, and is given them.
 """
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Gather, Guard, Plan, Split, SplitJoint
-from .guards import CONTROL, PATCHES
+from torch import Tensor
 
-PLAN = Plan(
-    family="Wan",
-    models=("comfy.ldm.wan.model.WanModel",),
+from ..own import Own
+from ..plan import Action, AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint, Whole
+from .guards import CONTROL, INSIDE, PATCHES
+
+
+def _per_token(e: Tensor, own: Own) -> Tensor:
+    return own.repeated(e) if e.ndim == 4 else e
+
+
+_ACTIONS = (
+    Split("blocks.first", "x", "video"),
+    SplitJoint("blocks.*", "freqs", dim=1),
+    Localise("blocks.*", "e", ("video",), _per_token),
+    Localise("head", "e", ("video",), lambda e, own: own.repeated(e) if e.ndim == 3 else e, outside=True),
+    AttentionScope("blocks.*.self_attn", calls=(("video",),)),
+)
+_BLOCKS = (Blocks("blocks.*", (("x", ("video",), None),)),)
+
+
+def _plan(family: str, models: tuple[str, ...], *more: Action) -> Plan:
+    return Plan(
+        family=family,
+        models=tuple(f"comfy.ldm.wan.{model}" for model in models),
+        joint=("video",),
+        actions=(*_ACTIONS, *more, Gather("head", ("video",))),
+        guards=(INSIDE, CONTROL),
+        blocks=_BLOCKS,
+    )
+
+
+PLAN = _plan("Wan", ("model.WanModel", "model.CameraWanModel", "model.SCAILWanModel", "model.SCAIL2WanModel"))
+ANIMATE = _plan(
+    "Wan Animate",
+    ("model_animate.AnimateWanModel",),
+    Whole("face_adapter.fuser_blocks.*", "x", "video", outside=True),
+)
+SOUND = _plan("Wan sound to video", ("model.WanModel_S2V",), Whole("audio_injector", "x", "video", outside=True))
+HUMO = _plan("Wan HuMo", ("model.HumoWanModel",), Whole("blocks.*.audio_cross_attn_wrapper", "x", "video"))
+
+VACE = Plan(
+    family="Wan VACE",
+    models=("comfy.ldm.wan.model.VaceWanModel",),
     joint=("video",),
     actions=(
-        Split("blocks.first", "x", "video"),
-        SplitJoint("blocks.*", "freqs", dim=1),
-        AttentionScope("blocks.*.self_attn", calls=(("video",),)),
+        *(action for action in _ACTIONS if action.path != "head" and getattr(action, "arg", "") != "e"),
+        Split("vace_blocks.first", "c", "video"),
+        SplitJoint("vace_blocks.first", "x", dim=1),
+        SplitJoint("vace_blocks.*", "freqs", dim=1),
+        AttentionScope("vace_blocks.*.self_attn", calls=(("video",),)),
         Gather("head", ("video",)),
     ),
-    guards=(
-        PATCHES,
-        CONTROL,
-        Guard(
-            "blocks.*",
-            lambda arguments: arguments["e"].ndim == 4 and arguments["e"].shape[1] > 1,
-            "a time step per frame (image to video of Wan 2.2 5B)",
-        ),
-    ),
+    guards=(PATCHES, CONTROL),
 )

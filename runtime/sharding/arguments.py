@@ -1,0 +1,48 @@
+"""The children of a module by a part of a path, and the arguments of its forward by name or position."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
+    """The named children a part of a path stands for: `*` all, `first`, `last`, or one by its name."""
+    named = list(module.named_children())
+    match part:
+        case "*":
+            return named
+        case "first":
+            return named[:1]
+        case "last":
+            return named[-1:]
+        case _:
+            return [(name, child) for name, child in named if name == part]
+
+
+def positions(module: nn.Module) -> dict[str, int]:
+    """The position of each named argument of a module's forward."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    return {p.name: i for i, p in enumerate(p for p in parameters if p.kind in kinds)}
+
+
+def argument(name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The value of an argument; None when it was not given."""
+    if name in kwargs:
+        return kwargs[name]
+    index = positions.get(name, name)
+    return args[index] if isinstance(index, int) and index < len(args) else None
+
+
+def replaced(
+    name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with another value for one that was given."""
+    if name in kwargs:
+        return args, {**kwargs, name: value}
+    index = positions.get(name, name)
+    return (*args[:index], value, *args[index + 1 :]), kwargs

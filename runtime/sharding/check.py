@@ -1,0 +1,53 @@
+"""Compares one sharded with one full evaluation of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .shard import Sharding, Slots
+
+
+def evaluate_whole(sharding: Sharding, *args: Any, **kwargs: Any) -> Any:
+    """The model's output without the sharding, whose hooks come off for it and are as they were afterwards."""
+    attached = sharding.attached
+    options = kwargs.pop("transformer_options", {})
+    sharding.detach()
+    try:
+        return sharding.module(*args, transformer_options=dict(options), **kwargs)
+    finally:
+        if attached:
+            sharding.attach()
+
+
+def evaluate_split(sharding: Sharding, slots: Slots, *args: Any, **kwargs: Any) -> Any:
+    """The model's output with the sharding. A compressing wire moves on by one call."""
+    attached = sharding.attached
+    options = kwargs.pop("transformer_options", {})
+    override = sharding.attention_override(options.get("optimized_attention_override"))
+    if not attached:
+        sharding.attach()
+    try:
+        sharding.begin_forward(slots)
+        return sharding.module(
+            *args, transformer_options={**options, "optimized_attention_override": override}, **kwargs
+        )
+    finally:
+        if not attached:
+            sharding.detach()
+
+
+def difference(split: Any, whole: Any) -> float:
+    """||split - whole|| / ||whole||; of several outputs (video and sound) the largest."""
+    pairs = [(split, whole)] if isinstance(whole, Tensor) else list(zip(split, whole))
+    return max(float((split - whole).double().norm() / whole.double().norm()) for split, whole in pairs)
+
+
+def self_check(sharding: Sharding, slots: Slots, *args: Any, **kwargs: Any) -> float:
+    """The difference of one evaluation of the model on these inputs, the same on every rank.
+
+    A compressing wire's error is part of the result.
+    """
+    whole = evaluate_whole(sharding, *args, **kwargs)
+    return difference(evaluate_split(sharding, slots, *args, **kwargs), whole)

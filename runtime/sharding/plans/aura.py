@@ -1,0 +1,28 @@
+"""AuraFlow.
+
+Register tokens and text are joined in front of the image. Positions are added before the layers; nothing else of the
+model looks at positions. The last layer works on each token alone.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Plan, Split
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="AuraFlow",
+    models=("comfy.ldm.aura.mmdit.MMDiT",),
+    joint=("text", "image"),
+    actions=(
+        Split("double_layers.first", "c", "text"),
+        Split("double_layers.first", "x", "image"),
+        AttentionScope("double_layers.*", calls=(("text", "image"),)),
+        AttentionScope("single_layers.*", calls=(("text", "image"),)),
+        Gather("final_linear", ("image",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(
+        Blocks("double_layers.*", (("c", ("text",), 0), ("x", ("image",), 1))),
+        Blocks("single_layers.*", (("cx", ("text", "image"), None),)),
+    ),
+)

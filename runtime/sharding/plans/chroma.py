@@ -1,0 +1,42 @@
+"""Chroma: blocks of Flux whose modulations come ready made, and Chroma Radiance, which decodes to pixels behind them.
+
+As Flux; Chroma has no reference latents. Radiance's decoder needs all image tokens: they are gathered behind the last
+block, where the own text still lies in front of them and is cut off by its own length. What a ControlNet adds behind
+that block would meet all tokens, so Radiance is refused with one.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Plan, Residuals, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+_ACTIONS = (
+    Split("double_blocks.first", "txt", "text"),
+    Split("double_blocks.first", "img", "image"),
+    SplitJoint("double_blocks.*", "pe", dim=2),
+    SplitJoint("single_blocks.*", "pe", dim=2),
+    AttentionScope("double_blocks.*", calls=(("text", "image"),)),
+    AttentionScope("single_blocks.*", calls=(("text", "image"),)),
+)
+_BLOCKS = (
+    Blocks("double_blocks.*", (("img", ("image",), 0), ("txt", ("text",), 1))),
+    Blocks("single_blocks.*", (("x", ("text", "image"), None),)),
+)
+
+PLAN = Plan(
+    family="Chroma",
+    models=("comfy.ldm.chroma.model.Chroma",),
+    joint=("text", "image"),
+    actions=(Residuals("", "control", "image"), *_ACTIONS, Gather("final_layer", ("image",))),
+    guards=(INSIDE,),
+    blocks=_BLOCKS,
+)
+
+RADIANCE = Plan(
+    family="Chroma Radiance",
+    models=("comfy.ldm.chroma_radiance.model.ChromaRadiance",),
+    joint=("text", "image"),
+    actions=(*_ACTIONS, Gather("single_blocks.last", ("image",), behind=("text",))),
+    guards=(INSIDE, CONTROL),
+    blocks=_BLOCKS,
+)

@@ -1,0 +1,31 @@
+"""CogVideoX, text or image to video.
+
+The text is joined in front of the video; only the video has rotary positions. The last layers work on each token alone.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from .guards import CONTROL, PATCHES
+
+
+def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
+    return tuple(own.tokens(x, dim=0) for x in cos_sin)
+
+
+PLAN = Plan(
+    family="CogVideoX",
+    models=("comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",),
+    joint=("text", "video"),
+    actions=(
+        Split("blocks.first", "encoder_hidden_states", "text"),
+        Split("blocks.first", "hidden_states", "video"),
+        Localise("blocks.*", "image_rotary_emb", ("video",), _rope),
+        AttentionScope("blocks.*", calls=(("text", "video"),)),
+        Gather("proj_out", ("video",)),
+    ),
+    guards=(PATCHES, CONTROL),
+)

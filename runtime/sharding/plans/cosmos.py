@@ -1,0 +1,24 @@
+"""Cosmos 1, text or image to video.
+
+Tokens lie on a grid of time, height and width in front of the batch. Between its blocks the model adds positions to
+them, so every block is given the own tokens, along time, and its output is gathered: one exchange more per block. In a
+block self-attention comes first; cross-attention sees the whole text with local queries.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from .guards import CONTROL, PATCHES
+
+PLAN = Plan(
+    family="Cosmos",
+    models=("comfy.ldm.cosmos.model.GeneralDIT",),
+    joint=("video",),
+    actions=(
+        Split("blocks.*", "x", "video", dim=0, grid=3),
+        Localise("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, own: own.tokens(x, dim=0)),
+        AttentionScope("blocks.*.blocks.0", calls=(("video",),)),
+        Gather("blocks.*", ("video",), dim=0),
+    ),
+    guards=(PATCHES, CONTROL),
+)

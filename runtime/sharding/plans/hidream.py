@@ -1,0 +1,40 @@
+"""HiDream I1 and E1.
+
+Every block is given other text tokens: T5, the last Llama layer, and its own Llama layer, joined behind the image. So
+the text is split before the model starts, and the model counts and joins own tokens. Its rotary table then holds all
+image tokens and the own text tokens. The experts work on each token alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from .guards import CONTROL, PATCHES
+
+
+def _rope(pe: Tensor, own: Own) -> Tensor:
+    image = own.total
+    return torch.cat([own.tokens(pe.narrow(1, 0, image)), pe.narrow(1, image, pe.shape[1] - image)], dim=1)
+
+
+_CALL = (("image", "t5", "llama", "llama"),)
+
+PLAN = Plan(
+    family="HiDream",
+    models=("comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",),
+    joint=_CALL[0],
+    actions=(
+        Split("", "context", "t5"),
+        Split("", "encoder_hidden_states_llama3", "llama", dim=2),
+        Split("double_stream_blocks.first", "image_tokens", "image"),
+        Localise("double_stream_blocks.*", "rope", ("image",), _rope),
+        Localise("single_stream_blocks.*", "rope", ("image",), _rope),
+        AttentionScope("double_stream_blocks.*", calls=_CALL),
+        AttentionScope("single_stream_blocks.*", calls=_CALL),
+        Gather("final_layer", ("image",)),
+    ),
+    guards=(PATCHES, CONTROL),
+)

@@ -1,0 +1,40 @@
+"""Hunyuan Video, Hunyuan Video 1.5, Hunyuan Image 2.1 and its refiner.
+
+The text (with ByT5 and image features joined to it) is joined in front of the video. The mask of the text is made for
+all tokens and passes as it is. Image to video by token replacement modulates the first frame by position: ranges of own
+tokens, in the single blocks counted from the first text token, as the model does. A reference latent is cut off by
+its full length before the last layer, where only own tokens are, so it is refused. 1.5 has no single blocks.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Plan, Residuals, Split, SplitJoint
+from .flux import ranges
+from .guards import INSIDE
+
+PLAN = Plan(
+    family="Hunyuan Video",
+    models=("comfy.ldm.hunyuan_video.model.HunyuanVideo",),
+    joint=("text", "video"),
+    actions=(
+        Residuals("", "control", "video"),
+        Split("double_blocks.first", "txt", "text"),
+        Split("double_blocks.first", "img", "video"),
+        SplitJoint("double_blocks.*", "pe", dim=2),
+        SplitJoint("single_blocks.*", "pe", dim=2),
+        Localise("double_blocks.*", "modulation_dims_img", ("video",), ranges),
+        Localise("single_blocks.*", "modulation_dims", ("text", "video"), ranges),
+        Localise("final_layer", "modulation_dims", ("video",), ranges, outside=True),
+        AttentionScope("double_blocks.*", calls=(("text", "video"),)),
+        AttentionScope("single_blocks.*", calls=(("text", "video"),)),
+        Gather("final_layer", ("video",)),
+    ),
+    guards=(
+        INSIDE,
+        Guard("", lambda arguments: arguments.get("ref_latent") is not None, "a reference latent"),
+    ),
+    blocks=(
+        Blocks("double_blocks.*", (("img", ("video",), 0), ("txt", ("text",), 1))),
+        Blocks("single_blocks.*", (("x", ("text", "video"), None),)),
+    ),
+)

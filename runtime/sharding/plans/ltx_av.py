@@ -1,0 +1,63 @@
+"""LTX-2, video with sound.
+
+Video tokens are split; the few audio tokens are on every rank, which computes all of them. Video attends to all audio
+with local queries. Audio attends to the video, which is gathered for it. The rest is as in LTX-Video.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Gather, Guard, Localise, Plan, Split, Whole
+from .guards import CONTROL, PATCHES
+from .ltx import rope
+
+
+@cache
+def _own_times(kind: type) -> type:
+    """The model's class of time steps, which keeps one per frame, for the own tokens."""
+
+    class OwnTimes(kind):
+        __slots__ = ("own",)
+
+        def expand_for_computation(self, *args: Any) -> tuple[Tensor, ...]:
+            return tuple(self.own.repeated(x) for x in super().expand_for_computation(*args))
+
+    return OwnTimes
+
+
+def _times(times: Any, own: Own) -> Any:
+    own_times = _own_times(type(times))(times.data, None)
+    own_times.own = own
+    return own_times
+
+
+PLAN = Plan(
+    family="LTX-2",
+    models=("comfy.ldm.lightricks.av_model.LTXAVModel",),
+    joint=("video",),
+    actions=(
+        Split("transformer_blocks.first", "x", "video", item=0),
+        Localise("transformer_blocks.*", "v_pe", ("video",), rope),
+        Localise("transformer_blocks.*", "v_timestep", ("video",), _times),
+        Localise("transformer_blocks.*", "v_cross_scale_shift_timestep", ("video",), _times),
+        Localise("transformer_blocks.*", "v_cross_gate_timestep", ("video",), _times),
+        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),)),
+        Localise("transformer_blocks.*.audio_to_video_attn", "pe", ("video",), rope),
+        Whole("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
+        Gather("transformer_blocks.last", ("video",), item=0),
+    ),
+    guards=(
+        PATCHES,
+        CONTROL,
+        Guard(
+            "transformer_blocks.first",
+            lambda arguments: arguments.get("self_attention_mask") is not None,
+            "a guide of another strength than 1",
+        ),
+    ),
+)

@@ -1,0 +1,47 @@
+"""Lumina 2, Z-Image and its pixel-space variant.
+
+The layers see one sequence, text in front of image, of which the model tells neither length: it is split as one. The
+refiners before them (2 of 32 layers) run on every rank. Reference latents (Z-Image Omni) are modulated by position;
+those become ranges of own tokens. The model cuts the text off behind its last layer, from all tokens.
+"""
+
+from __future__ import annotations
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+
+def _ranges(dims: list[tuple[int, int]], own: Own) -> list[tuple[int | None, int | None]]:
+    return [(own.position(first), own.position(last)) for first, last in dims]
+
+
+_ACTIONS = (
+    Split("layers.first", "x", "tokens"),
+    SplitJoint("layers.*", "freqs_cis", dim=1),
+    Localise("layers.*", "timestep_zero_index", ("tokens",), _ranges),
+    AttentionScope("layers.*", calls=(("tokens",),)),
+)
+_BLOCKS = (Blocks("layers.*", (("x", ("tokens",), None),)),)
+
+PLAN = Plan(
+    family="Lumina 2",
+    models=("comfy.ldm.lumina.model.NextDiT",),
+    joint=("tokens",),
+    actions=(
+        *_ACTIONS,
+        Localise("final_layer", "timestep_zero_index", ("tokens",), _ranges, outside=True),
+        Gather("final_layer", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=_BLOCKS,
+)
+
+PIXEL_SPACE = Plan(
+    family="Z-Image pixel space",
+    models=("comfy.ldm.lumina.model.NextDiTPixelSpace",),
+    joint=("tokens",),
+    actions=(*_ACTIONS, Gather("layers.last", ("tokens",))),
+    guards=(INSIDE, CONTROL),
+    blocks=_BLOCKS,
+)

@@ -1,0 +1,33 @@
+"""Mochi.
+
+The text is joined behind the video, and only the tokens before its padding; the padding is dropped before the split,
+as nothing that reaches the output looks at it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from .guards import CONTROL, PATCHES
+
+
+def _rope(x: Tensor, own: Own) -> Tensor:
+    return own.tokens(x, dim=0)
+
+
+PLAN = Plan(
+    family="Mochi",
+    models=("comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",),
+    joint=("video", "text"),
+    actions=(
+        Split("blocks.first", "x", "video"),
+        Split("blocks.first", "y", "text", until="crop_y"),
+        Localise("blocks.*", "rope_cos", ("video",), _rope),
+        Localise("blocks.*", "rope_sin", ("video",), _rope),
+        AttentionScope("blocks.*", calls=(("video", "text"),)),
+        Gather("final_layer", ("video",)),
+    ),
+    guards=(PATCHES, CONTROL),
+)

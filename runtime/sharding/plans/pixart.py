@@ -1,0 +1,22 @@
+"""PixArt Alpha and Sigma.
+
+Only image tokens are split; cross-attention sees the whole text with local queries. The model calls ComfyUI's attention
+without transformer_options, so it is met in the module it calls it from.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Gather, Plan, Split
+from .guards import CONTROL, PATCHES
+
+PLAN = Plan(
+    family="PixArt",
+    models=("comfy.ldm.pixart.pixartms.PixArtMS",),
+    joint=("image",),
+    actions=(
+        Split("blocks.first", "x", "image"),
+        AttentionScope("blocks.*.attn", calls=(("image",),), caller="comfy.ldm.pixart.blocks"),
+        Gather("final_layer", ("image",)),
+    ),
+    guards=(PATCHES, CONTROL),
+)

@@ -1,0 +1,40 @@
+"""Cosmos Predict2 and Anima, image and video.
+
+The blocks keep tokens on a grid of time, height and width: it is flattened, the own tokens lie along time, and a time
+step per frame becomes one per token. Cross-attention sees the whole text with local queries.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from .guards import CONTROL, PATCHES
+
+
+def _per_token(x: Tensor, own: Own) -> Tensor:
+    return own.repeated(x)
+
+
+def _grid(x: Tensor, own: Own) -> Tensor:
+    return own.tokens(x.flatten(1, 3))[:, :, None, None]
+
+
+PLAN = Plan(
+    family="Cosmos Predict2",
+    models=("comfy.ldm.cosmos.predict2.MiniTrainDIT", "comfy.ldm.anima.model.Anima"),
+    joint=("video",),
+    actions=(
+        Split("blocks.first", "x_B_T_H_W_D", "video", grid=3),
+        Localise("blocks.*", "emb_B_T_D", ("video",), _per_token),
+        Localise("blocks.*", "adaln_lora_B_T_3D", ("video",), _per_token),
+        Localise("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, own: own.tokens(x)),
+        Localise("blocks.*", "extra_per_block_pos_emb", ("video",), _grid),
+        Localise("final_layer", "emb_B_T_D", ("video",), _per_token),
+        Localise("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token),
+        AttentionScope("blocks.*.self_attn", calls=(("video",),)),
+        Gather("final_layer", ("video",)),
+    ),
+    guards=(PATCHES, CONTROL),
+)

@@ -1,0 +1,31 @@
+"""Qwen-Image, Qwen-Image-Edit and Qwen-Image-Layered.
+
+The text is joined in front of the image. A mask of the text is made as long as the own text, so it is taken from the
+blocks and given to attention for the whole sequence. Reference latents are more image tokens; index_timestep_zero
+modulates those behind a position, which becomes a number of own tokens. A ControlNet's residuals are cut.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, KeyMask, Localise, Plan, Residuals, Split, SplitJoint
+from .guards import INSIDE
+
+PLAN = Plan(
+    family="Qwen-Image",
+    models=("comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",),
+    joint=("text", "image"),
+    actions=(
+        Residuals("", "control", "image"),
+        Split("transformer_blocks.first", "encoder_hidden_states", "text"),
+        Split("transformer_blocks.first", "hidden_states", "image"),
+        SplitJoint("transformer_blocks.*", "image_rotary_emb", dim=2),
+        KeyMask("transformer_blocks.*", "encoder_hidden_states_mask", "text"),
+        Localise("transformer_blocks.*", "timestep_zero_index", ("image",), lambda token, own: own.position(token)),
+        AttentionScope("transformer_blocks.*", calls=(("text", "image"),)),
+        Gather("proj_out", ("image",)),
+    ),
+    guards=(INSIDE,),
+    blocks=(
+        Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),
+    ),
+)

@@ -1,0 +1,48 @@
+"""Stable Audio 1 to 3.
+
+Prepended and memory tokens are part of the one sequence that is split; cross-attention sees the whole text with local
+queries. Differential attention attends twice. Conditions that are added along the time are padded in front, as the
+model does, and cut. The memory tokens are taken off behind the last layer, where all tokens are gathered.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Gather, Guard, Localise, Plan, Split
+from .guards import CONTROL, PATCHES
+
+
+def _rope(freqs_scale: tuple[Tensor, float], own: Own) -> tuple[Tensor, float]:
+    return own.tokens(freqs_scale[0], dim=0), freqs_scale[1]
+
+
+def _added(condition: Tensor, own: Own) -> Tensor:
+    """The condition of the own tokens; those in front of its first have none, and the model pads them."""
+    ((first, last),) = own.layout.ranges(own.part)
+    in_front = own.total - condition.shape[1]
+    return condition[:, max(0, first - in_front) : max(0, last - in_front)]
+
+
+PLAN = Plan(
+    family="Stable Audio",
+    models=("comfy.ldm.audio.dit.AudioDiffusionTransformer",),
+    joint=("tokens",),
+    actions=(
+        Split("transformer.layers.first", "x", "tokens"),
+        Localise("transformer.layers.*", "rotary_pos_emb", ("tokens",), _rope),
+        Localise("transformer.layers.*", "local_add_cond", ("tokens",), _added),
+        AttentionScope("transformer.layers.*.self_attn", calls=(("tokens",), ("tokens",))),
+        Gather("transformer.layers.last", ("tokens",)),
+    ),
+    guards=(
+        PATCHES,
+        CONTROL,
+        Guard(
+            "transformer.layers.*",
+            lambda arguments: arguments["self"].conformer is not None or arguments["self"].self_attn.feat_scale,
+            "layers that mix neighbouring tokens outside of attention",
+        ),
+    ),
+)

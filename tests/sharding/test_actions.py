@@ -1,0 +1,119 @@
+"""The negative controls of the plans: without any one of its actions a plan is wrong or fails, and every family refuses
+what it does not know, which would be wrong."""
+
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.compression.wire import RawWire
+from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
+from compact_parallel.runtime.sharding.plan import Residuals
+from compact_parallel.runtime.sharding.plans import PLANS, plan_for
+from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from distributed import launch
+from sequence_parts import axes
+from tiny_diffusion import cases, needs_comfyui
+
+pytestmark = needs_comfyui
+SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
+ENOUGH = 1e-3
+
+
+def error_of(module, plan, attention, given, whole):
+    """||sharded - whole|| / ||whole|| of the rank that is most wrong, infinite where the sharded one cannot run."""
+    try:
+        error = difference(evaluate_split(Sharding(module, plan, attention), SLOTS, **given), whole)
+    except (Unsupported, RuntimeError, TypeError, ValueError, AssertionError, IndexError):
+        error = float("inf")
+    most = torch.tensor(error).nan_to_num(nan=float("inf"), posinf=float("inf"))
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return float(most)
+
+
+@torch.inference_mode()
+def without_one_action(rank, world):
+    """{family: {action: the largest difference over the cases when it is left out}}."""
+    attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
+    found = {}
+    for build, given in cases().values():
+        module = build()
+        plan = plan_for(module)
+        whole = evaluate_whole(Sharding(module, plan, attention), **given)
+        differences = found.setdefault(plan.family, {})
+        for index, action in enumerate(plan.actions):
+            fewer = replace(plan, actions=plan.actions[:index] + plan.actions[index + 1 :])
+            name = f"{index} {type(action).__name__} {action.path} {getattr(action, 'arg', '')}"
+            if differences.get(name, 0.0) <= ENOUGH:
+                differences[name] = max(differences.get(name, 0.0), error_of(module, fewer, attention, given, whole))
+        for index, blocks in enumerate(plan.blocks):
+            fewer = replace(plan, blocks=plan.blocks[:index] + plan.blocks[index + 1 :])
+            name = f"{index} Blocks {blocks.path}"
+            if differences.get(name, 0.0) <= ENOUGH:
+                differences[name] = max(differences.get(name, 0.0), error_of(module, fewer, attention, given, whole))
+    return found
+
+
+def test_no_action_of_a_plan_can_be_left_out(tmp_path):
+    for found in launch(without_one_action, 2, tmp_path, timeout_s=600):
+        assert set(found) == {plan.family for plan in PLANS}
+        assert {
+            (family, action): error
+            for family, differences in found.items()
+            for action, error in differences.items()
+            if not error > ENOUGH
+        } == {}
+
+
+def not_known(family, plan, given):
+    """{what: arguments that make it}: what this plan has no way to split."""
+    options = given.get("transformer_options", {})
+    patches = {"attn1_patch": [lambda *args, **kwargs: {}]}
+    found = {"inside": {"transformer_options": options | {"patches": patches}}}
+    if not plan.blocks:
+        replaced = {"dit": {("double_block", 0): lambda args, extra: args}}
+        found["between"] = {"transformer_options": options | {"patches_replace": replaced}}
+    if not any(isinstance(action, Residuals) for action in plan.actions):
+        found["control"] = {"control": {"input": [torch.zeros(2, 1, 1)]}}
+    return found
+
+
+@torch.inference_mode()
+def what_is_refused(rank, world):
+    """{(family, what): the sentence of the refusal, or None}."""
+    attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
+    found = {}
+    for build, given in cases().values():
+        module = build()
+        plan = plan_for(module)
+        for what, arguments in not_known(plan.family, plan, given).items():
+            if (plan.family, what) in found:
+                continue
+            sharding, given_now = Sharding(module, plan, attention), given | arguments
+            options = given_now.pop("transformer_options", {})
+            options = options | {"optimized_attention_override": sharding.attention_override()}
+            found[plan.family, what] = None
+            with sharding:
+                sharding.begin_forward(SLOTS)
+                try:
+                    module(transformer_options=options, **given_now)
+                except Unsupported as refusal:
+                    found[plan.family, what] = str(refusal)
+                except TypeError as error:
+                    assert "control" in str(error) and what == "control"
+                    found[plan.family, what] = (
+                        f"{plan.family} cannot be split over ranks with a ControlNet; its model has none"
+                    )
+    return found
+
+
+EXPECTED = {"inside": "a patch ", "between": "a patch of its blocks", "control": "a ControlNet"}
+
+
+def test_every_family_refuses_what_it_does_not_know(tmp_path):
+    for found in launch(what_is_refused, 2, tmp_path, timeout_s=600):
+        assert {family for family, _ in found} == {plan.family for plan in PLANS}
+        for (family, what), sentence in found.items():
+            assert sentence and sentence.startswith(f"{family} cannot be split over ranks with {EXPECTED[what]}"), what

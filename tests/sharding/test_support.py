@@ -1,0 +1,56 @@
+"""The table of what sequence parallelism knows, made from the plans; `COMFYUI_PATH=... python test_support.py` prints
+it.
+
+What it calls exact is what test_families and test_actions show: an action that no case needs fails there.
+"""
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import conftest  # noqa: F401
+
+from compact_parallel.runtime.sharding.plan import Residuals
+from compact_parallel.runtime.sharding.plans import PLANS
+from tiny_diffusion import cases, needs_comfyui
+
+pytestmark = needs_comfyui
+COLUMNS = ("Family", "Sequence", "ControlNet residuals", "Patches between blocks", "Patches inside blocks")
+
+
+def support_rows():
+    """One row per family, under COLUMNS."""
+    words = {True: "exact", False: "refused"}
+    for plan in PLANS:
+        control = any(isinstance(action, Residuals) for action in plan.actions)
+        yield plan.family, "exact", words[control], words[bool(plan.blocks)], "refused"
+
+
+def support_table():
+    """The rows as a Markdown table."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *support_rows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def test_every_family_is_in_the_table_and_names_classes_comfyui_has():
+    assert len(support_table().splitlines()) == 2 + len(PLANS)
+    for plan in PLANS:
+        for model in plan.models:
+            module, _, name = model.rpartition(".")
+            assert inspect.isclass(getattr(importlib.import_module(module), name)), model
+
+
+def test_every_class_with_a_plan_is_built_by_a_case():
+    built = {
+        f"{type(module).__module__}.{type(module).__qualname__}"
+        for module in (build() for build, _ in cases().values())
+    }
+    named = {model for plan in PLANS for model in plan.models}
+    assert named - built == {"comfy.ldm.modules.diffusionmodules.mmdit.MMDiT"}  # the base of the class that is built
+
+
+if __name__ == "__main__":
+    print(support_table())

@@ -1,0 +1,49 @@
+"""What building a tiny diffusion module of ComfyUI needs. Needs COMFYUI_PATH."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HEADS = 6
+needs_comfyui = pytest.mark.skipif(
+    not (Path(os.environ.get("COMFYUI_PATH", "")) / "comfy").is_dir(), reason="COMFYUI_PATH does not name a ComfyUI"
+)
+
+
+def use_comfyui():
+    """Puts ComfyUI on the path, on the CPU."""
+    folder = os.environ["COMFYUI_PATH"]
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    from comfy.cli_args import args
+
+    args.cpu = True
+
+
+def with_weights(module):
+    generator = torch.Generator().manual_seed(7)
+    for parameter in module.parameters():
+        scale = 1.5 * parameter.shape[1] ** -0.5 if parameter.ndim > 1 else 0.3
+        parameter.data = torch.randn(parameter.shape, generator=generator) * scale + (parameter.ndim == 1)
+    return module.eval().requires_grad_(False)
+
+
+def build(path, **arguments):
+    """The module of this class, "module.Class", on the CPU at float32."""
+    use_comfyui()
+    import comfy.ops
+
+    module, _, name = path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    return with_weights(kind(dtype=torch.float32, operations=comfy.ops.disable_weight_init, **arguments))
+
+
+def randn(*shape, seed=3):
+    """The same numbers for the same shape and seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
