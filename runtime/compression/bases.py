@@ -15,6 +15,13 @@ from .codecs import BY_NAME
 SMALL = BY_NAME["int8"]
 
 
+class Keeping(NamedTuple):
+    """So many bases, in block int8 if `small`."""
+
+    bases: int
+    small: bool
+
+
 class Base(NamedTuple):
     """One reconstruction (N, C): its values, or their int8 payload where `small`.
 

@@ -11,22 +11,15 @@ message a stream settles for the best way that fits for all of them alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from .bases import base_nbytes
+from .bases import Keeping, base_nbytes
 from .predict import ORDERS
 
 if TYPE_CHECKING:
     from .stream import Shape, Stream
 
 GIB = 1 << 30
-
-
-class Keeping(NamedTuple):
-    """So many bases, in block int8 if `small`."""
-
-    bases: int
-    small: bool
 
 
 class BaseMemory:

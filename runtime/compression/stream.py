@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from . import quantise
-from .bases import Base
+from .bases import Base, Keeping
 from .codecs import BY_NAME, Codec
 from .header import NONE, RAW, Header, WireError
-from .memory import Keeping
 from .rate import SCALAR, Rate, Seen
 from .wire import as_bytes, nothing
 
