@@ -1,28 +1,42 @@
 """A small client of ComfyUI's API: queue a workflow, follow it, cancel it, fetch what it made.
 
     async with Client("http://127.0.0.1:8188") as client:
+        await client.upload(Path("photo.png"))
         result = await client.run(workflow, on_event=print)
         png = await client.fetch(result.files("9", "images")[0])
 
 A workflow is the API form (Workflow > Export (API)): {node id: {"class_type": ..., "inputs": {...}}}.
+
+It is also a command, described by `python3 workflows/client.py --help` (see client_command.py).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
+import sys
 import time
+import types
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import aiohttp
+try:
+    import aiohttp
+except ModuleNotFoundError as error:
+    if __name__ == "__main__":
+        sys.exit("This needs aiohttp, which ComfyUI has; start it with ComfyUI's Python.")
+    raise error
 
 Workflow = dict[str, Any]
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+_HEARTBEAT_SECONDS = 120
+"""How often an idle connection is tried; a server that is busy loading a model answers late."""
 
 
 class ClientError(Exception):
@@ -34,7 +48,7 @@ class Refused(ClientError):
 
 
 class Interrupted(ClientError):
-    """The workflow was cancelled."""
+    """The workflow was cancelled, or removed from the queue."""
 
 
 class ConnectionLost(ClientError):
@@ -140,7 +154,13 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
-        self._socket = await self._session.ws_connect(f"{self._url}/ws?clientId={self._id}", max_msg_size=0)
+        try:
+            self._socket = await self._session.ws_connect(
+                f"{self._url}/ws?clientId={self._id}", max_msg_size=0, heartbeat=_HEARTBEAT_SECONDS
+            )
+        except BaseException:
+            await self._session.close()
+            raise
         await self._socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
         return self
 
@@ -173,6 +193,8 @@ class Client:
                 continue
             data = json.loads(message.data)
             kind, data = data["type"], data["data"]
+            if kind == "status" and await self._is_forgotten(prompt_id):
+                raise Interrupted("The workflow was removed from the queue.")
             if data.get("prompt_id") != prompt_id:
                 continue
             if kind == "execution_error":
@@ -211,6 +233,24 @@ class Client:
     async def free(self) -> None:
         """Asks the server to unload all models."""
         await self._post("/free", {"unload_models": True, "free_memory": True})
+
+    async def upload(self, file: Path) -> str:
+        """Puts a file into the server's input folder, over one of the same name; returns its name there.
+
+        Raises ClientError, or OSError where the file cannot be read.
+        """
+        form = aiohttp.FormData({"overwrite": "true"})
+        form.add_field("image", file.read_bytes(), filename=file.name)
+        async with self._session.post(f"{self._url}/upload/image", data=form) as answer:
+            if answer.status != 200:
+                raise ClientError(f"The server did not take {file.name} (it answered {answer.status}).")
+            return (await answer.json())["name"]
+
+    async def _is_forgotten(self, prompt_id: str) -> bool:
+        """Whether the server neither runs a workflow, nor will, nor has: it was deleted while it waited."""
+        queue = await self.get("/queue")
+        waiting = {item[1] for item in (*queue["queue_running"], *queue["queue_pending"])}
+        return prompt_id not in waiting and prompt_id not in await self.get(f"/history/{prompt_id}")
 
     async def history(self, prompt_id: str) -> dict[str, Any]:
         """What the server remembers of a workflow that has ended."""
@@ -270,3 +310,10 @@ def _reasons(data: dict[str, Any]) -> str:
         where = f"{found['class_type']} (node {node})"
         reasons += [f"{where}: {e['message']} {e['details']}".strip() for e in found["errors"]]
     return "\n".join(reasons)
+
+
+if __name__ == "__main__":
+    pack = types.ModuleType("compact_parallel")
+    pack.__path__ = [str(Path(__file__).resolve().parent.parent)]
+    sys.modules[pack.__name__] = pack
+    sys.exit(importlib.import_module("compact_parallel.workflows.client_command").main(sys.argv[1:]))

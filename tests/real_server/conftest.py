@@ -1,96 +1,25 @@
-"""One real ComfyUI server for the tests of this folder, and a few words to talk to it."""
+"""One real ComfyUI server for the tests of this folder, and the words to talk to it."""
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import json
-import os
-import sys
-from pathlib import Path
-
+import live_server
 import pytest
-import safetensors.torch
-from compact_parallel.workflows.client import Client
-from compact_parallel.workflows.comfy_server import ComfyServer
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
-class Talk:
-    """A server, and workflows to give it. Every prompt gets a seed of its own, so that no result comes from a cache."""
-
-    def __init__(self, server: ComfyServer) -> None:
-        self.server = server
-        self.pid = server.pid
-
-    def run(self, workflow, on_event=None):
-        """Queue a workflow and wait for its end. `on_event(client, prompt_id, event)` may return a coroutine."""
-
-        async def follow():
-            async with Client(self.server.url) as client:
-                prompt = await client.queue(workflow, preview_method="latent2rgb")
-                result = []
-                async for event in client.events(prompt):
-                    result.append(event)
-                    if on_event is not None and (asked := on_event(client, prompt, event)) is not None:
-                        await asked
-                return result, (await client.history(prompt))["outputs"]
-
-        return asyncio.run(asyncio.wait_for(follow(), timeout=120))
-
-    def fetch(self, file) -> bytes:
-        """A saved file."""
-
-        async def get():
-            async with Client(self.server.url) as client:
-                return await client.fetch(file)
-
-        return asyncio.run(get())
-
-    def latent(self, workflow):
-        """Run the workflow and load what its SaveLatent node saved."""
-        _, outputs = self.run(workflow)
-        return safetensors.torch.load(self.fetch(outputs[node(workflow, "Save Latent")]["latents"][0]))["latent_tensor"]
-
-    def pools(self) -> list[dict]:
-        """GET /parallel/pools."""
-        return self.server.get("/parallel/pools")
-
-
-def node(workflow: dict, title: str) -> str:
-    """The id of the node with this title."""
-    (found,) = (key for key, value in workflow.items() if value["_meta"]["title"] == title)
-    return found
-
-
-def workflow(name: str, **changes) -> dict:
-    """A workflow of workflows/api/, made small; `changes` are {"Title.input": value} given as Title__input."""
-    made = copy.deepcopy(json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text()))
-    made[node(made, "Empty Latent")]["inputs"].update(width=256, height=240)
-    made[node(made, "KSampler")]["inputs"]["steps"] = 4
-    for key, value in changes.items():
-        title, _, name = key.partition("__")
-        made[node(made, title.replace("_", " "))]["inputs"][name] = value
-    return made
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def talk(tmp_path_factory):
     """A running server with this pack installed."""
-    folder = tmp_path_factory.mktemp("server")
-    server = ComfyServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), ROOT, folder)
-    with server:
-        yield Talk(server)
+    with live_server.running(tmp_path_factory.mktemp("server")) as talk:
+        yield talk
 
 
 @pytest.fixture
 def make():
-    """`workflow` for tests, which cannot import this file."""
-    return workflow
+    """`live_server.workflow`."""
+    return live_server.workflow
 
 
 @pytest.fixture
 def find():
-    """`node` for tests."""
-    return node
+    """`live_server.node`."""
+    return live_server.node
