@@ -6,8 +6,10 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from .compare import CompactParallelCompare
 from .compression import CompactParallelCompression
 from .demo_prompt import CompactParallelDemoPrompt
+from .live import forward_events
 from .parallel_model import CompactParallelModel
 from .report import CompactParallelReport
 from .routes import add_routes
@@ -22,10 +24,11 @@ class CompactParallelExtension(ComfyExtension):
     """The pack."""
 
     async def on_load(self) -> None:
-        """Make the tiny demo model visible to the stock loaders and add our routes."""
+        """Make the tiny demo model visible to the stock loaders, add our routes, tell browsers of changes."""
         for kind in ("diffusion_models", "vae"):
             folder_paths.add_model_folder_path(kind, str(MODELS / kind))
         add_routes(PromptServer.instance.routes)
+        forward_events(PromptServer.instance)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""
@@ -36,6 +39,7 @@ class CompactParallelExtension(ComfyExtension):
             CompactParallelCompression,
             CompactParallelStepReuse,
             CompactParallelReport,
+            CompactParallelCompare,
             CompactParallelDemoPrompt,
         ]
 

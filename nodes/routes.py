@@ -1,6 +1,7 @@
 """What the web panel and scripts can ask of the pools and the runs, on ComfyUI's own server."""
 
 import asyncio
+import io
 from collections.abc import Callable
 
 from aiohttp import web
@@ -9,12 +10,15 @@ from ..runtime.pool.errors import PoolError
 from ..runtime.pool.pool import Pool
 from ..runtime.pool.registry import pools
 from ..runtime.report.history import runs
+from ..runtime.report.plot import draw
+from .live import pool_view, pool_views
 
 ACTIONS: dict[str, Callable[[Pool], None]] = {"start": Pool.start, "restart": Pool.restart, "stop": Pool.stop}
+MOST_IDLE_MINUTES = 7 * 24 * 60
 
 
 async def _list_pools(request: web.Request) -> web.Response:
-    return web.json_response([pool.status() for pool in pools().all()])
+    return web.json_response(pool_views())
 
 
 async def _act(request: web.Request) -> web.Response:
@@ -28,8 +32,8 @@ async def _act(request: web.Request) -> web.Response:
     try:
         await asyncio.to_thread(ACTIONS[request.match_info["action"]], pool)
     except PoolError as error:
-        return web.json_response({"error": str(error), **pool.status()}, status=500)
-    return web.json_response(pool.status())
+        return web.json_response({**pool_view(pool), "error": str(error)}, status=500)
+    return web.json_response(pool_view(pool))
 
 
 async def _latest_run(request: web.Request) -> web.Response:
@@ -43,9 +47,41 @@ async def _list_runs(request: web.Request) -> web.Response:
     return web.json_response(runs().all())
 
 
+async def _plot(request: web.Request) -> web.Response:
+    """The plot of a run as PNG."""
+    run_id = request.match_info["run_id"]
+    report = runs().find(run_id)
+    if report is None:
+        return web.json_response({"error": f"There is no run {run_id!r}; ComfyUI keeps the last ones."}, status=404)
+
+    def to_png() -> bytes:
+        png = io.BytesIO()
+        draw(report).savefig(png, format="png")
+        return png.getvalue()
+
+    return web.Response(body=await asyncio.to_thread(to_png), content_type="image/png")
+
+
+async def _settings(request: web.Request) -> web.Response:
+    """GET: {"idle_minutes"} of the pools; POST: the same, takes effect at once for every pool."""
+    if request.method == "POST":
+        asked = await request.json()
+        minutes = asked.get("idle_minutes") if isinstance(asked, dict) else None
+        if not isinstance(minutes, int | float) or not 0 < minutes <= MOST_IDLE_MINUTES:
+            message = f"idle_minutes is {minutes!r}; it must be a number above 0 and at most {MOST_IDLE_MINUTES}."
+            return web.json_response({"error": message}, status=400)
+        pools().idle_seconds = minutes * 60.0
+        for pool in pools().all():
+            pool.stop_when_idle_for(minutes * 60.0)
+    return web.json_response({"idle_minutes": pools().idle_seconds / 60})
+
+
 def add_routes(routes: web.RouteTableDef) -> None:
     """Add the /parallel routes to ComfyUI's."""
     routes.get("/parallel/pools")(_list_pools)
     routes.post(f"/parallel/pools/{{name}}/{{action:{'|'.join(ACTIONS)}}}")(_act)
     routes.get("/parallel/runs/latest")(_latest_run)
+    routes.get("/parallel/runs/{run_id}/plot")(_plot)
     routes.get("/parallel/runs")(_list_runs)
+    routes.get("/parallel/settings")(_settings)
+    routes.post("/parallel/settings")(_settings)

@@ -19,7 +19,7 @@ class CompactParallelPool(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Names the worker processes that sample together: one per device. They start with the first run, stay "
-                "warm, and stop after fifteen minutes without work or with ComfyUI."
+                "warm, and stop after fifteen minutes without work (see Settings) or with ComfyUI."
             ),
             search_aliases=["workers", "devices", "gpu list", "ray init"],
             inputs=[

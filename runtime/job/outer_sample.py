@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -25,6 +26,7 @@ from ..pool.pool import Entry, Pool
 from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
+from ..report.live import LiveRun, live, result_line
 from .checks import degrees_alone, degrees_for, devices_of, unmet
 from .look_ahead import chosen, limited, look_ahead_for
 from .memory import make_room, show_weights
@@ -51,21 +53,30 @@ class ParallelSampling(Local):
     def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The wrapper: same arguments and result as the guider's outer_sample."""
         devices = devices_of(self.config)
+        model = type(executor.class_obj.model_patcher.model).__name__
+        run = LiveRun(self.config.pool.name, len(devices), model)
+        with live().run(run, comfy.model_management.InterruptProcessingException):
+            return self._run(run, executor, devices, *args, **kwargs)
+
+    def _run(self, run: LiveRun, executor: Any, devices: tuple[str, ...], *args: Any, **kwargs: Any) -> torch.Tensor:
         if len(devices) == 1 and not chosen(self.config).enabled:
-            return self._on_one_device(executor, "There is one device, so ComfyUI samples as always.", *args, **kwargs)
+            reason = "There is one device, so ComfyUI samples as always."
+            return self._on_one_device(run, executor, reason, *args, **kwargs)
         try:
-            return self._sample(executor, devices, Arguments(*args, **kwargs))
+            return self._sample(run, executor, devices, Arguments(*args, **kwargs))
         except (Unsupported, ShippingError, JobFailed) as error:
             broken = isinstance(error, JobFailed) and error.kind != "Refused"
             if broken or self.config.on_unsupported == "error":
                 raise
-            return self._on_one_device(executor, str(error), *args, **kwargs)
+            return self._on_one_device(run, executor, str(error), *args, **kwargs)
 
-    def _on_one_device(self, executor: Any, reason: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _on_one_device(self, run: LiveRun, executor: Any, reason: str, *args: Any, **kwargs: Any) -> torch.Tensor:
         log.warning("Parallel Model runs on one device. %s", reason)
         started = time.perf_counter()
         samples = executor(*args, **kwargs)
         seconds = time.perf_counter() - started
+        # Where the sampling nodes move it next: the report is found by the tensor they return.
+        samples = samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
         patcher = executor.class_obj.model_patcher
         report = run_report(
             [Ledger().to_json()],
@@ -78,10 +89,10 @@ class ParallelSampling(Local):
             sampling_seconds=seconds,
             fallbacks=[reason],
         )
-        runs().add(report, samples)
+        _keep(run, report, len(Arguments(*args, **kwargs).sigmas) - 1, samples)
         return samples
 
-    def _sample(self, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
+    def _sample(self, run: LiveRun, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
         started = time.perf_counter()
         guider = executor.class_obj
         ahead = look_ahead_for(self.config, guider, arguments)
@@ -91,7 +102,7 @@ class ParallelSampling(Local):
         wrappers = executor.wrappers[executor.idx + 1 :]
         pool = pool_for(self.config, devices)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-        with pool.reserve(check_interrupt), _Progress(arguments) as progress:
+        with pool.reserve(check_interrupt), _Progress(arguments, run) as progress:
             make_room(pool, guider.model_patcher)
             link = Link.from_json(pool.link) if pool.link else None
             itemsize = guider.model_patcher.model.get_dtype_inference().itemsize
@@ -119,15 +130,24 @@ class ParallelSampling(Local):
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - 1,
         )
-        runs().add(report, samples)
+        _keep(run, report, run.step, samples)
         return samples
 
 
-class _Progress:
-    """Hands the workers' steps to ComfyUI's callback (previews, progress bar) and to the terminal."""
+def _keep(run: LiveRun, report: dict, steps: int, samples: torch.Tensor) -> None:
+    """Add the sampler's steps, the moment and the run in one line to its report, and keep it."""
+    report |= {"steps": steps, "ended_at": time.time()}
+    report["result"] = result_line(report)
+    runs().add(report, samples)
+    run.run_id, run.result = report["run_id"], report["result"]
 
-    def __init__(self, arguments: Arguments) -> None:
+
+class _Progress:
+    """Hands the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel."""
+
+    def __init__(self, arguments: Arguments, run: LiveRun) -> None:
         self._callback = arguments.callback
+        self._run = run
         self._bar = tqdm(total=len(arguments.sigmas) - 1, disable=arguments.disable_pbar)
 
     def __enter__(self) -> _Progress:
@@ -138,6 +158,7 @@ class _Progress:
 
     def __call__(self, step: int, total: int, payload: bytes) -> None:
         self._bar.update(step + 1 - self._bar.n)
+        tensors = safetensors.torch.load(payload)
+        live().step(self._run, step + 1, total, json.loads(bytes(tensors["figures"].tolist())))
         if self._callback is not None:
-            tensors = safetensors.torch.load(payload)
             self._callback(step, tensors["x0"], tensors["x"], total)

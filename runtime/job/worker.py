@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class SamplingHandler:
                 add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: mind})
             add_wrappers(options, outermost={WrappersMP.SAMPLER_SAMPLE: clock}, innermost=arrangements.wrappers())
             set_random_state(job.random_state)
-            samples = self._sample(job, control)
+            samples = self._sample(job, self._callback(control, lambda: _figures(ledger, clock, rounds)))
             mind.end()
         result = safetensors.torch.save({"samples": samples.cpu().contiguous()}) if self._orders.rank == 0 else b""
         about = {"sampling_seconds": clock.seconds, "accepted": rounds.accepted if rounds is not None else None}
@@ -108,19 +109,20 @@ class SamplingHandler:
         """Process id and device memory, for the pool's status."""
         return {"pid": os.getpid(), "device_bytes": self._device_bytes()}
 
-    def _sample(self, job: SamplingJob, control: JobControl) -> torch.Tensor:
+    def _sample(self, job: SamplingJob, callback: Callable | None) -> torch.Tensor:
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             job.guider.outer_sample, job.guider, job.wrappers
         )
-        arguments = job.arguments._replace(callback=self._callback(control), disable_pbar=True)
+        arguments = job.arguments._replace(callback=callback, disable_pbar=True)
         return executor.execute(*arguments[:-1], latent_shapes=arguments.latent_shapes)
 
-    def _callback(self, control: JobControl) -> Callable | None:
+    def _callback(self, control: JobControl, figures: Callable[[], dict]) -> Callable | None:
         if self._orders.rank != 0:
             return None
 
         def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
-            tensors = {"x0": x0.cpu().contiguous(), "x": x.cpu().contiguous().clone()}
+            told = torch.frombuffer(bytearray(json.dumps(figures()).encode()), dtype=torch.uint8)
+            tensors = {"x0": x0.cpu().contiguous(), "x": x.cpu().contiguous().clone(), "figures": told}
             control.progress(step, total_steps, safetensors.torch.save(tensors))
 
         return callback
@@ -133,14 +135,29 @@ class _Clock:
     """A SAMPLER_SAMPLE wrapper that measures the sampler alone, without loading the model."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self._before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of sampling so far."""
+        return self._before + (time.perf_counter() - self._started if self._started is not None else 0.0)
 
     def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         try:
             return executor(*args, **kwargs)
         finally:
-            self.seconds += time.perf_counter() - started
+            self._before, self._started = self.seconds, None
+
+
+def _figures(ledger: Ledger, clock: _Clock, rounds: StepParallel | None) -> dict:
+    """What worker 0 can say in the middle of a run: fields of report.live.LiveRun."""
+    sent, uncompressed = ledger.totals()
+    figures = {"seconds": clock.seconds, "bytes_sent": sent, "bytes_uncompressed": uncompressed}
+    if rounds is not None:
+        figures |= {"rounds": len(rounds.accepted), "ahead": sum(rounds.accepted) - len(rounds.accepted)}
+    return figures
 
 
 def add_wrappers(

@@ -27,8 +27,10 @@ class JobResult:
 class JobRun:
     """One job. `over`: no worker is busy with it any more, so that the next one may come; False until it is sure."""
 
-    def __init__(self, crew: Crew, job: int) -> None:
+    def __init__(self, crew: Crew, job: int, changed: Callable[[], None]) -> None:
+        """`changed` is called when the state of a worker is not what it was."""
         self.over = False
+        self._changed = changed
         self._crew = crew
         self._job = job
         self._interrupt: BaseException | None = None
@@ -36,6 +38,7 @@ class JobRun:
 
     def prepare(self, payload: bytes, check_interrupt: Callable[[], None]) -> None:
         """Have every worker rebuild the job. Raises as `Pool.run` does."""
+        self._set_states("loading")
         self._crew.tell_all(Prepare(self._job, payload))
         waiting = set(range(self._crew.world))
         failures: dict[int, Failed] = {}
@@ -50,6 +53,7 @@ class JobRun:
                     if isinstance(message, Failed):
                         failures[rank] = message
                     waiting.discard(rank)
+                    self._set_states("loaded", rank)
         if failures or self._interrupt is not None:
             self._crew.tell_all(Abandon(self._job))
             self.over = True
@@ -58,6 +62,7 @@ class JobRun:
     def collect(self, on_progress: Callable[[int, int, bytes], None], check_interrupt: Callable[[], None]) -> JobResult:
         """Have every worker run the prepared job, and wait for it. Raises as `Pool.run` does."""
         crew = self._crew
+        self._set_states("sampling")
         crew.tell_all(Run(self._job))
         ended: dict[int, Done | Failed] = {}
         while len(ended) < crew.world:
@@ -86,6 +91,12 @@ class JobRun:
         if failed:
             raise crew.failure(*min(failed.items()))
         return JobResult(ended[0].result, [ended[rank].ledger for rank in range(crew.world)])
+
+    def _set_states(self, state: str, rank: int | None = None) -> None:
+        """Of one worker, or of all."""
+        for worker in self._crew.workers if rank is None else [self._crew.workers[rank]]:
+            worker.state = state
+        self._changed()
 
     def _watch(self, function: Callable[..., None], *arguments: object) -> bool:
         """Call what may interrupt the job, unless that has happened. True if it just did: the workers have to let go.

@@ -7,10 +7,11 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..config import PoolConfig
+from ..report.live import live
 from .crew import POLL_SECONDS, Crew, Entry
 from .errors import PoolError
 from .job_run import JobResult, JobRun
@@ -39,6 +40,7 @@ class Pool:
         self._lock = threading.RLock()
         self._jobs = itertools.count(1)
         self._idle_timer: threading.Timer | None = None
+        self._dead: set[int] = set()  # the workers whose end ended the others
 
     @property
     def world(self) -> int:
@@ -58,7 +60,7 @@ class Pool:
     def status(self) -> dict:
         """The pool as the routes and the panel show it."""
         workers = [worker.status() for worker in self._crew.workers] or [
-            {"rank": rank, "device": device, "pid": None, "state": "stopped"}
+            {"rank": rank, "device": device, "pid": None, "state": "dead" if rank in self._dead else "stopped"}
             for rank, device in enumerate(self.devices)
         ]
         return {
@@ -78,15 +80,15 @@ class Pool:
             if self.state == "idle" and all(worker.exit_code() is None for worker in self._crew.workers):
                 return
             self._stop_workers()
-            self.state, self.error = "starting", ""
             self.starts += 1
+            self._set_state("starting")
             try:
                 self._crew.launch()
-                self._crew.await_ready(check_interrupt)
+                self._crew.await_ready(self._telling(check_interrupt))
             except BaseException as error:
                 self._fail(error)
                 raise
-            self.state = "idle"
+            self._set_state("idle")
             self._restart_idle_timer()
 
     def stop(self) -> None:
@@ -96,7 +98,7 @@ class Pool:
             self._crew.kill()  # whoever holds the lock sees the workers end and lets go of it
         try:
             self._stop_workers()
-            self.state, self.error = "stopped", ""
+            self._set_state("stopped")
         finally:
             self._crew.stopping = False
             self._lock.release()
@@ -105,6 +107,16 @@ class Pool:
         """Stop, then start."""
         self.stop()
         self.start()
+
+    def stop_when_idle_for(self, seconds: float) -> None:
+        """Another idle time, from now on; a pool that is idle begins to count again."""
+        self._idle_seconds = seconds
+        if self._lock.acquire(blocking=False):
+            try:
+                if self.state == "idle":
+                    self._restart_idle_timer()
+            finally:
+                self._lock.release()
 
     def park(self) -> bool:
         """Make the workers give their devices' memory back. False where there is nothing to park or a job runs."""
@@ -145,7 +157,7 @@ class Pool:
         job and is raised again once the workers have let go. Raises WorkerDied or JobFailed with the cause.
         """
         with self.reserve(check_interrupt):
-            job = JobRun(self._crew, next(self._jobs))
+            job = JobRun(self._crew, next(self._jobs), live().changed)
             self._set_state("sampling")
             try:
                 job.prepare(payload, check_interrupt)
@@ -176,14 +188,30 @@ class Pool:
                     self._fail(error)
                     raise error
         self._crew.set_state("parked")
+        live().changed()
 
-    def _set_state(self, state: str) -> None:
-        self.state = state
+    def _set_state(self, state: str, error: str = "", dead: Iterable[int] = ()) -> None:
+        self.state, self.error, self._dead = state, error, set(dead)
         self._crew.set_state(state)
+        live().changed()
 
     def _fail(self, error: BaseException) -> None:
+        dead = [worker.rank for worker in self._crew.workers if worker.exit_code() is not None]
         self._stop_workers()
-        self.state, self.error = "failed", str(error) or type(error).__name__
+        self._set_state("failed", str(error) or type(error).__name__, dead)
+
+    def _telling(self, check_interrupt: Callable[[], None]) -> Callable[[], None]:
+        """`check_interrupt`, which is called again and again while workers start, made to tell of their states too."""
+        told: list[str] = []
+
+        def check() -> None:
+            states = [worker.state for worker in self._crew.workers]
+            if told != states:
+                told[:] = states
+                live().changed()
+            check_interrupt()
+
+        return check
 
     def _stop_workers(self) -> None:
         if self._idle_timer is not None:
@@ -203,4 +231,4 @@ class Pool:
             if self.state == "idle" and self._idle_timer is threading.current_thread():
                 log.info("The parallel pool %s was idle and stops.", self.config.name or "default")
                 self._stop_workers()
-                self.state = "stopped"
+                self._set_state("stopped")

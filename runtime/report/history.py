@@ -31,6 +31,10 @@ class RunHistory:
         """Every report that is kept, newest first."""
         return list(reversed(self._reports))
 
+    def find(self, run_id: str) -> dict | None:
+        """The report of this run, None if it is not kept."""
+        return next((report for report in self._reports if report["run_id"] == run_id), None)
+
     def of(self, latent: torch.Tensor) -> dict | None:
         """The report of the run that made this latent; the newest one when the latent was changed since."""
         return self._made.get(latent) or self.latest()

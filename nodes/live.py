@@ -1,0 +1,103 @@
+"""Tells the browser what pools and runs are doing: the panel over ComfyUI's websocket, and a line on Parallel Model."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..runtime.pool.pool import Pool
+from ..runtime.pool.registry import pools
+from ..runtime.report.history import runs
+from ..runtime.report.live import LiveRun, live, status_line
+
+EVENT = "compact_parallel"
+NODE_TYPE = "CompactParallelModel"
+
+
+def pool_view(pool: Pool) -> dict[str, Any]:
+    """A pool's status, the memory of its processes, and its current or last run (None before the first)."""
+    status = pool.status()
+    for worker in status["workers"]:
+        worker["process_bytes"] = _process_bytes(worker["pid"])
+    run = live().of(pool.config.name)
+    told = {**run.to_json(), "line": status_line(run, status)} if run is not None else None
+    return {**status, "run": told}
+
+
+def pool_views() -> list[dict[str, Any]]:
+    """Every pool, as the panel shows it."""
+    return [pool_view(pool) for pool in pools().all()]
+
+
+def _process_bytes(pid: int | None) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).memory_info().rss if pid is not None else None
+    return None
+
+
+def nearest_parallel_model(prompt: Any, node: str) -> str | None:
+    """The id of the Parallel Model that a node of a running prompt (DynamicPrompt) is fed by, None without one."""
+    waiting, seen = [node], {node}
+    while waiting:
+        found = waiting.pop(0)
+        if not prompt.has_node(found):
+            continue
+        asked = prompt.get_node(found)
+        if asked["class_type"] == NODE_TYPE:
+            return prompt.get_display_node_id(found)
+        links = [value[0] for value in asked["inputs"].values() if isinstance(value, list) and len(value) == 2]
+        fresh = [str(link) for link in links if str(link) not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return None
+
+
+@dataclass
+class _Line:
+    """The line of one run: on which node, for which browser, and what it says."""
+
+    run: LiveRun
+    node: str | None
+    client: str | None
+    text: str = ""
+
+
+class Forwarder:
+    """Sends every change to the browsers."""
+
+    def __init__(self, server: PromptServer) -> None:
+        self._server = server
+        self._lines: dict[str, _Line] = {}
+
+    def __call__(self) -> None:
+        """Pools or runs are not what they were. Any thread may call it."""
+        if self._server.loop.is_closed():  # ComfyUI ends, and its pools with it
+            return
+        latest = runs().latest()
+        state = {"pools": pool_views(), "latest_run": latest["run_id"] if latest else None}
+        self._server.send_sync(EVENT, state)
+        for run in live().runs():
+            self._tell(run)
+
+    def _tell(self, run: LiveRun) -> None:
+        line = self._lines.get(run.pool)
+        if line is None or line.run is not run:
+            context = get_executing_context()
+            node = nearest_parallel_model(get_progress_state().dynprompt, context.node_id) if context else None
+            line = self._lines[run.pool] = _Line(run, node, self._server.client_id)
+        pool = pools().find(run.pool)
+        text = status_line(run, pool.status() if pool is not None else None)
+        if line.node is not None and line.client is not None and text != line.text:
+            line.text = text
+            self._server.send_progress_text(text, line.node, line.client)
+
+
+def forward_events(server: PromptServer) -> None:
+    """From now on, browsers are told of every change."""
+    live().listen(Forwarder(server))

@@ -1,0 +1,155 @@
+"""What the runs of this process are doing now, and a word to whoever shows it.
+
+One `LiveRun` per pool: the run that goes on, or the last one. Figures of a run that goes on are those of worker 0, the
+only ones that travel with its progress; once it is done, its report counts (see history.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .summary import plural
+
+LEAST_RATIO = 1.05
+"""From here on the result says how much less was sent."""
+LEAST_SHOWN = 0.001
+
+
+@dataclass
+class LiveRun:
+    """A run as it can be told while it goes on.
+
+    `outcome` is "" until it is "done", "failed" (then `error` says why) or "cancelled". `seconds` are those of the
+    sampler so far, `bytes_sent` and `bytes_uncompressed` those of worker 0. `rounds` and `ahead` belong to Step Reuse:
+    rounds evaluated, and calls that were taken over from a round beyond its first.
+    """
+
+    pool: str
+    workers: int
+    model: str
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_uncompressed: int = 0
+    rounds: int | None = None
+    ahead: int | None = None
+    outcome: str = ""
+    error: str = ""
+    run_id: str = ""
+    result: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, seconds per step and the ratio of the bytes; None for a quotient that does not exist yet."""
+        return {
+            **asdict(self),
+            "seconds_per_step": self.seconds / self.step if self.step else None,
+            "effective_ratio": self.bytes_uncompressed / self.bytes_sent if self.bytes_sent else None,
+        }
+
+
+class Live:
+    """The runs by pool, and the listeners. What a listener raises ends the run: it must not raise."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, LiveRun] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` at every change of a pool or a run, in the thread that changed it."""
+        self._listeners.append(listener)
+
+    def changed(self) -> None:
+        """A pool or a run is not what it was."""
+        for listener in self._listeners:
+            listener()
+
+    def runs(self) -> list[LiveRun]:
+        """The current or last run of every pool."""
+        return list(self._runs.values())
+
+    def of(self, pool: str) -> LiveRun | None:
+        """The current or last run of the pool of this name."""
+        return self._runs.get(pool)
+
+    @contextlib.contextmanager
+    def run(self, run: LiveRun, cancelled: type[BaseException]) -> Iterator[LiveRun]:
+        """Tell about `run` until the block ends; `cancelled` is the exception that means that the user ended it."""
+        self._runs[run.pool] = run
+        self.changed()
+        try:
+            yield run
+        except BaseException as error:
+            run.outcome = "cancelled" if isinstance(error, cancelled) else "failed"
+            run.error = "" if run.outcome == "cancelled" else str(error) or type(error).__name__
+            raise
+        else:
+            run.outcome = "done"
+        finally:
+            self.changed()
+
+    def step(self, run: LiveRun, step: int, total: int, figures: dict[str, Any]) -> None:
+        """Step `step` (from 1) of `total` is done; `figures` are fields of `LiveRun`."""
+        run.step, run.total = step, total
+        for name, value in figures.items():
+            setattr(run, name, value)
+        self.changed()
+
+
+@functools.cache
+def live() -> Live:
+    """The one of this process."""
+    return Live()
+
+
+def result_line(report: dict[str, Any]) -> str:
+    """A finished run in one line, with nothing in it that this run did not measure.
+
+    "2 workers, 0.41 s per step, 6.9x less data sent, worst error 0.4 %".
+    """
+    parts = [plural(report["workers"], "worker")]
+    if report["fallbacks"]:
+        parts[0] = "One device, without the workers"
+    if report["steps"]:
+        parts.append(f"{_short(report['sampling_seconds'] / report['steps'])} s per step")
+    if report["rounds"] < report["calls"]:
+        parts.append(f"{plural(report['calls'], 'call')} in {plural(report['rounds'], 'round')}")
+    if (report["effective_ratio"] or 0) >= LEAST_RATIO:
+        parts.append(f"{report['effective_ratio']:.1f}x less data sent")
+    if report["max_relative_error"] is not None:
+        parts.append(f"worst error {_short(100 * report['max_relative_error'])} %")
+    if report["warnings"]:
+        parts.append(plural(len(report["warnings"]), "warning"))
+    return ", ".join(parts)
+
+
+def status_line(run: LiveRun, pool: dict[str, Any] | None) -> str:
+    """What a run is doing, in a few words; `pool` is the status of its pool, None where there is none (yet)."""
+    if run.outcome == "done":
+        return run.result
+    if run.outcome == "failed":
+        return "The run failed; the tab Parallel in the sidebar shows why"
+    if run.outcome == "cancelled":
+        return f"Cancelled after step {run.step} of {run.total}" if run.step else "Cancelled before the first step"
+    if run.step:
+        return f"Step {run.step} of {run.total}, {_short(run.seconds / run.step)} s per step"
+    workers = [worker["state"] for worker in pool["workers"]] if pool else []
+    crew = plural(len(workers), "worker")
+    if pool and pool["state"] == "starting":
+        return f"Starting {crew}, {workers.count('idle')} ready"
+    if "loading" in workers:
+        return f"Loading the model on {crew}, {workers.count('loaded')} ready"
+    if "sampling" in workers:
+        return f"Sampling on {crew}"
+    return "Preparing the run"
+
+
+def _short(number: float) -> str:
+    """Two significant digits, never as 1e-05: "0.41", "12", "0.0032"."""
+    if 0 < number < LEAST_SHOWN:
+        return f"below {LEAST_SHOWN}"
+    return f"{number:.0f}" if number >= 9.95 else f"{number:.2g}"

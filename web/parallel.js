@@ -1,0 +1,55 @@
+/** What ComfyUI's front end loads: the tab "Parallel" of the sidebar and the settings of the pools. */
+
+import { app } from "../../scripts/app.js";
+import { Panel } from "./panel.js";
+import { ask } from "./store.js";
+
+/** @type {Panel|undefined} */
+let panel;
+
+/** @param {number} minutes */
+async function setIdleMinutes(minutes) {
+  const body = JSON.stringify({ idle_minutes: minutes });
+  try {
+    await ask("/parallel/settings", { method: "POST", body });
+  } catch (error) {
+    app.extensionManager.toast.add({ severity: "error", summary: "Parallel", detail: error.message, life: 10000 });
+  }
+}
+
+app.registerExtension({
+  name: "CompactParallel.Panel",
+  settings: [
+    {
+      id: "CompactParallel.IdleMinutes",
+      category: ["Parallel", "Workers", "Idle time"],
+      name: "Stop idle workers after (minutes)",
+      tooltip:
+        "Workers that have had nothing to do for this long end and give back their memory; the next run starts them " +
+        "again.",
+      type: "number",
+      attrs: { min: 1, max: 10080, step: 1 },
+      defaultValue: 15,
+      onChange: setIdleMinutes,
+    },
+  ],
+  setup() {
+    const href = new URL("./parallel.css", import.meta.url).href;
+    document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href }));
+    app.extensionManager.registerSidebarTab({
+      id: "compact-parallel",
+      icon: "pi pi-server",
+      title: "Parallel",
+      tooltip: "Parallel: workers and runs",
+      type: "custom",
+      render(element) {
+        panel?.close();
+        panel = new Panel(element);
+      },
+      destroy() {
+        panel?.close();
+        panel = undefined;
+      },
+    });
+  },
+});
