@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .summary import plural
+
+log = logging.getLogger(__name__)
 
 LEAST_RATIO = 1.05
 """From here on the result says how much less was sent."""
@@ -53,7 +56,7 @@ class LiveRun:
 
 
 class Live:
-    """The runs by pool, and the listeners. What a listener raises ends the run: it must not raise."""
+    """The runs by pool, and the listeners. What a listener raises is logged: whoever looks on must not end a run."""
 
     def __init__(self) -> None:
         self._runs: dict[str, LiveRun] = {}
@@ -66,7 +69,10 @@ class Live:
     def changed(self) -> None:
         """A pool or a run is not what it was."""
         for listener in self._listeners:
-            listener()
+            try:
+                listener()
+            except Exception:
+                log.exception("The panel could not be told of a change.")
 
     def runs(self) -> list[LiveRun]:
         """The current or last run of every pool."""

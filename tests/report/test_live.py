@@ -107,3 +107,17 @@ def test_the_line_follows_the_pool_and_the_run(changes, pool, line):
 
 def test_a_failed_run_points_to_its_error():
     assert "the tab Parallel" in status_line(LiveRun("", 2, "Flux", outcome="failed", error="why\nmore"), None)
+
+
+def test_a_listener_that_raises_does_not_end_a_run(caplog):
+    live, told = Live(), []
+
+    def broken():
+        raise ValueError("the browser is gone")
+
+    live.listen(broken)
+    live.listen(lambda: told.append(1))
+    with live.run(LiveRun("", 2, "Flux"), KeyboardInterrupt):
+        pass
+    assert len(told) == 2
+    assert "the browser is gone" in caplog.text
