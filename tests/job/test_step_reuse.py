@@ -153,7 +153,7 @@ def test_scheduled_hooks_are_refused():
         1.0, 0.2, "linear", 0.0, 1.0, 3, False
     )[0]
     hooks = comfy.hooks.HookGroup()
-    hooks.add(comfy.hooks.WeightHook())
+    hooks.add(comfy.hooks.TransformerOptionsHook({"transformer_options": {}}))
     hooks.set_keyframes_on_hooks(keyframes)
     scheduled = [[tokens, {**about, "hooks": hooks}] for tokens, about in comfy_models.conditioning(1)]
     with pytest.raises(Unsupported, match="hooks with keyframes"):
