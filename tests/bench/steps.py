@@ -8,12 +8,13 @@ device.
   --mixture   the exact posterior mean of Gaussian mixtures, as flow and as epsilon model: 20 log10 of the relative
               error of the samples, mean in dB with the sign of PSNR (more is better);
   --caches    ComfyUI's EasyCache and LazyCache on the trained model: what one device can save without us;
-  --batch     seconds of Step Reuse on one worker (BatchStep) against stock ComfyUI on one thread.
+  --batch     seconds of Step Reuse on one worker (BatchStep) against stock ComfyUI.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)  # the most; all but --batch take one
     bench.begin(__file__)
     from steps_parts.batch import batches
     from steps_parts.caches import caches
