@@ -41,6 +41,9 @@ class OneDevice:
     def decide(self, accepted: int) -> int:
         return accepted
 
+    def stop(self) -> None:
+        self.capacity = 1
+
     def warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
 

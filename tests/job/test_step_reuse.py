@@ -20,6 +20,7 @@ import sampling
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
+from compact_parallel.runtime.parallel.step import groups
 from compact_parallel.runtime.pool.errors import JobFailed, WorkerDied
 from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error, report, sample_with
 
@@ -261,6 +262,23 @@ def test_workers_whose_latents_differ_take_worker_0s():
     patcher.add_wrapper(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, other_noise_on_rank_1)
     assert relative_error(ksampler(patcher, "flux", steps=STEPS), samples) < 1e-4
     assert report()["corrections"] > 0
+
+
+def judges_otherwise(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: worker 0 finds that a batch never pays, worker 1 that it always does."""
+    before = groups.WORTH_BATCHING
+    groups.WORTH_BATCHING = 2.0 if torch.distributed.get_rank() == 0 else -1e9
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        groups.WORTH_BATCHING = before
+
+
+def test_what_worker_0_finds_of_batches_counts():
+    patcher = stepped(2, 2, cfg_degree=2, changes={"tolerance": 0.0})
+    patcher.add_wrapper(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, judges_otherwise)
+    ksampler(patcher, "flux", steps=STEPS)
+    assert report()["accepted"] == [1, 1, 1, 2] + [1] * (STEPS - 5)
 
 
 def fails_ahead(executor, *args, **kwargs):

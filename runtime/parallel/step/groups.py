@@ -94,7 +94,13 @@ class StepGroups:
         with self._ledger.phase("exposed"):
             dist.broadcast(decision, src=0)
         accepted, self.capacity = decision.tolist()
+        if self.capacity < self._batches:  # worker 0 has given batches up, whatever they took here
+            self._batches = 0
         return accepted
+
+    def stop(self) -> None:
+        """No call is evaluated ahead any more."""
+        self.capacity, self._batches = 1, 0
 
     def warn(self, sentence: str) -> None:
         """A sentence for the report."""
@@ -117,7 +123,7 @@ class StepGroups:
             self._seconds_of_one = min(self._seconds_of_one, seconds)
             self.capacity = max(self.capacity, self._batches)
         elif calls > 1 and seconds > (1 - WORTH_BATCHING) * calls * self._seconds_of_one:
-            self.capacity, self._batches = self._axis.size, 0
+            self.capacity, self._batches = min(self.capacity, self._axis.size), 0
             self.warn(
                 "Step Reuse evaluates one call per worker at a time: as one batch, several took as long as one by one."
             )

@@ -54,6 +54,9 @@ class Evaluator(Protocol):
     def decide(self, accepted: int) -> int:
         """How many calls of a round are accepted: what rank 0 says, of `capacity` too."""
 
+    def stop(self) -> None:
+        """From the next round on no call is to be evaluated ahead."""
+
     def warn(self, sentence: str) -> None:
         """Something the person should know."""
 
@@ -145,7 +148,7 @@ class Rounds:
             return along_the_line(call, self.levels[self._calls : self._calls + count], predict)
         here, *ahead = self._replay.look_ahead(self._denoised, count, predict)
         if not _close(here.x, call.x, SAME_PATH * self._process.deviation(call.level)):
-            self._evaluator.capacity = 1
+            self._evaluator.stop()
             self._evaluator.warn(
                 "Step Reuse stopped: run again from its start, this sampler came to another latent, so the coming ones "
                 "cannot be foreseen; the rest of the steps ran one after the other."
