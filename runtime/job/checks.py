@@ -28,13 +28,17 @@ def devices_of(config: ParallelConfig) -> tuple[str, ...]:
     return devices
 
 
+def predicts_by_cfg(guider: Any) -> bool:
+    """Whether the guider combines its conditions as ComfyUI's CFGGuider does, not in a way of its own."""
+    return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
+
+
 def conditions_per_call(guider: Any) -> int:
     """How many conditions the guider evaluates at every model call."""
     given = sum(1 for conds in guider.conds.values() if conds)
-    # Guiders that predict in their own way inherit a `cfg` that means nothing to them.
-    uses_cfg = type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
     skips_negative = math.isclose(guider.cfg, 1.0) and not guider.model_options.get("disable_cfg1_optimization", False)
-    return min(given, 1) if uses_cfg and skips_negative else given
+    # Guiders that predict in their own way inherit a `cfg` that means nothing to them.
+    return min(given, 1) if predicts_by_cfg(guider) and skips_negative else given
 
 
 def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int = 1) -> Degrees:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import Unsupported
 from ..config import ConfigError, ParallelConfig, StepReuseConfig
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
+from .checks import predicts_by_cfg
 
 # Fewer rounds than this gain too little for what they risk.
 LEAST_ROUNDS = 2
@@ -20,12 +20,10 @@ LEAST_ROUNDS = 2
 
 @dataclass(frozen=True)
 class LookAhead:
-    """Step Reuse as a job gets it. `calls`: how many the sampler will make; 0 where nobody knows. `batches`: whether
-    one worker may evaluate several calls as one batch."""
+    """Step Reuse as a job gets it. `batches`: whether one worker may evaluate several calls as one batch."""
 
     config: StepReuseConfig
     kind: Kind | None = None
-    calls: int = 0
     batches: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -79,7 +77,7 @@ def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookA
             "gain from it)."
         )
     reason = _reason_against_batches(guider, arguments)
-    return LookAhead(reuse, kind, calls, not reason, (_unbatched(reason),) if reason else ())
+    return LookAhead(reuse, kind, not reason, (_unbatched(reason),) if reason else ())
 
 
 def calls_of(guider: Any, arguments: Any) -> int:
@@ -141,7 +139,7 @@ def _reason_against_batches(guider: Any, arguments: Any) -> str:
     functions += _wrappers_of(guider)
     if functions or options.get("context_handler") is not None:
         return "patches of this model may act by the step, and a batch would hold several"
-    if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
+    if not predicts_by_cfg(guider):
         return f"the guider {type(guider).__name__} may act by the step, and a batch would hold several"
     scheduled = ("start_percent", "end_percent", "clip_start_percent", "hooks", "control", "area", "mask")
     for conds in guider.conds.values():

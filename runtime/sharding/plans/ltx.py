@@ -13,6 +13,12 @@ from ..own import Own
 from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Plan, Split
 from .guards import CONTROL, INSIDE
 
+GUIDE_STRENGTH = Guard(
+    "transformer_blocks.first",
+    lambda arguments: arguments.get("self_attention_mask") is not None,
+    "a guide of another strength than 1",
+)
+
 
 def rope(pe: tuple[Tensor, bool], own: Own) -> tuple[Tensor, bool]:
     """The rotary table of the own tokens; the flag says how it is laid out."""
@@ -30,14 +36,6 @@ PLAN = Plan(
         AttentionScope("transformer_blocks.*.attn1", calls=(("video",),)),
         Gather("transformer_blocks.last", ("video",)),
     ),
-    guards=(
-        INSIDE,
-        CONTROL,
-        Guard(
-            "transformer_blocks.first",
-            lambda arguments: arguments.get("self_attention_mask") is not None,
-            "a guide of another strength than 1",
-        ),
-    ),
+    guards=(INSIDE, CONTROL, GUIDE_STRENGTH),
     blocks=(Blocks("transformer_blocks.*", (("x", ("video",), None),)),),
 )

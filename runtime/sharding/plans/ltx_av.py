@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Guard, Localise, Plan, Split, Whole
+from ..plan import AttentionScope, Gather, Localise, Plan, Split, Whole
 from .guards import CONTROL, PATCHES
-from .ltx import rope
+from .ltx import GUIDE_STRENGTH, rope
 
 
 @cache
@@ -51,13 +51,5 @@ PLAN = Plan(
         Whole("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
         Gather("transformer_blocks.last", ("video",), item=0),
     ),
-    guards=(
-        PATCHES,
-        CONTROL,
-        Guard(
-            "transformer_blocks.first",
-            lambda arguments: arguments.get("self_attention_mask") is not None,
-            "a guide of another strength than 1",
-        ),
-    ),
+    guards=(PATCHES, CONTROL, GUIDE_STRENGTH),
 )
