@@ -23,7 +23,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,9 +56,8 @@ class WrongUsage(Exception):
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code."""
     asked = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        asyncio.run(_run(asked))
+        asyncio.run(_until_a_signal(_run(asked)))
     except (WrongUsage, WrongOverride) as error:
         return _fail(WRONG_USAGE, str(error))
     except aiohttp.InvalidURL:
@@ -69,9 +68,21 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(CONNECTION_LOST, f"There is no ComfyUI server to talk to at {asked.server}: {error}")
     except OSError as error:
         return _fail(FAILED, f"{error.filename or asked.out}: {error.strerror or error}.")
-    except KeyboardInterrupt:
+    except (asyncio.CancelledError, KeyboardInterrupt):
         return _fail(INTERRUPTED, "Cancelled.")
     return FINE
+
+
+async def _until_a_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work, and cancels it where it waits when Ctrl+C or SIGTERM comes.
+
+    Python's own handler raises KeyboardInterrupt wherever the code happens to be. Within a coroutine that is not a
+    cancellation: it would end the command and leave the workflow running on the server.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(task.cancel))
+    await work
 
 
 def _parser() -> argparse.ArgumentParser:

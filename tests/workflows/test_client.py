@@ -17,7 +17,7 @@ import pytest
 from compact_parallel.workflows.client import Client, Executing, Interrupted
 from compact_parallel.workflows.client_command import WrongUsage, inside, load
 from compact_parallel.workflows.client_overrides import WrongOverride, override
-from live_server import ROOT, shipped
+from live_server import ROOT, shipped, workflow
 from PIL import Image
 
 COMMAND = [sys.executable, str(ROOT / "workflows/client.py")]
@@ -201,6 +201,25 @@ def test_a_signal_cancels_the_workflow_on_the_server_and_is_5(talk, tmp_path, nu
     prompt["5"]["inputs"].update(width=256, height=240)
     prompt["6"]["inputs"].update(steps=1, seed=90 + number)
     talk.run(prompt)  # it only comes to its turn when the endless one has ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_the_bar_is_drawn_cancels_too(talk, tmp_path, number):
+    """Python's own handler would raise there, past the code that tells the server."""
+    (tmp_path / "client.py").write_text(
+        "import os, runpy, sys\n"
+        "from tqdm import tqdm\n"
+        "update = tqdm.update\n"
+        f"tqdm.update = lambda bar, by=1: (update(bar, by), os.kill(os.getpid(), {int(number)}))\n"
+        f"sys.argv[0] = {COMMAND[1]!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, tmp_path / "client.py", "--server", talk.server.url, TINY, *SMALL, *ENDLESS]
+    command += ["--set", f"KSampler.seed={110 + number}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 5 and done.stderr.endswith("Cancelled.\n") and "Traceback" not in done.stderr
+    assert talk.server.get("/queue")["queue_pending"] == []
+    talk.run(workflow("tiny_stock", Empty_Latent__height=240, KSampler__steps=1, KSampler__seed=110 + number))
 
 
 def test_a_workflow_that_is_deleted_while_it_waits_is_an_interrupt(talk, tmp_path):
