@@ -17,7 +17,7 @@ COMPRESSION_MODES = ("auto", "off", "ratio", "quality", "codec")
 PREDICTORS = ("auto", "least_squares", "previous", "none")
 BACKENDS = ("auto", "nccl", "gloo")
 RING_EXCHANGES = ("all_gather", "ring", "displaced")
-DEGREES = ("cfg_degree", "step_degree", "ulysses_degree", "ring_degree")
+DEGREES = ("data_degree", "cfg_degree", "step_degree", "ulysses_degree", "ring_degree")
 WEIGHTS = ("replicate",)
 STEP_PREDICTORS = ("auto", "hold", "linear")
 ON_UNSUPPORTED = ("error", "run on one device")
@@ -128,6 +128,7 @@ class StrategyConfig(JsonForm):
     title = "Parallel Strategy"
     weights: str = "replicate"
     mode: str = "auto"
+    data_degree: int = 1
     cfg_degree: int = 1
     step_degree: int = 1
     ulysses_degree: int = 1
@@ -214,7 +215,7 @@ class StepReuseConfig(JsonForm):
     warmup_calls: int = 3
     tail_calls: int = 1
     predictor: str = "auto"
-    tolerance: float = 0.05
+    tolerance: float = 0.055
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, ("off", "look_ahead"))

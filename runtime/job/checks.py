@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import comfy.model_base
 import comfy.model_management
 import comfy.samplers
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
@@ -41,8 +43,14 @@ def conditions_per_call(guider: Any) -> int:
     return min(given, 1) if predicts_by_cfg(guider) and skips_negative else given
 
 
-def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int = 1) -> Degrees:
-    """The degrees of this job, which evaluates `look_ahead` calls at a time where it can.
+def batch_entries(guider: Any, noise: torch.Tensor) -> int:
+    """How many entries of a batch may go to different workers; `noise` (B, ...)."""
+    batch_is_frames = isinstance(guider.model_patcher.model, comfy.model_base.SVD_img2vid)
+    return 1 if batch_is_frames else noise.shape[0]
+
+
+def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int = 1, batch: int = 1) -> Degrees:
+    """The degrees of this job, which evaluates `look_ahead` calls of `batch` entries at a time where it can.
 
     Raises ConfigError or Unsupported, each with the way out.
     In mode "auto" they may multiply to less than `world`: a model whose tokens cannot be split shares its CFG only.
@@ -56,7 +64,7 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
         )
     against_cfg = _reason_against_cfg(guider.model_options)
     if config.strategy.mode == "manual":
-        degrees = manual_degrees(config.strategy, world, conditions)
+        degrees = manual_degrees(config.strategy, world, conditions, batch)
         if degrees.cfg > 1 and against_cfg:
             raise Unsupported(against_cfg)
     else:
@@ -66,6 +74,7 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
             splits_tokens=has_plan(module),
             heads=next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
             look_ahead=look_ahead,
+            batch=1 if _acts_inside(guider) else batch,
         )
         degrees = replace(degrees, overlap=config.strategy.overlap)
     if degrees.sequence > 1:
@@ -96,14 +105,32 @@ def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = Tru
     )
 
 
-def unmet(config: ParallelConfig, degrees: Degrees) -> list[str]:
-    """Warnings: what a person has asked for and does not get. `config` is as chosen, before "auto" is resolved."""
-    if config.compression.mode in ("auto", "off") or degrees.sequence > 1:
-        return []
-    return [
-        "Nothing was compressed: the workers share the conditions (cfg_degree), which sends one prediction per call. "
-        "Residual Compression acts on ulysses_degree and ring_degree."
-    ]
+def unmet(config: ParallelConfig, degrees: Degrees, guider: Any) -> list[str]:
+    """Warnings: what a person has asked for and does not get, or could have for less.
+
+    `config` is as chosen, before "auto" is resolved.
+    """
+    warnings = []
+    if config.compression.mode not in ("auto", "off") and degrees.sequence == 1:
+        warnings.append(
+            "Nothing was compressed: the workers share calls, batch entries or conditions, which sends one prediction "
+            "per call. Residual Compression acts on ulysses_degree and ring_degree."
+        )
+    shareable = conditions_per_call(guider) > 1 and not _reason_against_cfg(guider.model_options)
+    if shareable and degrees.cfg == 1 and degrees.step % 2 == 0:
+        warnings.append(
+            f"cfg_degree 2 with step_degree {degrees.step // 2} would be as fast here as step_degree {degrees.step} "
+            "and change the picture less: CFG is above 1, so every call has two halves to share."
+        )
+    return warnings
+
+
+def _acts_inside(guider: Any) -> bool:
+    """Whether patches or wrappers inside of the model may go by the whole batch (see parallel.data)."""
+    options = guider.model_options.get("transformer_options", {})
+    given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
+    wrapped = any(any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values()) for wrappers in given)
+    return wrapped or any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
 
 
 def _reason_against_cfg(model_options: dict) -> str:

@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import Unsupported
 from ..config import ConfigError, ParallelConfig, StepReuseConfig
+from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
 from .checks import predicts_by_cfg
@@ -91,11 +92,21 @@ def calls_of(guider: Any, arguments: Any) -> int:
     )
 
 
-def limited(ahead: LookAhead, step_degree: int) -> LookAhead:
-    """`ahead` on a mesh with this step_degree: without batches a round has one call per group."""
-    reach = ahead.config.look_ahead if ahead.batches else min(ahead.config.look_ahead, step_degree)
+def limited(ahead: LookAhead, degrees: Degrees, *, auto: bool) -> LookAhead:
+    """`ahead` on a mesh of these degrees: without batches a round has one call per group.
+
+    Where `auto` put all workers to better use it does nothing, with a warning. Raises Unsupported where it cannot do
+    anything else.
+    """
+    reach = ahead.config.look_ahead if ahead.batches else min(ahead.config.look_ahead, degrees.step)
     if not ahead.config.enabled or reach == ahead.config.look_ahead:
         return replace(ahead, warnings=() if ahead.config.enabled else ahead.warnings)
+    if reach == 1 and auto and degrees.world > 1:
+        shared = (
+            "Step Reuse did nothing: the workers share the conditions and the batch, which is as fast and changes "
+            "nothing. More workers would look ahead."
+        )
+        return LookAhead(StepReuseConfig(), ahead.kind, warnings=(shared,))
     if reach == 1:
         raise Unsupported(
             f"{ahead.warnings[0]} With step_degree 1 nothing is left to look ahead with; set step_degree of Parallel "

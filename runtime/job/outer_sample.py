@@ -27,7 +27,7 @@ from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
 from ..report.live import LiveRun, live, result_line
-from .checks import degrees_alone, degrees_for, devices_of, unmet
+from .checks import batch_entries, degrees_alone, degrees_for, devices_of, unmet
 from .look_ahead import chosen, limited, look_ahead_for
 from .memory import make_room, show_weights
 from .pickling import Local, ShippingError
@@ -96,8 +96,9 @@ class ParallelSampling(Local):
         started = time.perf_counter()
         guider = executor.class_obj
         ahead = look_ahead_for(self.config, guider, arguments)
-        degrees = degrees_for(self.config, len(devices), guider, ahead.config.look_ahead if ahead.config.enabled else 1)
-        ahead = limited(ahead, degrees.step)
+        reach = ahead.config.look_ahead if ahead.config.enabled else 1
+        degrees = degrees_for(self.config, len(devices), guider, reach, batch_entries(guider, arguments.noise))
+        ahead = limited(ahead, degrees, auto=self.config.strategy.mode == "auto")
         devices = devices[: degrees.world]
         wrappers = executor.wrappers[executor.idx + 1 :]
         pool = pool_for(self.config, devices)
@@ -125,7 +126,7 @@ class ParallelSampling(Local):
             compression=config.compression.to_json(),
             step_reuse=ahead.to_json(),
             accepted=result.ledgers[0]["accepted"],
-            warnings=[*unmet(self.config, degrees), *ahead.warnings],
+            warnings=[*unmet(self.config, degrees, guider), *ahead.warnings],
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - 1,

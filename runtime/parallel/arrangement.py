@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial, reduce
 from types import TracebackType
 from typing import Any
 
@@ -13,12 +14,13 @@ from ..attention.axis import Axis
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from .cfg import CfgParallel
+from .data import DataParallel
 from .mesh import Degrees
 from .sequence import sequence_parallel
 
 
 class Arrangement:
-    """Who evaluates which conditions, and which tokens. Its wire keeps its residual bases from use to use."""
+    """Who evaluates which conditions, batch entries and tokens. Its wire keeps its residual bases from use to use."""
 
     def __init__(
         self, patcher: Any, degrees: Degrees, axes: dict[str, Axis], make_wire: Callable[[], Wire], ledger: Ledger
@@ -26,6 +28,7 @@ class Arrangement:
         self.wrappers: dict[str, Callable] = {}
         if degrees.cfg > 1:
             self.wrappers[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
+        self._data = DataParallel(axes["data"], ledger) if degrees.data > 1 else None
         self._shard = None
         if degrees.sequence > 1:
             wire = make_wire()
@@ -35,9 +38,21 @@ class Arrangement:
     def in_use(self) -> Iterator[None]:
         """For the block's duration the model is sharded. Collective at its end: nothing is on its way any more."""
         with contextlib.ExitStack() as stack:
+            around_the_model = [self._data] if self._data is not None else []
             if self._shard is not None:
-                self.wrappers[WrappersMP.APPLY_MODEL] = stack.enter_context(self._shard())
+                around_the_model.append(stack.enter_context(self._shard()))
+            if around_the_model:
+                self.wrappers[WrappersMP.APPLY_MODEL] = reduce(_inside, around_the_model)
             yield
+
+
+def _inside(outer: Callable, inner: Callable) -> Callable:
+    """One wrapper that does what `inner` does within what `outer` does."""
+
+    def wrapper(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        return outer(partial(inner, executor), *args, **kwargs)
+
+    return wrapper
 
 
 class Arrangements:

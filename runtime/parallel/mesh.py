@@ -1,4 +1,4 @@
-"""The mesh: how the workers are arranged, cfg x step x ring x ulysses, ulysses varying fastest."""
+"""The mesh: how the workers are arranged, data x cfg x step x ring x ulysses, ulysses varying fastest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch.distributed as dist
 from ..attention.axis import Axis
 from ..config import ConfigError, StrategyConfig
 
-AXES = ("cfg", "step", "ring", "ulysses")
+AXES = ("data", "cfg", "step", "ring", "ulysses")
 
 
 @dataclass(frozen=True)
 class Degrees:
     """The size of every axis, and how its ranks exchange tensors (see config.StrategyConfig)."""
 
+    data: int = 1
     cfg: int = 1
     step: int = 1
     ring: int = 1
@@ -54,18 +55,25 @@ class Degrees:
         return cls(**data)
 
 
-def manual_degrees(strategy: StrategyConfig, world: int, conditions: int) -> Degrees:
-    """The degrees the user set; `conditions` is how many the guider evaluates at every call.
+def manual_degrees(strategy: StrategyConfig, world: int, conditions: int, batch: int = 1) -> Degrees:
+    """The degrees the user set; `conditions` is how many the guider evaluates at every call, of `batch` entries each.
 
-    Raises ConfigError when they do not multiply to `world` or there are fewer conditions than cfg_degree.
+    Raises ConfigError when they do not multiply to `world`, or there are fewer conditions than cfg_degree or fewer
+    entries than data_degree.
     """
     strategy.check_world(world)
+    if strategy.data_degree > batch:
+        raise ConfigError(
+            f"data_degree is {strategy.data_degree} but the latent has a batch of {batch}; set data_degree to {batch} "
+            f"or less, or batch_size of the latent to {strategy.data_degree} or more."
+        )
     if strategy.cfg_degree > max(1, conditions):
         raise ConfigError(
             f"cfg_degree is {strategy.cfg_degree} but the guider evaluates {conditions} "
             f"condition{'' if conditions == 1 else 's'} per call; set cfg_degree to {max(1, conditions)} or less."
         )
     return Degrees(
+        data=strategy.data_degree,
         cfg=strategy.cfg_degree,
         step=strategy.step_degree,
         ring=strategy.ring_degree,
@@ -76,28 +84,35 @@ def manual_degrees(strategy: StrategyConfig, world: int, conditions: int) -> Deg
 
 
 def auto_degrees(
-    world: int, *, conditions: int, splits_tokens: bool, heads: int | None, look_ahead: int = 1
+    world: int, *, conditions: int, splits_tokens: bool, heads: int | None, look_ahead: int = 1, batch: int = 1
 ) -> Degrees:
     """The degrees of mode "auto", for `world` workers or fewer.
 
     Args:
         conditions: how many conditions of a call may go to different workers (2 for CFG above 1).
-        look_ahead: how many calls Step Reuse evaluates at a time. They go to as many workers as divide the world.
-        splits_tokens: whether the model has a sequence-parallel plan. Without one only CFG can be shared, by two.
+        splits_tokens: whether the model has a sequence-parallel plan.
         heads: attention heads of the model, if known.
+        look_ahead: how many calls Step Reuse evaluates at a time.
+        batch: batch entries that may go to different workers.
 
-    CFG takes two workers where two conditions are evaluated and the world is even, the tokens take the rest: by Ulysses
-    where more than two workers share them and the heads divide (then it sends less), else by gathering K and V.
+    First what is exact and sends little: CFG takes two workers where two conditions are evaluated and the world is
+    even, then the batch entries take as many as divide both. Then as many as divide the rest look ahead. The tokens
+    take what is left: by Ulysses where more than two workers share them and the heads divide (then it sends less), else
+    by gathering K and V.
     """
-    step = max(degree for degree in range(1, look_ahead + 1) if world % degree == 0)
-    rest = world // step
-    cfg = 2 if conditions >= 2 and (rest % 2 == 0 or (not splits_tokens and rest > 1)) else 1
+    only_cfg = not splits_tokens and look_ahead == 1 and world > 1
+    cfg = 2 if conditions >= 2 and (world % 2 == 0 or only_cfg) else 1
+    rest = world // cfg
+    data = math.gcd(rest, batch)
+    rest //= data
+    step = max(degree for degree in range(1, look_ahead + 1) if rest % degree == 0)
+    rest //= step
+    degrees = Degrees(data=data, cfg=cfg, step=step)
     if not splits_tokens:
-        return Degrees(cfg=cfg, step=step)
-    rest //= cfg
+        return degrees
     if rest > 2 and heads is not None and heads % rest == 0:
-        return Degrees(cfg=cfg, step=step, ulysses=rest)
-    return Degrees(cfg=cfg, step=step, ring=rest)
+        return replace(degrees, ulysses=rest)
+    return replace(degrees, ring=rest)
 
 
 def one_by_one(degrees: Degrees, *, conditions: int, splits_tokens: bool) -> Degrees:

@@ -142,6 +142,14 @@ class OneMind:
         self._patcher.get_free_memory = lambda device: free_memory
         return x, timestep
 
+    def has_room(self, x: torch.Tensor, calls: int) -> bool:
+        """Whether `calls` calls of latents like `x` (B, ...) fit through the model as one batch, on every rank.
+
+        By ComfyUI's own estimate and with its own margin (samplers.calc_cond_batch); asked after `agree`.
+        """
+        needed = self._patcher.model.memory_required([calls * x.shape[0], *x.shape[1:]])
+        return needed * 1.5 < self._patcher.get_free_memory(x.device)
+
     def seen(self, denoised: torch.Tensor) -> None:
         """The model has said this; NaN or Inf stops all ranks when they agree next."""
         self._finite = bool(torch.isfinite(denoised).all())

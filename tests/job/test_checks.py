@@ -29,7 +29,16 @@ KNOWN = {"splits_tokens": True, "heads": 24}
         (3, 2, {"splits_tokens": False}, Degrees(cfg=2)),
         (4, 1, {"splits_tokens": False}, Degrees()),
         (2, 1, {"look_ahead": 2}, Degrees(step=2)),
-        (2, 2, {"look_ahead": 2}, Degrees(step=2)),
+        (2, 2, {"look_ahead": 2}, Degrees(cfg=2)),
+        (3, 2, {"look_ahead": 3}, Degrees(step=3)),
+        (3, 2, {"look_ahead": 3, "splits_tokens": False}, Degrees(step=3)),
+        (2, 1, {"batch": 4}, Degrees(data=2)),
+        (2, 1, {"batch": 3}, Degrees(ring=2)),
+        (2, 2, {"batch": 4}, Degrees(cfg=2)),
+        (4, 2, {"batch": 2, "look_ahead": 2}, Degrees(data=2, cfg=2)),
+        (8, 1, {"batch": 4, "look_ahead": 2}, Degrees(data=4, step=2)),
+        (6, 1, {"batch": 4, "heads": None}, Degrees(data=2, ring=3)),
+        (4, 1, {"batch": 2, "splits_tokens": False}, Degrees(data=2)),
         (4, 2, {"look_ahead": 2}, Degrees(cfg=2, step=2)),
         (8, 2, {"look_ahead": 2}, Degrees(cfg=2, step=2, ring=2)),
         (6, 1, {"look_ahead": 4}, Degrees(step=3, ring=2)),
@@ -65,6 +74,10 @@ def test_manual_degrees_are_taken_and_checked():
         manual_degrees(strategy, 4, 2)
     with pytest.raises(ConfigError, match=r"cfg_degree is 2 but the guider evaluates 1 condition per call"):
         manual_degrees(strategy, 6, 1)
+    strategy = StrategyConfig(mode="manual", data_degree=2)
+    assert manual_degrees(strategy, 2, 1, batch=3) == Degrees(data=2)
+    with pytest.raises(ConfigError, match=r"data_degree is 2 but the latent has a batch of 1; .* batch_size"):
+        manual_degrees(strategy, 2, 1, batch=1)
 
 
 def guider(kind, patcher=None):
@@ -108,12 +121,13 @@ def test_a_model_without_a_plan_shares_its_cfg_or_is_refused():
 
 
 def test_every_rank_is_once_on_every_axis():
-    degrees = Degrees(cfg=2, ring=3, ulysses=2)
+    degrees = Degrees(data=2, cfg=2, ring=3, ulysses=2)
     assert axis_ranks("ulysses", degrees)[0] == (0, 1)
     assert axis_ranks("ring", degrees)[0] == (0, 2, 4)
     assert axis_ranks("cfg", degrees)[0] == (0, 6)
-    for axis in ("cfg", "ring", "ulysses"):
-        assert sorted(rank for line in axis_ranks(axis, degrees) for rank in line) == list(range(12))
+    assert axis_ranks("data", degrees)[0] == (0, 12)
+    for axis in ("data", "cfg", "step", "ring", "ulysses"):
+        assert sorted(rank for line in axis_ranks(axis, degrees) for rank in line) == list(range(24))
 
 
 def test_conditions_are_shared_in_turns():
@@ -134,4 +148,19 @@ def test_conditions_are_shared_in_turns():
 )
 def test_compression_that_was_asked_for_and_does_nothing_is_said(mode, degrees, warned):
     config = ParallelConfig(compression=CompressionConfig(mode=mode))
-    assert bool(unmet(config, degrees)) == warned
+    assert bool(unmet(config, degrees, guider("cfg 3"))) == warned
+
+
+@pytest.mark.parametrize(
+    ("kind", "degrees", "warned"),
+    [
+        ("cfg 3", Degrees(step=2), True),
+        ("cfg 3", Degrees(step=4), True),
+        ("cfg 3", Degrees(step=3), False),
+        ("cfg 3", Degrees(cfg=2, step=2), False),
+        ("cfg 1", Degrees(step=2), False),
+    ],
+)
+def test_step_degree_where_cfg_degree_would_do_is_said(kind, degrees, warned):
+    warnings = unmet(ParallelConfig(), degrees, guider(kind))
+    assert [f"as fast here as step_degree {degrees.step}" in text for text in warnings] == [True] * warned

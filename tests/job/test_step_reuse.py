@@ -22,7 +22,18 @@ from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.parallel.step import groups
 from compact_parallel.runtime.pool.errors import JobFailed, WorkerDied
-from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error, report, sample_with
+from sampling import (
+    TOLERANCE,
+    expected,
+    ksampler,
+    masked_image,
+    model,
+    parallel,
+    pool,
+    relative_error,
+    report,
+    sample_with,
+)
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -49,7 +60,7 @@ MESHES = {
     "step 2 x ring 2": (4, 2, {"step_degree": 2, "ring_degree": 2}),
     "step 2 x ulysses 2": (4, 2, {"step_degree": 2, "ulysses_degree": 2}),
     "one worker, batches of 2": (1, 2, {}),
-    "auto": (2, 2, {}),
+    "auto": (4, 2, {}),
 }
 
 
@@ -279,6 +290,35 @@ def test_what_worker_0_finds_of_batches_counts():
     patcher.add_wrapper(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, judges_otherwise)
     ksampler(patcher, "flux", steps=STEPS)
     assert report()["accepted"] == [1, 1, 1, 2] + [1] * (STEPS - 5)
+
+
+def needs_much_memory(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: by its own estimate the model has room for one call at a time on worker 1, and no more."""
+    one = executor.class_obj.model_patcher.model.memory_required(list(args[0].shape))
+    measured = comfy.model_management.get_free_memory
+    if torch.distributed.get_rank() == 1:
+        little = 1.5 * 1.5 * one
+        comfy.model_management.get_free_memory = lambda device=None, both=False: (little, little) if both else little
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        comfy.model_management.get_free_memory = measured
+
+
+def test_no_batch_is_tried_that_one_device_has_no_room_for():
+    patcher = stepped(2, 2, cfg_degree=2, changes={"tolerance": 0.0})
+    patcher.add_wrapper(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, needs_much_memory)
+    ksampler(patcher, "flux", steps=STEPS)
+    assert report()["accepted"] == [1] * STEPS
+    assert any("memory of a device is too small for a batch" in warning for warning in report()["warnings"])
+
+
+def test_where_conditions_are_shared_exactly_nothing_is_left_to_guess():
+    latent = {"latent": masked_image("flux")}  # which rules out batches
+    samples = ksampler(stepped(2, 2), "flux", steps=STEPS, **latent)
+    assert relative_error(samples, ksampler(model("flux"), "flux", steps=STEPS, **latent)) < TOLERANCE
+    assert report()["strategy"]["cfg_degree"] == 2
+    assert any(warning.startswith("Step Reuse did nothing: the workers share") for warning in report()["warnings"])
 
 
 def fails_ahead(executor, *args, **kwargs):

@@ -5,6 +5,7 @@ B batch entries.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,7 +55,7 @@ class StepGroups:
         self._ledger = ledger
         # What one call takes is seen first: in the warm-up, or with several groups in a round of one call each.
         self._batches = look_ahead if batches and look_ahead > axis.size else 0
-        self.capacity = look_ahead if self._batches and axis.size == 1 else min(look_ahead, axis.size)
+        self.capacity = min(look_ahead, axis.size)
         self._seconds_of_one = float("inf")
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
@@ -67,7 +68,7 @@ class StepGroups:
             denoised = self._model(x, sigma, **extra)
             self._mind.seen(denoised)
         if self._axis.size == 1:
-            self._judge(1, _now(x) - started)
+            self._judge(x, 1, _now(x) - started)
         return denoised
 
     def together(self, index: int, call: Call, extra: dict) -> Call:
@@ -81,7 +82,7 @@ class StepGroups:
         self._arrangements.use(self._apart)
         started = _now(calls[0].x)
         evaluated = self._evaluate(index, [(place, calls[place]) for place in own], extra)
-        self._judge(len(own), _now(calls[0].x) - started)
+        self._judge(calls[0].x, len(own), _now(calls[0].x) - started)
         predictions = self._share(len(calls), evaluated, calls[0].x)
         self._mind.seen(predictions[0])
         return predictions
@@ -116,17 +117,20 @@ class StepGroups:
             sigma = torch.cat([call.sigma for _, call in own])
             return list(self._model(x, sigma, **extra).chunk(len(own)))
 
-    def _judge(self, calls: int, seconds: float) -> None:
-        """Batches are tried when one call's time is known. One that takes as long as its calls one by one gains nothing
-        and risks a rejection: back to one each."""
+    def _judge(self, x: Tensor, calls: int, seconds: float) -> None:
+        """Batches are tried when one call's time is known and there is room. One that takes as long as its calls one by
+        one gains nothing and risks a rejection: back to one each."""
         if calls == 1:
             self._seconds_of_one = min(self._seconds_of_one, seconds)
+            if self._batches > self.capacity and not self._mind.has_room(x, math.ceil(self._batches / self._axis.size)):
+                self._give_batches_up("the memory of a device is too small for a batch of several")
             self.capacity = max(self.capacity, self._batches)
         elif calls > 1 and seconds > (1 - WORTH_BATCHING) * calls * self._seconds_of_one:
-            self.capacity, self._batches = min(self.capacity, self._axis.size), 0
-            self.warn(
-                "Step Reuse evaluates one call per worker at a time: as one batch, several took as long as one by one."
-            )
+            self._give_batches_up("as one batch, several took as long as one by one")
+
+    def _give_batches_up(self, reason: str) -> None:
+        self.capacity, self._batches = min(self.capacity, self._axis.size), 0
+        self.warn(f"Step Reuse evaluates one call per worker at a time: {reason}.")
 
     def _share(self, count: int, evaluated: list[Tensor], like: Tensor) -> list[Tensor]:
         """All `count` predictions, in order; each group has those of its own calls. One latent each on every link."""
