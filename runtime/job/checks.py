@@ -15,7 +15,11 @@ from comfy.patcher_extension import WrappersMP
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
-from ..sharding.plans import has_plan, plan_for
+from ..sharding.plans import has_plan, plan_for, splits_rows
+from .conditions import reason_against_cfg
+
+# What a condition may hold that acts inside of the model.
+STEERING = ("control", "gligen")
 
 
 def devices_of(config: ParallelConfig) -> tuple[str, ...]:
@@ -62,7 +66,7 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
             "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
             "Model divides the conditions by itself (cfg_degree 2)."
         )
-    against_cfg = _reason_against_cfg(guider.model_options)
+    against_cfg = reason_against_cfg(guider.model_options)
     if config.strategy.mode == "manual":
         degrees = manual_degrees(config.strategy, world, conditions, batch)
         if degrees.cfg > 1 and against_cfg:
@@ -72,7 +76,9 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
             world,
             conditions=1 if against_cfg else conditions,
             splits_tokens=has_plan(module),
-            heads=next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
+            heads=None
+            if splits_rows(module)
+            else next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
             look_ahead=look_ahead,
             batch=1 if _acts_inside(guider) else batch,
         )
@@ -96,12 +102,18 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
 
 
 def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = True) -> Degrees:
-    """The degrees of the same workers for a call that is evaluated alone."""
-    against_cfg = _reason_against_cfg(guider.model_options)
+    """The degrees of the same workers for a call that is evaluated alone.
+
+    The tokens are split only where no guard of the model's plan may refuse it: that it is alone is not asked for.
+    """
+    module = guider.model_patcher.model.diffusion_model
+    against_cfg = reason_against_cfg(guider.model_options)
+    steered = any(cond.get(key) for conds in guider.conds.values() for cond in conds or [] for key in STEERING)
+    may_split_tokens = may_split_tokens and not steered and not _acts_inside(guider)
     return one_by_one(
         degrees,
         conditions=1 if against_cfg else conditions_per_call(guider),
-        splits_tokens=may_split_tokens and has_plan(guider.model_patcher.model.diffusion_model),
+        splits_tokens=may_split_tokens and has_plan(module) and not (splits_rows(module) and degrees.ulysses > 1),
     )
 
 
@@ -116,7 +128,7 @@ def unmet(config: ParallelConfig, degrees: Degrees, guider: Any) -> list[str]:
             "Nothing was compressed: the workers share calls, batch entries or conditions, which sends one prediction "
             "per call. Residual Compression acts on ulysses_degree and ring_degree."
         )
-    shareable = conditions_per_call(guider) > 1 and not _reason_against_cfg(guider.model_options)
+    shareable = conditions_per_call(guider) > 1 and not reason_against_cfg(guider.model_options)
     if shareable and degrees.cfg == 1 and degrees.step % 2 == 0:
         warnings.append(
             f"cfg_degree 2 with step_degree {degrees.step // 2} would be as fast here as step_degree {degrees.step} "
@@ -131,19 +143,3 @@ def _acts_inside(guider: Any) -> bool:
     given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
     wrapped = any(any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values()) for wrappers in given)
     return wrapped or any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
-
-
-def _reason_against_cfg(model_options: dict) -> str:
-    """Why the conditions of a call cannot go to different workers; empty when they can."""
-    if "sampler_calc_cond_batch_function" in model_options:
-        return (
-            "A patch on this model evaluates the conditions itself (sampler_calc_cond_batch_function), so cfg_degree "
-            "cannot divide them; set cfg_degree to 1."
-        )
-    cache = model_options.get("transformer_options", {}).get("easycache")
-    if getattr(cache, "name", "") == "EasyCache":
-        return (
-            "EasyCache decides by the first condition what all of them do, which cfg_degree puts on different workers; "
-            "set cfg_degree to 1 or use LazyCache."
-        )
-    return ""

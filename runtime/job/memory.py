@@ -48,6 +48,15 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
         """Going out of sight parks nothing; the pool lives on."""
 
 
+def put_at_rest(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Take a model off its device, and off it what is applied to it for sampling here, such as a LoRA."""
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
+    if any(model is not None and model.clone_base_uuid == patcher.clone_base_uuid for model in loaded):
+        comfy.model_management.unload_model_and_clones(patcher, unload_additional_models=False, all_devices=True)
+    if patcher.backup or patcher.object_patches_backup:
+        patcher.unpatch_model(patcher.offload_device)
+
+
 def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
     """Before a run: take the parent's own copy of the model off its device, and off the workers' what is in the way.
 

@@ -18,15 +18,6 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 
-def path_modules() -> dict[str, str]:
-    """{name: file} of every loaded module whose name is a file path, as ComfyUI names custom nodes and extras."""
-    return {
-        name: module.__file__
-        for name, module in list(sys.modules.items())
-        if os.path.isabs(name) and getattr(module, "__file__", None)
-    }
-
-
 def under_dotted_path(obj: Any) -> tuple[str, str] | None:
     """(module name, qualified name) of a class, function or module that lives under a file path with a dot in it.
 
@@ -71,6 +62,9 @@ class PathModules(importlib.abc.MetaPathFinder):
         `import` takes what stands before a dot for a package, so it cannot load "/ComfyUI-0.30/comfy_extras/nodes_x".
         Raises ModuleNotFoundError for a name that is not in the table.
         """
+        package = name.rpartition(".")[0]
+        if package in self.table:  # which may import this module in its turn
+            self.load(package)
         if name not in sys.modules:
             spec = self.find_spec(name, None)
             if spec is None or spec.loader is None:
@@ -116,9 +110,28 @@ class IdlePromptServer(importlib.abc.MetaPathFinder):
         return spec
 
 
+class UtilsOfComfyUI(importlib.abc.MetaPathFinder):
+    """Finds ComfyUI's package `utils`, which its server imports.
+
+    ComfyUI's main.py imports it before custom nodes are loaded; then the folder `comfy`, whose utils.py would be found
+    first, comes to the front of the path, which a worker gets as it is by then.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of `utils` in ComfyUI's own folder; None for any other name."""
+        comfy = importlib.util.find_spec("comfy") if fullname == "utils" else None
+        if comfy is None:
+            return None
+        folders = [os.path.dirname(folder) for folder in comfy.submodule_search_locations or ()]
+        return importlib.machinery.PathFinder.find_spec(fullname, folders)
+
+
 def install_finders() -> PathModules:
-    """Install both finders in this process. Returns the one whose table each job extends."""
+    """Install the finders in this process. Returns the one whose table each job extends."""
     finder = PathModules()
     sys.meta_path.insert(0, IdlePromptServer())
+    sys.meta_path.insert(0, UtilsOfComfyUI())
     sys.meta_path.insert(0, finder)
     return finder

@@ -1,19 +1,24 @@
-"""A ModelPatcher travels as a recipe (how its loader made it) and a delta (what the workflow changed since)."""
+"""A ModelPatcher travels as a recipe (how its loader made it) and a delta (what the workflow changed since).
+
+A model whose loader left no recipe, such as a ControlNet, travels itself: its structure pickled, each tensor an entry
+of the shared store.
+"""
 
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import comfy.model_base
-import comfy.model_patcher
 import torch
+from comfy.model_patcher import ModelPatcher
 
+from .modules import PathModules
 from .pickling import JobPickler, JobUnpickler, ShippingError
 
 # What belongs to a patcher in its own process: the module, where it lies, and what is applied to it just now.
@@ -37,46 +42,83 @@ _OWN = {
 }
 
 
-def describe(patcher: comfy.model_patcher.ModelPatcher) -> str:
+def describe(patcher: ModelPatcher) -> str:
     """What to call a model in a message."""
     return f"{type(patcher.model).__name__} ({type(patcher).__name__})"
 
 
-def recipe_of(patcher: comfy.model_patcher.ModelPatcher) -> bytes:
-    """The call that makes the model again, with the age of the files it names, so that a replaced file is reloaded.
+@dataclass(frozen=True)
+class Recipe:
+    """How a worker gets a patcher's model: `stream` for `cook`, with the stored tensors and the packs it refers to.
 
-    Raises ShippingError for a model whose loader left no recipe.
+    Equal streams make equal models, so that a worker which has made one keeps it.
     """
-    if patcher.cached_patcher_init is None:
-        raise ShippingError(
-            f"{describe(patcher)} was made by a loader that keeps no recipe (cached_patcher_init), so the workers "
-            "cannot load it; use ComfyUI's own loader for it, bypass the node that brings it in, or set on_unsupported "
-            'of Parallel Model to "run on one device".'
-        )
-    factory, arguments, *index = patcher.cached_patcher_init
-    files = [(a, os.stat(a).st_mtime_ns) for a in arguments if isinstance(a, str) and os.path.isfile(a)]
-    return cloudpickle.dumps((factory, arguments, index, files))
+
+    stream: bytes
+    tensor_keys: frozenset[str]
+    roots: frozenset[str]
 
 
-def cook(recipe: bytes) -> comfy.model_patcher.ModelPatcher:
-    """Make a model from its recipe, with weights that are mapped from the file, not copied."""
-    factory, arguments, index, _files = pickle.loads(recipe)
+def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
+    """The call of its loader that makes the model again; for a model whose loader left none, the model itself.
+
+    A recipe holds the age of the files it names, so that a replaced file is reloaded. A model itself travels as it is
+    at rest: unpatched, and off the device.
+
+    Raises ShippingError for a model that has no recipe and cannot be pickled.
+    """
+    pickler = JobPickler(directory)
+    if patcher.cached_patcher_init is not None:
+        factory, arguments, *index = patcher.cached_patcher_init
+        files = [(a, os.stat(a).st_mtime_ns) for a in arguments if isinstance(a, str) and os.path.isfile(a)]
+        pickler.write((_from_loader, (factory, arguments, index, files)), f"The loader of {describe(patcher)}")
+    else:
+        made = (_from_module, (patcher.model, patcher.load_device, patcher.offload_device))
+        pickler.write(made, f"{describe(patcher)}, whose loader keeps no recipe (cached_patcher_init),")
+        if pickler.patchers:
+            raise ShippingError(
+                f"{describe(patcher)}, whose loader keeps no recipe (cached_patcher_init), cannot be sent to the "
+                f"workers: it holds another model, {describe(pickler.patchers[0])}. Bypass the node that loads it, or "
+                'set on_unsupported of Parallel Model to "run on one device".'
+            )
+    return Recipe(pickler.stream(), frozenset(pickler.tensor_keys), frozenset(pickler.roots()))
+
+
+def cook(stream: bytes, directory: Path, device: torch.device, modules: PathModules) -> ModelPatcher:
+    """Make a model from its recipe, with weights that are mapped from the file or the store, not copied."""
+    make, arguments = JobUnpickler(stream, [], directory, device, modules).read()
+    return make(*arguments)
+
+
+def _from_loader(factory: Callable, arguments: tuple, index: list[int], _files: list) -> ModelPatcher:
     with mapped_weights():
         made = factory(*arguments)
     return made[index[0]] if index else made
 
 
-def write_delta(patcher: comfy.model_patcher.ModelPatcher, pickler: JobPickler) -> None:
-    """Write all that the workflow hung on the patcher, one piece per attribute so that an error names the attribute."""
+def _from_module(model: torch.nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
+    return ModelPatcher(model, load_device, offload_device)
+
+
+def write_delta(patcher: ModelPatcher, pickler: JobPickler) -> None:
+    """Write all that the workflow hung on the patcher, one piece per attribute so that an error names the attribute.
+
+    A worker makes a plain patcher around a module; of which class it is to be comes with it. Dynamic loading is for
+    processes that run ComfyUI's main.py.
+    """
     kept = {name: value for name, value in vars(patcher).items() if name not in _OWN}
-    pickler.write(list(kept), describe(patcher))
+    plain = patcher.cached_patcher_init is not None or patcher.is_dynamic()
+    pickler.write((None if plain else type(patcher), list(kept)), describe(patcher))
     for name, value in kept.items():
         pickler.write(value, f"{name.replace('_', ' ').capitalize()} of {describe(patcher)}")
 
 
-def read_delta(patcher: comfy.model_patcher.ModelPatcher, unpickler: JobUnpickler) -> None:
+def read_delta(patcher: ModelPatcher, unpickler: JobUnpickler) -> None:
     """Give a worker's clone what `write_delta` wrote of the parent's patcher."""
-    for name in unpickler.read():
+    kind, names = unpickler.read()
+    if kind is not None:
+        patcher.__class__ = kind
+    for name in names:
         setattr(patcher, name, unpickler.read())
 
 

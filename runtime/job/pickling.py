@@ -7,15 +7,21 @@ What must not travel by value is written as a persistent id:
 - a module (or config, or latent format) that belongs to such a patcher's model: the patcher's number and a dotted path;
 - a device that is not the CPU: nothing, the worker's own device takes its place;
 - a class or function of a file whose path has a dot: the path and its name, which `import` could not follow;
+- ComfyUI's server: nothing, the worker's own, which never starts, takes its place;
 - `Local` objects: what belongs to the parent only, such as the pool; nothing travels, a pass-through takes its place.
+What needs help to travel by value is in reducers.py.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import pickle
+import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -23,7 +29,10 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from .memory import put_at_rest
 from .modules import PathModules, attribute, under_dotted_path
+from .packs import Packs
+from .reducers import reduction
 from .store import INLINE_BYTES, get, put
 
 
@@ -38,6 +47,11 @@ class Local:
 def pass_through(executor: Callable, *args: Any, **kwargs: Any) -> Any:
     """The wrapper that does nothing."""
     return executor(*args, **kwargs)
+
+
+_EMPTY = CellType()
+# Of these come most objects of a module, and none needs a persistent id.
+_BUILT_IN = {bool, bytes, dict, float, int, list, set, str, tuple, OrderedDict, type(None)}
 
 
 def _own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
@@ -66,17 +80,24 @@ class JobPickler(cloudpickle.Pickler):
         super().__init__(self._stream)
         self.tensor_keys: set[str] = set()
         self.patchers: list[comfy.model_patcher.ModelPatcher] = []
+        self.packs = Packs()
         self._directory = directory
         self._parts: dict[int, tuple[int, str]] = {}
-        self._tensors: dict[int, torch.Tensor] = {}
+        self._tensors: dict[int, tuple[int, torch.Tensor]] = {}
+        self._roots: dict[str, str | None] = {}
+        self._of_packs: list[tuple[Any, str]] = []
 
     def write(self, value: Any, what: str) -> None:
         """Add one piece. Raises ShippingError naming `what` when it holds something that cannot travel."""
         try:
             self.dump(value)
         except (TypeError, pickle.PicklingError, AttributeError, ValueError, RuntimeError) as error:
+            if isinstance(error, ShippingError):
+                raise
+            pack = self._culprit()
+            by = f" (custom node pack {pack})" if pack else ""
             raise ShippingError(
-                f"{what} cannot be sent to the workers: {error}. Bypass the node that puts it there, or set "
+                f"{what}{by} cannot be sent to the workers: {error}. Bypass the node that puts it there, or set "
                 'on_unsupported of Parallel Model to "run on one device".'
             ) from error
 
@@ -84,8 +105,14 @@ class JobPickler(cloudpickle.Pickler):
         """All pieces so far."""
         return self._stream.getvalue()
 
+    def roots(self) -> set[str]:
+        """The packs whose code the pieces so far refer to; see packs.py."""
+        return {root for _, root in self._of_packs}
+
     def persistent_id(self, obj: Any) -> tuple | None:
         """Called by pickle for every object; None lets it travel by value."""
+        if type(obj) in _BUILT_IN:
+            return None
         if isinstance(obj, torch.Tensor):
             return self._tensor_id(obj)
         if isinstance(obj, comfy.model_patcher.ModelPatcher):
@@ -94,35 +121,89 @@ class JobPickler(cloudpickle.Pickler):
             return ("device",)
         if isinstance(obj, Local):
             return ("local",)
+        if _is_server(obj):
+            return ("server",)
+        self._note(obj)
         if place := under_dotted_path(obj):
             return ("global", *place)
+        self._register_patchers_of(obj)
         part = self._parts.get(id(obj))
         return None if part is None else ("part", *part)
 
+    def reducer_override(self, obj: Any) -> Any:
+        """Called by pickle for what travels by value."""
+        reduced = reduction(obj)
+        return super().reducer_override(obj) if reduced is None else reduced
+
     def patcher_number(self, patcher: comfy.model_patcher.ModelPatcher) -> int:
-        """The patcher's number in this job, given on first sight."""
+        """The patcher's number in this job, given on first sight. A model without a recipe travels itself, at rest."""
         for number, known in enumerate(self.patchers):
             if known is patcher:
                 return number
         number = len(self.patchers)
         self.patchers.append(patcher)
+        if patcher.cached_patcher_init is None:
+            put_at_rest(patcher)
         for key, path in _own_parts(patcher).items():
             self._parts.setdefault(key, (number, path))
         return number
 
+    def _register_patchers_of(self, obj: Any) -> None:
+        """Whoever holds a patcher (a ControlNet, a VAE) may hold its module beside it, and come to that first."""
+        if isinstance(obj, FunctionType):
+            held = [cell.cell_contents for cell in obj.__closure__ or () if cell != _EMPTY]
+        else:
+            held = () if isinstance(obj, (type, ModuleType)) else getattr(obj, "__dict__", {}).values()
+        for value in held:
+            if isinstance(value, comfy.model_patcher.ModelPatcher):
+                self.patcher_number(value)
+
+    def _note(self, obj: Any) -> None:
+        """Remember what is of a pack."""
+        definer = obj if isinstance(obj, (FunctionType, type)) else type(obj)
+        name = obj.__name__ if isinstance(obj, ModuleType) else definer.__module__
+        if name not in self._roots:
+            self._roots[name] = self.packs.root_of(name)
+        if root := self._roots[name]:
+            self._of_packs.append((obj, root))
+
+    def _culprit(self) -> str | None:
+        """After a failure: the pack of the innermost object that cannot travel by itself."""
+        for obj, root in reversed(self._of_packs):
+            if (name := self.packs.name_of(root)) and not self._travels(obj):
+                return name
+        return None
+
+    def _travels(self, obj: Any) -> bool:
+        alone = JobPickler(self._directory)
+        alone.patchers, alone._parts = list(self.patchers), dict(self._parts)
+        try:
+            alone.dump(obj)
+        except Exception:  # whatever it is, it is what `write` is telling about
+            return False
+        return True
+
     def _tensor_id(self, tensor: torch.Tensor) -> tuple | None:
-        """The persistent id of a tensor; None for subclasses that pickle themselves (quantised ones)."""
+        """The persistent id of a tensor; None for subclasses, which travel as what they are made of."""
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
             return None
-        self._tensors[id(tensor)] = tensor  # keeps it alive, so that no other tensor gets its id during this job
+        # The pair keeps it alive, so that no other tensor gets its id during this job.
+        token, _ = self._tensors.setdefault(id(tensor), (len(self._tensors), tensor))
         is_parameter = isinstance(tensor, torch.nn.Parameter)
-        flags = (id(tensor), is_parameter, tensor.requires_grad, tensor.device.type != "cpu")
+        if tensor.is_meta:
+            return ("meta", (token, is_parameter, tensor.requires_grad, False), tensor.dtype, tuple(tensor.shape))
+        flags = (token, is_parameter, tensor.requires_grad, tensor.device.type != "cpu")
         if tensor.numel() * tensor.element_size() <= INLINE_BYTES:
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             return ("tensor", flags, data, tensor.dtype, tuple(tensor.shape))
         key = put(self._directory, tensor)
         self.tensor_keys.add(key)
         return ("stored", flags, key)
+
+
+def _is_server(obj: Any) -> bool:
+    server = sys.modules.get("server")
+    return server is not None and obj is getattr(getattr(server, "PromptServer", None), "instance", None)
 
 
 class JobUnpickler(pickle.Unpickler):
@@ -158,6 +239,8 @@ class JobUnpickler(pickle.Unpickler):
                 return self._tensor(flags, lambda: _from_bytes(data, dtype, shape))
             case ("stored", flags, key):
                 return self._tensor(flags, lambda: get(self._directory, key))
+            case ("meta", flags, dtype, shape):
+                return self._tensor(flags, lambda: torch.empty(shape, dtype=dtype, device="meta"))
             case ("patcher", number):
                 return self._patchers[number]
             case ("part", number, path):
@@ -166,6 +249,8 @@ class JobUnpickler(pickle.Unpickler):
                 return self._device
             case ("global", module, qualified_name):
                 return attribute(self._modules.load(module), qualified_name)
+            case ("server",):
+                return importlib.import_module("server").PromptServer.instance
             case ("local",):
                 return pass_through
         raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")

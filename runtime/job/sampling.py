@@ -17,7 +17,9 @@ from comfy.sampler_helpers import get_additional_models
 
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees
-from .modules import PathModules, path_modules
+from ..pool.errors import Refused
+from .modules import PathModules
+from .packs import adopt, pack_in
 from .patcher import cook, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
 from .store import keep_only
@@ -88,7 +90,6 @@ class SamplingJob:
         guider = self.guider
         additional, _ = get_additional_models(guider.conds, guider.model_patcher.model_dtype())
         for patcher in (guider.model_patcher, *additional):  # their parts are known before anything refers to them
-            recipe_of(patcher)  # refused here, not after the weights of a ControlNet were written to the store
             pickler.patcher_number(patcher)
         state = {name: value for name, value in vars(guider).items() if name not in _GUIDER_OWN}
         pickler.write((type(guider), state), f"The guider {type(guider).__name__}")
@@ -102,11 +103,16 @@ class SamplingJob:
         while described < len(pickler.patchers):  # a delta may name further patchers
             write_delta(pickler.patchers[described], pickler)
             described += 1
-        keep_only(directory, pickler.tensor_keys)
+        by_model = {id(patcher.model): recipe_of(patcher, directory) for patcher in _one_each(pickler.patchers)}
+        recipes = [by_model[id(patcher.model)] for patcher in pickler.patchers]
+        roots = pickler.roots().union(*(recipe.roots for recipe in recipes))
+        pickler.write(pickler.packs.states(roots), "What a custom node pack remembers")
+        keep_only(directory, pickler.tensor_keys, frozenset().union(*(recipe.tensor_keys for recipe in recipes)))
         return pickle.dumps(
             {
-                "modules": path_modules(),
-                "recipes": [recipe_of(patcher) for patcher in pickler.patchers],
+                "modules": pickler.packs.modules(),
+                "packs": pickler.packs.names(),
+                "recipes": [recipe.stream for recipe in recipes],
                 "stream": pickler.stream(),
                 "config": self.config.to_json(),
                 "degrees": self.degrees.to_json(),
@@ -116,10 +122,15 @@ class SamplingJob:
         )
 
 
+def _one_each(patchers: list[comfy.model_patcher.ModelPatcher]) -> list[comfy.model_patcher.ModelPatcher]:
+    """One patcher of every model; clones share theirs."""
+    return list({id(patcher.model): patcher for patcher in patchers}.values())
+
+
 class JobRebuilder:
     """Rebuilds jobs in a worker, and keeps the models they were made from for the next one.
 
-    One model more stays: workflows such as Wan 2.2's sample with two in turn.
+    Those of the job before stay, too: workflows such as Wan 2.2's sample with two in turn.
     """
 
     def __init__(self, finder: PathModules, directory: Path, device: torch.device) -> None:
@@ -127,15 +138,33 @@ class JobRebuilder:
         self._directory = directory
         self._device = device
         self._models: dict[bytes, comfy.model_patcher.ModelPatcher] = {}
+        self._current: set[bytes] = set()
+        self._previous: set[bytes] = set()
 
     def rebuild(self, payload: bytes) -> SamplingJob:
-        """The job behind `payload`. Models already loaded from the same recipe are used again."""
+        """The job behind `payload`. Models already loaded from the same recipe are used again.
+
+        Raises Refused when the code of a custom node pack fails here, such as one that cannot be imported twice.
+        """
         data = pickle.loads(payload)
         self._finder.table.update(data["modules"])
         importlib.invalidate_caches()
+        try:
+            return self._rebuild(data)
+        except Exception as error:
+            if pack := pack_in(error, data["packs"]):
+                raise Refused(
+                    f"Code of the custom node pack {pack} failed in a worker ({type(error).__name__}: {error}). Bypass "
+                    'its nodes, or set on_unsupported of Parallel Model to "run on one device".'
+                ) from error
+            raise
+
+    def _rebuild(self, data: dict) -> SamplingJob:
         recipes = data["recipes"]
-        kept = [recipe for recipe in self._models if recipe not in recipes][-1:]
-        self._models = {recipe: self._models.get(recipe) or cook(recipe) for recipe in dict.fromkeys((*kept, *recipes))}
+        if set(recipes) != self._current:
+            self._previous, self._current = self._current, set(recipes)
+        kept = {recipe: model for recipe, model in self._models.items() if recipe in self._previous | self._current}
+        self._models = kept | {recipe: self._cook(recipe) for recipe in self._current - kept.keys()}
         patchers = [self._models[recipe].clone() for recipe in recipes]
         unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device, self._finder)
         kind, state = unpickler.read()
@@ -147,6 +176,7 @@ class JobRebuilder:
         _sampler, wrappers, arguments, random_state = (unpickler.read() for _ in range(4))
         for patcher in patchers:
             read_delta(patcher, unpickler)
+        adopt(unpickler.read(), self._finder)
         return SamplingJob(
             guider=guider,
             arguments=arguments,
@@ -157,3 +187,6 @@ class JobRebuilder:
             alone=Degrees.from_json(data["alone"]),
             batches=data["batches"],
         )
+
+    def _cook(self, recipe: bytes) -> comfy.model_patcher.ModelPatcher:
+        return cook(recipe, self._directory, self._device, self._finder)

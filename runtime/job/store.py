@@ -1,21 +1,27 @@
 """A shared store of tensors: each is written once, under the hash of its content, and mapped by every worker.
 
-A LoRA that stays the same is so sent once, however many runs use it.
+A LoRA or a ControlNet that stays the same is so sent once, however many runs use it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Set
 from pathlib import Path
 
 import blake3
 import safetensors
 import safetensors.torch
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 # A file and a mapping cost more than copying so few bytes into the job.
 INLINE_BYTES = 64 * 1024
 _SUFFIX = ".safetensors"
+_LISTING = "models.json"
+_WINDOWS = 64
+_WINDOW_BYTES = 1024
 
 
 def content_hash(tensor: torch.Tensor) -> str:
@@ -25,12 +31,52 @@ def content_hash(tensor: torch.Tensor) -> str:
     return digest.hexdigest(length=20)
 
 
+class KnownHashes:
+    """Remembers the hash of large tensors, so that weights of gigabytes are read once and not at every run.
+
+    A tensor is known by the memory it lies in (its storage while that lives, offset, shape, strides) and believed to be
+    unchanged while its version (torch counts writes, though not those to inference tensors or through `.data`) and a
+    sample of its bytes (64 windows of 1 KiB, evenly spread from first to last) are.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple, tuple[StorageWeakRef, tuple, str]] = {}
+
+    def hash_of(self, tensor: torch.Tensor) -> str:
+        """`content_hash` of a tensor, wherever it lies."""
+        if not tensor.is_contiguous() or tensor.numel() * tensor.element_size() <= INLINE_BYTES:
+            return content_hash(tensor.detach().cpu().contiguous())
+        storage = StorageWeakRef(tensor.untyped_storage())
+        place = (storage.cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.dtype)
+        state = (None if tensor.is_inference() else tensor._version, _sample(tensor))
+        known = self._known.get(place)
+        if known is None or known[0].expired() or known[1] != state:
+            self._forget_the_dead()
+            known = self._known[place] = (storage, state, content_hash(tensor.detach().cpu()))
+        return known[2]
+
+    def _forget_the_dead(self) -> None:
+        self._known = {place: known for place, known in self._known.items() if not known[0].expired()}
+
+
+def _sample(tensor: torch.Tensor) -> bytes:
+    """The digest of a few windows of a contiguous tensor's bytes."""
+    data = tensor.detach().reshape(-1).view(torch.uint8)
+    step = (data.numel() - _WINDOW_BYTES) // (_WINDOWS - 1)
+    windows = data.as_strided((_WINDOWS, _WINDOW_BYTES), (step, 1), data.storage_offset())
+    # The division leaves a rest: the last window is taken from the end.
+    return blake3.blake3(torch.cat((windows[:-1].reshape(-1), data[-_WINDOW_BYTES:])).cpu().numpy()).digest()
+
+
+_known = KnownHashes()
+
+
 def put(directory: Path, tensor: torch.Tensor) -> str:
     """Write a tensor unless it is there already. Returns its key. Raises OSError where it cannot be written."""
-    data = tensor.detach().cpu().contiguous()
-    key = content_hash(data)
+    key = _known.hash_of(tensor)
     path = directory / f"{key}{_SUFFIX}"
     if not path.exists():
+        data = tensor.detach().cpu().contiguous()
         partial = path.with_suffix(".partial")
         try:
             safetensors.torch.save_file({"tensor": data}, partial)
@@ -45,13 +91,20 @@ def put(directory: Path, tensor: torch.Tensor) -> str:
     return key
 
 
-def keep_only(directory: Path, keys: set[str]) -> None:
-    """Delete every stored tensor but these. Workers that still map one keep it until they let go.
+def keep_only(directory: Path, keys: Set[str], weights: Set[str] = frozenset()) -> None:
+    """Delete every stored tensor but these.
 
-    Windows deletes no file that is mapped; it goes with a later call.
+    `weights` are the keys of models. They stay until two other models came: workflows may sample with two in turn, and
+    the workers keep as many. Workers that still map a tensor keep it until they let go. Windows deletes no file that is
+    mapped; it goes with a later call.
     """
+    listing = directory / _LISTING
+    current, previous = json.loads(listing.read_text()) if listing.exists() else ([], [])
+    if set(current) != weights:
+        current, previous = sorted(weights), current
+        listing.write_text(json.dumps([current, previous]))
     for path in directory.glob(f"*{_SUFFIX}"):
-        if path.stem not in keys:
+        if path.stem not in keys | weights | set(previous):
             with contextlib.suppress(PermissionError):
                 path.unlink(missing_ok=True)
 

@@ -1,9 +1,9 @@
-"""Sequence parallelism: every rank runs the model on its part of the tokens."""
+"""Sequence parallelism: every rank runs the model on its part of the tokens, or of the rows of a picture."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,14 +12,16 @@ from ..attention.axis import Axis
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
-from ..sharding.plans import plan_for
-from ..sharding.shard import Sharding, batch_slots
+from ..sharding.hooks import Hooked
+from ..sharding.shard import batch_slots
+from ..sharding.split import split_over_ranks
 from .mesh import Degrees
 
 OVERRIDE = "optimized_attention_override"
+NOT_COMPILED = "torch.compile does not apply to a model whose rows are split (ring_degree); cfg_degree keeps it."
 
 
-@contextmanager
+@contextlib.contextmanager
 def sequence_parallel(
     patcher: Any,
     degrees: Degrees,
@@ -40,14 +42,14 @@ def sequence_parallel(
         ledger=ledger,
         overlap=degrees.overlap,
     )
-    with attention, Sharding(module, plan_for(module), attention) as sharding:
+    with attention, split_over_ranks(module, attention) as sharding:
         yield _ApplyModel(sharding)
 
 
 class _ApplyModel:
     """The APPLY_MODEL wrapper: names the batch entries for the residual streams and puts our attention in place."""
 
-    def __init__(self, sharding: Sharding) -> None:
+    def __init__(self, sharding: Hooked) -> None:
         self._sharding = sharding
 
     def __call__(
@@ -64,4 +66,8 @@ class _ApplyModel:
         self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
         previous = transformer_options.get(OVERRIDE)
         options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
-        return executor(x, t, c_concat, c_crossattn, control, options, **conditioning)
+        with contextlib.ExitStack() as stack:
+            if not self._sharding.runs_compiled and hasattr(executor.class_obj.diffusion_model, "_orig_mod"):
+                self._sharding.attention.ledger.warn(NOT_COMPILED)
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            return executor(x, t, c_concat, c_crossattn, control, options, **conditioning)

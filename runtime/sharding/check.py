@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .shard import Sharding, Slots
+from .hooks import Hooked, Slots
 
 
-def evaluate_whole(sharding: Sharding, *args: Any, **kwargs: Any) -> Any:
+def evaluate_whole(sharding: Hooked, *args: Any, **kwargs: Any) -> Any:
     """The model's output without the sharding, whose hooks come off for it and are as they were afterwards."""
     attached = sharding.attached
     options = kwargs.pop("transformer_options", {})
@@ -21,7 +21,7 @@ def evaluate_whole(sharding: Sharding, *args: Any, **kwargs: Any) -> Any:
             sharding.attach()
 
 
-def evaluate_split(sharding: Sharding, slots: Slots, *args: Any, **kwargs: Any) -> Any:
+def evaluate_split(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) -> Any:
     """The model's output with the sharding. A compressing wire moves on by one call."""
     attached = sharding.attached
     options = kwargs.pop("transformer_options", {})
@@ -44,7 +44,7 @@ def difference(split: Any, whole: Any) -> float:
     return max(float((split - whole).double().norm() / whole.double().norm()) for split, whole in pairs)
 
 
-def self_check(sharding: Sharding, slots: Slots, *args: Any, **kwargs: Any) -> float:
+def self_check(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) -> float:
     """The difference of one evaluation of the model on these inputs, the same on every rank.
 
     A compressing wire's error is part of the result.

@@ -6,13 +6,14 @@ named_modules(), where one part may be `*` (every child), `first` or `last` (of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..attention.errors import Unsupported
+from .family import Family, Guard
 from .own import Own
 
 __all__ = [
@@ -164,36 +165,13 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Guard:
-    """Before `path` runs ("" is the model itself), `refuses` looks at its arguments by name; True refuses the job.
-
-    `reason` completes the sentence "Flux cannot be split over ranks with ...". All ranks see the same arguments; the
-    module itself is among them as "self".
-    """
-
-    path: str
-    refuses: Callable[[Mapping[str, Any]], bool]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
+class Plan(Family):
     """How one model family is split: `joint` names the segments of its sequence in the order the model joins them.
 
-    `models` are the classes it is right for, as "module.Class"; a subclass may do something else and is not included.
     Without `blocks`, nothing may look at the tokens between the blocks, which a guard must see to.
     """
 
-    family: str
-    models: tuple[str, ...]
     joint: tuple[str, ...]
     actions: tuple[Action, ...]
     guards: tuple[Guard, ...] = ()
     blocks: tuple[Blocks, ...] = ()
-
-    def refuse(self, what: str) -> Unsupported:
-        """The error that says what of this family cannot be split, and which setting avoids it."""
-        return Unsupported(
-            f"{self.family} cannot be split over ranks with {what}; "
-            "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
-        )

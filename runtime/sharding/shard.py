@@ -6,21 +6,19 @@ B batch, L own tokens, N all tokens, C channels.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .arguments import argument, children, positions, replaced
+from .arguments import argument, positions, replaced
+from .hooks import Hooked, Slots
 from .own import Own, local_control
 from .patches import between_blocks
 from .plan import (
@@ -37,11 +35,6 @@ from .plan import (
     Unsupported,
     Whole,
 )
-
-# The names of the positional arguments of ComfyUI's attention functions (comfy/ldm/modules/attention.py).
-_ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
-
-Slots = tuple[tuple[str, int], ...]
 
 
 def batch_slots(options: Mapping[str, Any], batch: int) -> Slots:
@@ -83,52 +76,30 @@ class _Forward:
     scope_module: nn.Module | None = None
     scope_path: str = ""
     scope_calls: int = 0
-    entered: Counter[str] = field(default_factory=Counter)
     key_mask: Tensor | None = None
     copies: dict[tuple[int, Any], tuple[Any, Any]] = field(default_factory=dict)
 
 
-class Sharding:
-    """A model split by a plan. As a context manager it holds the hooks; nothing of it stays on the model afterwards.
-
-    Before each forward say `begin_forward(slots)`, and give the model's transformer_options the `attention_override`.
-    Everything refused raises Unsupported, on all ranks at the same place.
-    """
+class Sharding(Hooked):
+    """A model whose tokens are split by a plan; see `Hooked`."""
 
     def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
-        self.module = module
-        self.plan = plan
-        self.attention = attention
-        self._slots: Slots = ()
+        super().__init__(module, plan, attention)
         self._forward = _Forward()
-        self._handles: list[RemovableHandle] = []
         self._callers: dict[str, Callable[..., Tensor]] = {}
 
-    def __enter__(self) -> Sharding:
-        self.attach()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
-
     def attach(self) -> None:
-        """Puts the hooks on the modules the plan names. Raises Unsupported, and puts none, when the model lacks one."""
+        """See `Hooked.attach`."""
         guards = [(guard, module) for guard in self.plan.guards for _, module in self._resolve(guard.path)]
         actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
         blocks = [(each, *found) for each in self.plan.blocks for found in self._resolve(each.path)]
-        self._handles.append(self.module.register_forward_pre_hook(self._start, with_kwargs=True))
+        self._before(self.module, self._start)
         self._handles.append(self.module.register_forward_hook(self._end))
-        for guard, module in guards:
-            hook = partial(self._guard, guard.refuses, guard.reason)
-            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        self._attach_guards(guards)
         for each, path, module in blocks:
             for name, segments, _ in each.tokens:
                 split = partial(self._change_argument, name, partial(self._split_block, segments))
-                self._handles.append(
-                    module.register_forward_pre_hook(partial(split, positions(module)), with_kwargs=True)
-                )
+                self._before(module, partial(split, positions(module)))
             self._handles.append(module.register_forward_hook(partial(self._gather_block, each, path)))
         for action, path, module in actions:
             self._attach_action(action, path, module)
@@ -138,42 +109,14 @@ class Sharding:
 
     def detach(self) -> None:
         """Takes the hooks off again and forgets the last forward."""
-        while self._handles:
-            self._handles.pop().remove()
+        super().detach()
         for name, function in self._callers.items():
             sys.modules[name].optimized_attention = function
         self._callers.clear()
         self._forward = _Forward()
 
-    @property
-    def attached(self) -> bool:
-        """Whether the hooks are on the model."""
-        return bool(self._handles)
-
-    def begin_forward(self, slots: Slots) -> None:
-        """The next forwards are for these batch entries: (cond, sample index) each, see `batch_slots`."""
-        self._slots = slots
-
-    def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
-        """What to put into transformer_options["optimized_attention_override"]; `previous` is what was there."""
-
-        def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-            return self._override(partial(previous, func) if previous is not None else func, *args, **kwargs)
-
-        return override
-
-    def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if self._forward.scope is None:
-            return func(*args, **kwargs)
-        return self._attend(func, **dict(zip(_ATTENTION_ARGUMENTS, args)), **kwargs)
-
-    def _resolve(self, path: str) -> list[tuple[str, nn.Module]]:
-        found = [("", self.module)]
-        for part in path.split(".") if path else ():
-            found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
-        if not found and "*" not in path:
-            raise self.plan.refuse(f"no {path} in the model")
-        return found
+    def _splits_attention(self) -> bool:
+        return self._forward.scope is not None
 
     def _attach_action(self, action: Action, path: str, module: nn.Module) -> None:
         match action:
@@ -186,13 +129,13 @@ class Sharding:
                     Residuals: self._cut_residuals,
                 }[type(action)]
                 hook = partial(self._change_argument, action.arg, partial(change, action), positions(module))
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                self._before(module, hook)
             case AttentionScope():
                 self._handles.append(module.register_forward_pre_hook(partial(self._enter_scope, action, path)))
                 self._handles.append(module.register_forward_hook(self._leave_scope))
             case Whole():
                 hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), positions(module))
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                self._before(module, hook)
                 if action.cut:
                     self._handles.append(module.register_forward_hook(partial(self._cut, action)))
             case Gather():
@@ -200,6 +143,7 @@ class Sharding:
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(positions(module), args)), **kwargs}
+        self._entered.clear()
         self._forward = _Forward(whole_between=bool(self.plan.blocks) and between_blocks(given))
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -207,17 +151,6 @@ class Sharding:
         self._forward = _Forward()
         if unfinished:
             raise self.plan.refuse("a patch that keeps its last layer from running")
-
-    def _guard(
-        self,
-        refuses: Callable[[Mapping[str, Any]], bool],
-        reason: str,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        if refuses({**dict(zip(positions(module), args)), **kwargs, "self": module}):
-            raise self.plan.refuse(reason)
 
     def _change_argument(
         self,
@@ -314,12 +247,6 @@ class Sharding:
         if self._forward.whole_between and action.outside:
             return output
         return self._own((action.segment,)).tokens(output)
-
-    def _named(self, path: str) -> str:
-        """A name of its own for each time a module runs in a forward, the same in every forward."""
-        self._forward.entered[path] += 1
-        times = self._forward.entered[path]
-        return path if times == 1 else f"{path}, run {times}"
 
     def _own(self, segments: tuple[str, ...]) -> Own:
         return Own(self._layout(segments), self.attention.part, self._forward.whole_between)

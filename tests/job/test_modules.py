@@ -7,7 +7,8 @@ import importlib.util
 import sys
 
 import pytest
-from compact_parallel.runtime.job.modules import path_modules
+import torch
+from compact_parallel.runtime.job.packs import Packs
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, relative_error
 
@@ -79,7 +80,7 @@ def patched(pack):
 @pytest.mark.parametrize("kind", ["pack", "extra"])
 def test_a_class_of_a_custom_node_works_in_the_workers(kind, request):
     pack = request.getfixturevalue(kind)
-    assert pack.__name__ in path_modules()
+    assert pack.__name__ in Packs().modules()
     stock = ksampler(patched(pack), "flux")
     assert relative_error(ksampler(parallel(patched(pack), 2, ring_degree=2), "flux"), stock) < TOLERANCE
     assert relative_error(stock, ksampler(model("flux"), "flux")) > 100 * TOLERANCE
@@ -87,6 +88,8 @@ def test_a_class_of_a_custom_node_works_in_the_workers(kind, request):
 
 def test_a_custom_node_whose_file_is_gone_is_named(pack, tmp_path):
     (tmp_path / "fixture.pack" / "strength.py").unlink()
-    with pytest.raises(JobFailed, match=r"fixture\.pack/strength\.py"):
+    with pytest.raises(JobFailed, match=r"custom node pack fixture\.pack failed.*fixture\.pack/strength\.py.*Bypass"):
         ksampler(parallel(patched(pack), 2, ring_degree=2), "flux")
+    fallback = parallel(patched(pack), 2, on_unsupported="run on one device", ring_degree=2)
+    assert torch.equal(ksampler(fallback, "flux"), ksampler(patched(pack), "flux"))
     ksampler(parallel(model("flux"), 2, ring_degree=2), "flux")

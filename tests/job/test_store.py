@@ -38,14 +38,78 @@ def test_shape_and_dtype_are_content():
     assert len(keys) == 3
 
 
+def stored(directory) -> set[str]:
+    return {path.stem for path in directory.glob("*.safetensors")}
+
+
 def test_what_is_not_kept_is_deleted(tmp_path):
     kept, gone = put(tmp_path, torch.ones(3)), put(tmp_path, torch.zeros(3))
     mapped = get(tmp_path, gone)
     keep_only(tmp_path, {kept})
-    assert [path.stem for path in tmp_path.iterdir()] == [kept]
+    assert stored(tmp_path) == {kept}
     assert torch.equal(mapped, torch.zeros(3))  # who maps it keeps it
     with pytest.raises(FileNotFoundError):
         get(tmp_path, gone)
+
+
+def test_weights_of_two_models_in_turn_stay_and_those_of_a_third_take_the_place_of_the_older(tmp_path):
+    def job(number: int) -> tuple[str, str]:
+        weights, noise = put(tmp_path, torch.full((3,), float(number))), put(tmp_path, torch.randn(4))
+        keep_only(tmp_path, {noise}, {weights})
+        return weights, noise
+
+    for number in (1, 1, 2, 2, 1):
+        first, _ = job(number)
+    second, noise = job(2)
+    assert stored(tmp_path) == {first, second, noise}
+    third, noise = job(3)
+    assert stored(tmp_path) == {second, third, noise}
+
+
+def counted(monkeypatch) -> list[int]:
+    """The sizes of the tensors that are hashed whole from now on."""
+    sizes = []
+
+    def counting(tensor):
+        sizes.append(tensor.numel())
+        return content_hash(tensor)
+
+    monkeypatch.setattr("compact_parallel.runtime.job.store.content_hash", counting)
+    return sizes
+
+
+WRITES = {
+    "in place": lambda tensor: tensor.mul_(2),
+    "through data": lambda tensor: tensor.data.add_(1),
+    "copied over": lambda tensor: tensor.copy_(torch.randn(tensor.shape)),
+    "the last value": lambda tensor: tensor[-1].fill_(9),
+}
+
+
+@pytest.mark.parametrize("inference", (False, True), ids=("versioned", "inference"))
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_large_tensor_is_hashed_once_and_again_when_it_was_written_to(tmp_path, monkeypatch, write, inference):
+    sizes = counted(monkeypatch)
+    with torch.inference_mode(inference):
+        tensor = torch.randn(200_000)
+        key = put(tmp_path, tensor)
+        assert put(tmp_path, torch.nn.Parameter(tensor, requires_grad=False)) == key
+        assert put(tmp_path, tensor.view(-1)) == key
+        assert sizes == [200_000]
+        write(tensor)
+        changed = put(tmp_path, tensor)
+    assert changed != key and len(sizes) == 2
+    assert torch.equal(get(tmp_path, changed), tensor)
+
+
+def test_new_memory_at_an_old_address_is_not_taken_for_what_was_there(tmp_path):
+    keys = set()
+    for number in range(20):
+        tensor = torch.zeros(100_000)
+        tensor[1000 + number] = 1.0  # which the sample of its bytes may miss
+        keys.add(put(tmp_path, tensor))
+        del tensor
+    assert len(keys) == 20
 
 
 def test_writing_to_a_mapped_tensor_changes_no_other_reader(tmp_path):

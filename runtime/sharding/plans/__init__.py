@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..plan import Plan, Unsupported
+from ..rows.plan import RowPlan
 from . import (
     ace,
     aura,
@@ -24,6 +25,7 @@ from . import (
     qwen,
     sd3,
     stable_audio,
+    unet,
     wan,
 )
 
@@ -54,6 +56,7 @@ PLANS = (
     stable_audio.PLAN,
     ace.PLAN,
 )
+ROW_PLANS = (unet.PLAN,)
 
 
 def has_plan(module: nn.Module) -> bool:
@@ -61,7 +64,12 @@ def has_plan(module: nn.Module) -> bool:
     return _find(module) is not None
 
 
-def plan_for(module: nn.Module) -> Plan:
+def splits_rows(module: nn.Module) -> bool:
+    """Whether the plan of this diffusion module splits the rows of a picture, along one axis of the mesh."""
+    return isinstance(_find(module), RowPlan)
+
+
+def plan_for(module: nn.Module) -> Plan | RowPlan:
     """The plan of a diffusion module, by its class. Raises Unsupported, naming the class, when there is none."""
     plan = _find(module)
     if plan is None:
@@ -72,6 +80,6 @@ def plan_for(module: nn.Module) -> Plan:
     return plan
 
 
-def _find(module: nn.Module) -> Plan | None:
+def _find(module: nn.Module) -> Plan | RowPlan | None:
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
-    return next((plan for plan in PLANS if kind in plan.models), None)
+    return next((plan for plan in (*PLANS, *ROW_PLANS) if kind in plan.models), None)

@@ -1,0 +1,91 @@
+"""What keeps the conditions of a model call together, so that they cannot go to different workers."""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Callable, Iterable, Iterator
+from types import CellType, CodeType
+from typing import Any
+
+# Functions that ComfyUI calls with the predictions of all conditions.
+AROUND_CFG = ("sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_cfg_function")
+OUTPUT_PATCHES = ("attn1_output_patch", "attn2_output_patch")
+
+
+def reason_against_cfg(model_options: dict) -> str:
+    """Why the conditions of a call cannot go to different workers; empty when they can."""
+    if "sampler_calc_cond_batch_function" in model_options:
+        return (
+            "A patch on this model evaluates the conditions itself (sampler_calc_cond_batch_function), so cfg_degree "
+            "cannot divide them; set cfg_degree to 1."
+        )
+    options = model_options.get("transformer_options", {})
+    for kind in OUTPUT_PATCHES:
+        if any(_may_name(patch, "cond_or_uncond") for patch in options.get("patches", {}).get(kind, ())):
+            return (
+                f"A patch on the output of attention ({kind}), such as NAG, puts the conditions of a call together, "
+                "which cfg_degree takes apart; set cfg_degree to 1."
+            )
+    around = [function for kind in AROUND_CFG for function in _as_list(model_options.get(kind))]
+    if _share_state(_inside(options), around):
+        return (
+            "A patch remembers what it sees inside of the model for a function that acts after CFG, as Self-Attention "
+            "Guidance does, and with cfg_degree each worker sees one condition only; set cfg_degree to 1."
+        )
+    cache = options.get("easycache")
+    if getattr(cache, "name", "") == "EasyCache":
+        return (
+            "EasyCache decides by the first condition what all of them do, which cfg_degree puts on different workers; "
+            "set cfg_degree to 1 or use LazyCache."
+        )
+    return ""
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
+
+
+def _inside(options: dict) -> Iterator[Callable]:
+    """All patches that are called within the model."""
+    for patches in options.get("patches", {}).values():
+        yield from patches
+    for blocks in options.get("patches_replace", {}).values():
+        yield from blocks.values()
+
+
+def _share_state(inside: Iterable[Callable], around: Iterable[Callable]) -> bool:
+    """Whether something that a function of `inside` writes is there for one of `around` to read."""
+    read = {id(shared) for function in around for shared in (*_cells(function).values(), *_owner(function))}
+    written = (shared for function in inside for shared in (*_written(function), *_owner(function)))
+    return any(id(shared) in read for shared in written)
+
+
+def _owner(function: Callable) -> list[Any]:
+    """The object whose method, or which itself, is called."""
+    owner = getattr(function, "__self__", None)
+    return [owner] if owner is not None else [] if hasattr(function, "__code__") else [function]
+
+
+def _cells(function: Callable) -> dict[str, CellType]:
+    """The variables of the surrounding function that it can see."""
+    code = getattr(function, "__code__", None)
+    return dict(zip(code.co_freevars, function.__closure__ or ())) if code is not None else {}
+
+
+def _written(function: Callable) -> list[CellType]:
+    """Those of `_cells` that it assigns to."""
+    cells = _cells(function)
+    stored = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"} if cells else ()
+    return [cell for name, cell in cells.items() if name in stored]
+
+
+def _may_name(function: Callable, word: str) -> bool:
+    """Whether the code of `function` has this string in it; True where there is no code to look at."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return code is None or _names(code, word)
+
+
+def _names(code: CodeType, word: str) -> bool:
+    return any(
+        constant == word or (isinstance(constant, CodeType) and _names(constant, word)) for constant in code.co_consts
+    )

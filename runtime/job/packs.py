@@ -1,0 +1,142 @@
+"""Custom node packs: whose code a thing on the model is, and what a pack's modules remember."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import comfy.utils
+import torch
+
+from .modules import PathModules
+
+_COMFYUI = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(comfy.utils.__file__))), "")
+_CUSTOM_NODES = os.path.join(_COMFYUI, "custom_nodes", "")
+_THIS_PACK = __name__.removesuffix(".runtime.job.packs")
+_DEEPEST = 10
+_SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Tensor)
+
+
+class Packs:
+    """The custom nodes that ComfyUI has loaded in this process, its own extras among them.
+
+    It names a pack's module by the path of its folder, dots replaced, and that of a single file by the file's path.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
+        for name, module in _loaded().items():
+            file = getattr(module, "__file__", None)
+            if not file or not os.path.isabs(name) or name == _THIS_PACK:
+                continue
+            folder = os.path.dirname(file)
+            if os.path.splitext(file)[0] == name:
+                self._files[file] = name
+            elif folder.replace(".", "_x_") == name:
+                self._folders[folder + os.sep] = name
+
+    def root_of(self, module_name: str) -> str | None:
+        """The pack's module, of whose folder a module is, whatever its name; None outside all packs."""
+        file = getattr(sys.modules.get(module_name), "__file__", None) or ""
+        if not file.startswith(tuple(self._folders)):
+            return self._files.get(file)
+        return next(name for folder, name in self._folders.items() if file.startswith(folder))
+
+    def name_of(self, root: str | None) -> str | None:
+        """What people call a pack: its folder or file. None for ComfyUI's own extras."""
+        home = next((home for home, name in (self._files | self._folders).items() if name == root), None)
+        if home is None or (home.startswith(_COMFYUI) and not home.startswith(_CUSTOM_NODES)):
+            return None
+        return os.path.basename(home.rstrip(os.sep))
+
+    def modules(self) -> dict[str, str]:
+        """{name: file} of every loaded module of every pack, also those it imports by names of its own."""
+        return {
+            name: module.__file__
+            for name, module in _loaded().items()
+            if getattr(module, "__file__", None) and (os.path.isabs(name) or self.root_of(name))
+        }
+
+    def names(self) -> dict[str, str]:
+        """{file: what people call its pack} of every loaded module of every pack that is not ComfyUI's own."""
+        named = {file: self.name_of(self.root_of(name)) for name, file in self.modules().items()}
+        return {file: name for file, name in named.items() if name}
+
+    def states(self, roots: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """{module: {name: value}} of the plain data in the global variables of these packs' modules.
+
+        A node may set such a variable when it runs, here, and a patch may read it when it samples, there. Plain data
+        are numbers, strings, tensors, devices, dtypes, and containers of them; of a dict, and of an object of a pack's
+        own class, the entries that are. What else a module holds (servers, locks, classes, models) is in a worker as
+        its import made it.
+        """
+        wanted = set(roots)
+        given = {name: vars(module) for name, module in _loaded().items() if self.root_of(name) in wanted}
+        return {name: state for name, variables in given.items() if (state := _data_in(variables))}
+
+
+def pack_in(error: BaseException, names: dict[str, str]) -> str | None:
+    """The pack whose code was the last to run, of those in `names`, when an error was raised; None if there is none."""
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((names[file] for file in reversed(frames) if file in names), None)
+
+
+def adopt(states: dict[str, dict[str, Any]], modules: PathModules) -> None:
+    """Give the modules of this process the variables that `Packs.states` found in another."""
+    for name, state in states.items():
+        _update(vars(modules.load(name)), state)
+
+
+def _loaded() -> dict[str, ModuleType]:
+    return {name: module for name, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
+
+
+def _data_in(variables: dict) -> dict[str, Any]:
+    return {name: value for name, value in _plain_entries(variables).items() if not name.startswith("__")}
+
+
+def _plain_entries(entries: dict, depth: int = 0) -> dict:
+    plain = {}
+    for name, value in entries.items():
+        if _is_plain(value, depth):
+            plain[name] = value
+        elif depth < _DEEPEST and (some := _plain_entries(_entries_of(value), depth + 1)):
+            plain[name] = _Some(some)
+    return plain
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is data throughout. One that holds itself is not."""
+    if depth > _DEEPEST:
+        return False
+    if type(value) is dict:
+        return all(_is_plain(key, depth + 1) and _is_plain(entry, depth + 1) for key, entry in value.items())
+    if type(value) in (list, tuple, set, frozenset):
+        return all(_is_plain(entry, depth + 1) for entry in value)
+    return type(value) in _SCALARS
+
+
+def _entries_of(value: Any) -> dict:
+    """What may be changed one by one: the entries of a dict, and the attributes of an object of a pack's own class."""
+    if type(value) is dict:
+        return value
+    of_a_pack = type(value) is SimpleNamespace or os.path.isabs(type(value).__module__)
+    return vars(value) if of_a_pack and hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module) else {}
+
+
+class _Some(dict):
+    """Some entries: those that are plain data."""
+
+
+def _update(variables: dict, state: dict) -> None:
+    """A container that is plain throughout is replaced, so that it is the same object everywhere in the job."""
+    for name, value in state.items():
+        if isinstance(value, _Some):
+            _update(_entries_of(variables.get(name)), value)
+        else:
+            variables[name] = value

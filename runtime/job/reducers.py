@@ -1,0 +1,158 @@
+"""How objects travel that pickle and cloudpickle refuse or change: functions in functions, model configs, modules."""
+
+from __future__ import annotations
+
+import sys
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+import comfy.supported_models_base
+import torch
+
+from .modules import attribute
+
+# What ComfyUI's memory management hangs on modules while it has them on a device. A worker's own does so by itself.
+_OF_THIS_PROCESS = {
+    "_pin_state",
+    "_pins",
+    "_prefetch",
+    "_v",
+    "_v_signature",
+    "bias_lowvram_function",
+    "comfy_force_cast_weights",
+    "comfy_patched_weights",
+    "current_weight_patches_uuid",
+    "dynamic_patchers",
+    "dynamic_pins",
+    "dynamic_vbars",
+    "lowvram_patch_counter",
+    "model_loaded_weight_memory",
+    "model_lowvram",
+    "model_offload_buffer_memory",
+    "seed_key",
+    "weight_lowvram_function",
+}
+
+# Empty on modules that were on a device once; their classes say the same.
+_MAY_BE_EMPTY = {"bias_function", "weight_function"}
+# The patcher whose run a model is in.
+_PATCHER = "current_patcher"
+
+
+def reduction(obj: Any) -> tuple | None:
+    """How to pickle `obj`, as `__reduce__` says it; None for what needs no help."""
+    if isinstance(obj, FunctionType):
+        return _function(obj)
+    if isinstance(obj, CellType):
+        return _cell(obj)
+    if isinstance(obj, torch.Tensor):
+        return _tensor(obj)
+    if isinstance(obj, torch.nn.Module):
+        return _module(obj)
+    if isinstance(obj, comfy.supported_models_base.BASE):
+        # It answers None to every name it does not know, and pickle asks for `__setstate__` and calls what it gets.
+        return _new, (type(obj),), vars(obj), None, None, _update
+    return None
+
+
+def _function(function: FunctionType) -> tuple | None:
+    """A function defined in another one (or a lambda) of a module that the worker can import too.
+
+    It gets the globals of the worker's module, and the variables it closes over stay shared with its siblings, which
+    cloudpickle would both copy: a step counter that two patches share would become two.
+    """
+    module = sys.modules.get(function.__module__)
+    if module is None or function.__globals__ is not vars(module) or _by_value(module):
+        return None
+    if _importable(module, function):
+        return None
+    state = {
+        "__defaults__": function.__defaults__,
+        "__dict__": dict(vars(function)),
+        "__kwdefaults__": function.__kwdefaults__,
+        "__qualname__": function.__qualname__,
+    }
+    arguments = (function.__code__, module, function.__name__, function.__closure__)
+    return _make_function, arguments, state, None, None, _set_attributes
+
+
+def _by_value(module: ModuleType) -> bool:
+    """Whether cloudpickle is to send what this module defines, because the worker cannot import it."""
+    names = cloudpickle.list_registry_pickle_by_value()
+    parts = module.__name__.split(".")
+    return module.__name__ == "__main__" or any(".".join(parts[: n + 1]) in names for n in range(len(parts)))
+
+
+def _importable(module: ModuleType, function: FunctionType) -> bool:
+    try:
+        return attribute(module, function.__qualname__) is function
+    except AttributeError:
+        return False
+
+
+def _make_function(code: CodeType, module: ModuleType, name: str, closure: tuple | None) -> FunctionType:
+    return FunctionType(code, vars(module), name, None, closure)
+
+
+def _set_attributes(function: FunctionType, state: dict) -> None:
+    for name, value in state.items():
+        setattr(function, name, value)
+
+
+def _cell(cell: CellType) -> tuple:
+    """A variable that functions close over. Its value comes after it, as it may be the very function."""
+    try:
+        return _make_cell, (), (cell.cell_contents,), None, None, _fill
+    except ValueError:  # not assigned yet
+        return _make_cell, ()
+
+
+def _make_cell() -> CellType:
+    return CellType()
+
+
+def _fill(cell: CellType, contents: tuple) -> None:
+    (cell.cell_contents,) = contents
+
+
+def _tensor(tensor: torch.Tensor) -> tuple | None:
+    """A tensor of a class of its own: as GGUF's, with values as any tensor has, or ComfyUI's quantised one, a wrapper.
+
+    Its attributes travel with it; those of a wrapper are the tensors it is made of.
+    """
+    kind = type(tensor)
+    if kind in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+        return None
+    with torch._C.DisableTorchFunctionSubclass():
+        if kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
+            made = _as_subclass, (tensor.detach().as_subclass(torch.Tensor), kind)
+        else:
+            size, strides = tuple(tensor.size()), tuple(tensor.stride())
+            about = (tensor.dtype, size, strides, tensor.storage_offset(), tensor.layout, tensor.device)
+            made = torch._utils._rebuild_wrapper_subclass, (kind, *about, tensor.requires_grad)
+    return *made, vars(tensor), None, None, _update
+
+
+def _as_subclass(values: torch.Tensor, kind: type) -> torch.Tensor:
+    return values.as_subclass(kind)
+
+
+def _module(module: torch.nn.Module) -> tuple | None:
+    """A module as it would be had no device ever held it."""
+    if vars(module).keys().isdisjoint(_OF_THIS_PROCESS | _MAY_BE_EMPTY | {_PATCHER}):
+        return None
+    make, arguments, state, *rest = module.__reduce_ex__(2)
+    if not isinstance(state, dict):
+        return None
+    state = {name: value for name, value in state.items() if name not in _OF_THIS_PROCESS}
+    state = {name: value for name, value in state.items() if name not in _MAY_BE_EMPTY or value}
+    return make, arguments, state | ({_PATCHER: None} if _PATCHER in state else {}), *rest
+
+
+def _new(kind: type) -> Any:
+    return kind.__new__(kind)
+
+
+def _update(obj: Any, state: dict) -> None:
+    vars(obj).update(state)

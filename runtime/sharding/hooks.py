@@ -1,0 +1,115 @@
+"""Hooks on an unchanged model, for as long as a job lasts: what every way to split a model has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..attention.sequence import SequenceAttention
+from .arguments import children, positions
+from .family import Family, Guard
+
+Slots = tuple[tuple[str, int], ...]
+"""(cond, sample index) of each batch entry."""
+
+# The names of the positional arguments of ComfyUI's attention functions (comfy/ldm/modules/attention.py).
+ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
+
+
+class Hooked(ABC):
+    """A model that is split over ranks. As a context manager it holds the hooks; nothing of it stays on the model.
+
+    Before each forward say `begin_forward(slots)`, and give the model's transformer_options the `attention_override`.
+    Everything refused raises Unsupported, on all ranks at the same place.
+    """
+
+    runs_compiled = True
+    """Whether torch.compile can make something of the model and its hooks."""
+
+    def __init__(self, module: nn.Module, plan: Family, attention: SequenceAttention) -> None:
+        self.module = module
+        self.plan = plan
+        self.attention = attention
+        self._slots: Slots = ()
+        self._handles: list[RemovableHandle] = []
+        self._entered: Counter[str] = Counter()
+
+    def __enter__(self) -> Hooked:
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    @abstractmethod
+    def attach(self) -> None:
+        """Puts the hooks on the modules the plan names. Raises Unsupported, and puts none, when the model lacks one."""
+
+    def detach(self) -> None:
+        """Takes the hooks off again."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are on the model."""
+        return bool(self._handles)
+
+    def begin_forward(self, slots: Slots) -> None:
+        """The next forwards are for these batch entries."""
+        self._slots = slots
+
+    def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
+        """What to put into transformer_options["optimized_attention_override"]; `previous` is what was there."""
+
+        def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+            return self._override(partial(previous, func) if previous is not None else func, *args, **kwargs)
+
+        return override
+
+    def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if not self._splits_attention():
+            return func(*args, **kwargs)
+        return self._attend(func, **dict(zip(ATTENTION_ARGUMENTS, args)), **kwargs)
+
+    @abstractmethod
+    def _splits_attention(self) -> bool:
+        """Whether attention that is called now is over split tokens."""
+
+    @abstractmethod
+    def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
+        """Attention over split tokens; the arguments are those of ComfyUI's attention functions."""
+
+    def _resolve(self, path: str) -> list[tuple[str, nn.Module]]:
+        found = [("", self.module)]
+        for part in path.split(".") if path else ():
+            found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
+        if not found and "*" not in path:
+            raise self.plan.refuse(f"no {path} in the model")
+        return found
+
+    def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _attach_guards(self, guards: Sequence[tuple[Guard, nn.Module]]) -> None:
+        for guard, module in guards:
+            self._before(module, partial(self._guard, guard))
+
+    def _guard(self, guard: Guard, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if guard.refuses({**dict(zip(positions(module), args)), **kwargs, "self": module}):
+            raise self.plan.refuse(guard.reason)
+
+    def _named(self, path: str) -> str:
+        """A name of its own for each time a module runs in a forward, the same in every forward."""
+        self._entered[path] += 1
+        times = self._entered[path]
+        return path if times == 1 else f"{path}, run {times}"

@@ -1,0 +1,35 @@
+"""UNets of ComfyUI: Stable Diffusion 1, 2, XL and their relatives, Stable Video Diffusion.
+
+The rows of the picture are split. The frames of a video are entries of the batch for all but its temporal layers, which
+work on each pixel alone. Feature maps are rounded up when they are halved and take the skip's rows when they are
+doubled, so every resolution's rows follow from those of the lowest.
+"""
+
+from __future__ import annotations
+
+from ..rows.plan import RowPlan
+
+_OPENAI = "comfy.ldm.modules.diffusionmodules.openaimodel"
+_ATTENTION = "comfy.ldm.modules.attention"
+
+PLAN = RowPlan(
+    family="UNet",
+    models=(f"{_OPENAI}.UNetModel",),
+    first="input_blocks.first.first",
+    last="out.last",
+    upsamples=(f"{_OPENAI}.Upsample",),
+    transformers=(f"{_ATTENTION}.SpatialTransformer", f"{_ATTENTION}.SpatialVideoTransformer"),
+    over_frames=(f"{_ATTENTION}.SpatialVideoTransformer",),
+    self_attention=("transformer_blocks.*.attn1", "transformer_blocks.*.attn2"),
+    local=(
+        f"{_OPENAI}.TimestepEmbedSequential",
+        f"{_OPENAI}.ResBlock",
+        f"{_OPENAI}.VideoResBlock",
+        f"{_OPENAI}.Downsample",
+        f"{_ATTENTION}.BasicTransformerBlock",
+        f"{_ATTENTION}.CrossAttention",
+        f"{_ATTENTION}.FeedForward",
+        f"{_ATTENTION}.GEGLU",
+        "comfy.ldm.modules.diffusionmodules.util.AlphaBlender",
+    ),
+)

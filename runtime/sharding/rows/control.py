@@ -1,0 +1,28 @@
+"""What a ControlNet or a T2I adapter adds to the feature maps of a UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+class OwnResiduals:
+    """The residuals of one place (input, middle, output): each is cut to the own rows when the model takes it."""
+
+    def __init__(self, residuals: list[Tensor | None], cut: Callable[[Tensor], Tensor]) -> None:
+        self._residuals, self._cut = residuals, cut
+
+    def __len__(self) -> int:
+        return len(self._residuals)
+
+    def pop(self) -> Tensor | None:
+        """The last residual, which is taken from those of the ControlNet, too. One row is for all and stays one."""
+        residual = self._residuals.pop()
+        return residual if residual is None or residual.shape[-2] == 1 else self._cut(residual)
+
+
+def own_control(control: Mapping[str, Any], cut: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """ComfyUI's control, {"input" | "middle" | "output": residuals}, cut as it is used."""
+    return {place: OwnResiduals(residuals, cut) for place, residuals in control.items()}

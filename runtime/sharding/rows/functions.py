@@ -1,0 +1,107 @@
+"""Convolutions and group norms of own rows that are, within rounding, those of all rows.
+
+A module casts and patches its weights before it calls torch. So it is the call to torch that is changed, for as long as
+such a module runs, and whatever ComfyUI does to weights stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from .exchange import RowExchange
+from .layout import RowLayout
+
+Sizes = int | tuple[int, ...]
+
+
+class RowFunctions(TorchFunctionMode):
+    """While active, torch's convolutions and group norm take own rows and give own rows.
+
+    `rows` is the layout of their inputs, `below` that of what a convolution of stride 2 gives. `calls` counts the calls
+    that were changed, and those that need no change. Raises refuse(what) for rows that are not the own ones.
+    """
+
+    def __init__(
+        self, exchange: RowExchange, rows: RowLayout, below: RowLayout | None, refuse: Callable[[str], Exception]
+    ) -> None:
+        super().__init__()
+        self._exchange, self._rows, self._below, self._refuse = exchange, rows, below, refuse
+        self.calls = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.conv2d, torch.conv3d):
+            return self._convolution(func, *args, **kwargs)
+        if func is functional.group_norm:
+            return self._group_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _convolution(
+        self, func: Callable[..., Tensor], x_BCRW: Tensor, weight: Tensor, bias: Tensor | None = None,
+        stride: Sizes = 1, padding: Sizes = 0, dilation: Sizes = 1, groups: int = 1,
+    ) -> Tensor:  # fmt: skip
+        self._count(x_BCRW)
+        step, pad, spread = _of_rows(stride), _of_rows(padding), _of_rows(dilation)
+        reach = spread * (weight.shape[-2] - 1) + 1
+        if (step, pad, reach) == (1, 0, 1):
+            return func(x_BCRW, weight, bias, stride, padding, dilation, groups)
+        out = self._rows if step == 1 else self._below
+        spans = [out.rows(part) for part in range(out.parts)]
+        needs = [(first * step - pad, (last - 1) * step - pad + reach) for first, last in spans]
+        x_BCRW = self._exchange.with_halos(x_BCRW, self._rows, needs)
+        padding = (padding,) * (weight.ndim - 2) if isinstance(padding, int) else tuple(padding)
+        return func(x_BCRW, weight, bias, stride, (*padding[:-2], 0, padding[-1]), dilation, groups)
+
+    def _group_norm(
+        self, x_BCRW: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        self._count(x_BCRW)
+        wide = torch.float64 if x_BCRW.dtype == torch.float64 else torch.float32
+        x_wide = x_BCRW.to(wide)
+        own = torch.stack(torch.var_mean(x_wide.reshape(len(x_wide), num_groups, -1), dim=2, correction=0))
+        var_PBG, mean_PBG = self._exchange.from_all(own).unbind(1)
+        mean_BG, var_BG = combined(mean_PBG, var_PBG, _shares(self._rows, wide, own.device))
+        scale_BC = torch.rsqrt(var_BG + eps).repeat_interleave(x_BCRW.shape[1] // num_groups, dim=1)
+        mean_BC = mean_BG.repeat_interleave(x_BCRW.shape[1] // num_groups, dim=1)
+        scale_BC = scale_BC if weight is None else scale_BC * weight.to(wide)
+        shift_BC = -mean_BC * scale_BC if bias is None else bias.to(wide) - mean_BC * scale_BC
+        scale, shift = (x.reshape(*x.shape, *[1] * (x_BCRW.ndim - 2)) for x in (scale_BC, shift_BC))
+        return torch.addcmul(shift, x_wide, scale).to(x_BCRW.dtype)
+
+    def _count(self, x_BCRW: Tensor) -> None:
+        self.calls += 1
+        own = self._rows.chunk(self._exchange.axis.index)
+        if x_BCRW.shape[-2] != own:
+            raise self._refuse(f"a patch that makes a feature map of {x_BCRW.shape[-2]} rows where {own} were expected")
+
+
+def combined(mean_P: Tensor, var_P: Tensor, share_P: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all values from those of their parts (P, ...), which are `share_P` of them.
+
+    Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances, 1979. Unlike the
+    mean of squares less the square of the mean it loses nothing where the mean is large.
+    """
+    share_P = share_P.reshape(-1, *[1] * (mean_P.ndim - 1))
+    mean = (share_P * mean_P).sum(0)
+    return mean, (share_P * (var_P + (mean_P - mean) ** 2)).sum(0)
+
+
+@lru_cache(maxsize=64)
+def _shares(rows: RowLayout, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Every part's share of the rows (P,)."""
+    shares = [rows.chunk(part) / rows.height for part in range(rows.parts)]
+    return torch.tensor(shares, dtype=dtype, device=device)
+
+
+def _of_rows(size: Sizes) -> int:
+    return size if isinstance(size, int) else size[-2]

@@ -1,0 +1,57 @@
+"""Which rows of a feature map lie on which rank, at every resolution of a UNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...attention.layout import TokenLayout
+
+
+@dataclass(frozen=True)
+class RowLayout(TokenLayout):
+    """Rows in the order of the ranks: part p has those from bounds[p] to bounds[p + 1], each of `width` tokens."""
+
+    bounds: tuple[int, ...] = ()
+    width: int = 1
+
+    @classmethod
+    def of(cls, bounds: tuple[int, ...]) -> RowLayout:
+        """The layout with these bounds, one token per row."""
+        return cls((bounds[-1],), len(bounds) - 1, bounds)
+
+    @property
+    def height(self) -> int:
+        """H, the rows of all ranks."""
+        return self.bounds[-1]
+
+    def rows(self, part: int) -> tuple[int, int]:
+        """The first row of `part`, and the last plus one."""
+        return self.bounds[part], self.bounds[part + 1]
+
+    def tokens(self, width: int) -> RowLayout:
+        """The same rows as tokens of their pixels, row by row."""
+        return replace(self, lengths=(self.height * width,), width=width)
+
+    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+        """See `TokenLayout.ranges`."""
+        first, last = self.bounds[part * group], self.bounds[(part + 1) * group]
+        return ((first * self.width, last * self.width),)
+
+
+def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
+    """The layout at every resolution of a UNet that halves `height` rows `downs` times, rounding up; the highest first.
+
+    The rows of the lowest resolution are split as evenly as they can be. Each row of a resolution stands for two of the
+    one above, and those are where it is; so what is made smaller or larger finds its pixels on its own rank, but for
+    one row of the neighbour's. There must be a row for every part.
+    """
+    heights = [height]
+    for _ in range(downs):
+        heights.append((heights[-1] + 1) // 2)
+    lowest = TokenLayout((heights[-1],), parts)
+    bounds = (0, *(lowest.ranges(part)[0][1] for part in range(parts)))
+    levels = [RowLayout.of(bounds)]
+    for above in reversed(heights[:-1]):
+        bounds = tuple(min(2 * bound, above) for bound in bounds)
+        levels.insert(0, RowLayout.of(bounds))
+    return levels

@@ -1,0 +1,54 @@
+"""What the modules of a UNet do to rows, by their kind."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .plan import RowPlan
+
+_LOCAL = (
+    nn.Linear, nn.LayerNorm, nn.Embedding, nn.SiLU, nn.GELU, nn.Dropout, nn.Identity, nn.Sequential, nn.ModuleList,
+)  # fmt: skip
+_CASTING = "comfy.ops"
+
+
+def named(module: nn.Module) -> str:
+    """The class of a module as plans name it."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def spans_rows(module: nn.Module) -> bool:
+    """Whether a pixel of what the module makes depends on more than that pixel of what it is given."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        return module.kernel_size[-2] > 1
+    return isinstance(module, nn.GroupNorm)
+
+
+def is_upsample(module: nn.Module, plan: RowPlan) -> bool:
+    """Whether the module makes maps of the next higher resolution."""
+    return named(module) in plan.upsamples
+
+
+def downs_of(module: nn.Module) -> int:
+    """How many of its convolutions halve the rows."""
+    return sum(isinstance(m, nn.Conv2d | nn.Conv3d) and m.stride[-2] > 1 for m in module.modules())
+
+
+def refused_module(module: nn.Module, plan: RowPlan) -> str:
+    """What there is against splitting a model with this module; empty if nothing."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        kernel, stride, padding, dilation = (
+            size[-2] for size in (module.kernel_size, module.stride, module.padding, module.dilation)
+        )
+        reach = dilation * (kernel - 1)
+        keeps = stride == 1 and 2 * padding == reach
+        halves = (stride, padding, reach) == (2, 1, 2)
+        if module.padding_mode != "zeros" or not (keeps or halves):
+            return f"a convolution of kernel {kernel}, stride {stride} and padding {padding}"
+        return ""
+    known = (
+        isinstance(module, (nn.GroupNorm, *_LOCAL))
+        or named(module) in (*plan.models, *plan.transformers, *plan.upsamples, *plan.local)
+        or type(module).__module__ == _CASTING
+    )
+    return "" if known else f"a module of the class {named(module)}"

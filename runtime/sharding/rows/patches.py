@@ -1,0 +1,164 @@
+"""Where the patches of a workflow look at a UNet's feature maps, and how they get to see all rows of them.
+
+Patches between the blocks are given all rows, alike on every rank, and what they return is cut to the own rows again.
+So are those that are given a transformer's tokens and return as many. Those that are given keys of self-attention, or
+may change the number of tokens, make that transformer run on all rows on every rank. `emb_patch` sees no rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from torch import Tensor
+
+OF_SELF_ATTENTION = frozenset({"attn1_patch", "attn1_output_patch"})
+REPLACES = ("attn1", "attn2")
+
+
+class View(Protocol):
+    """What a patch needs to see all rows."""
+
+    def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
+        """All rows of a map of the resolution at hand. `what` names it, once per forward."""
+
+    def cut(self, x_BCHW: Tensor) -> Tensor:
+        """The own rows of a map of the resolution at hand."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """While active, modules are given all rows."""
+
+    def gathered_tokens(self, x_BLC: Tensor, what: str) -> Tensor:
+        """The tokens of all rows of the map at hand."""
+
+    def cut_tokens(self, x_BNC: Tensor) -> Tensor:
+        """The tokens of the own rows of the map at hand."""
+
+    def is_whole(self) -> bool:
+        """Whether the module that runs is given all rows already."""
+
+    def whole_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What a patch is told of the map at hand, for all rows."""
+
+    def whole_shape(self, shape: Sequence[int], layer: Any) -> list[int]:
+        """The shape, with all rows, of the map of own rows that `layer`, or what follows it, is to make."""
+
+
+class WholePatch:
+    """A patch that is given all rows: `call(view, patch, arguments)` says how."""
+
+    def __init__(self, call: Callable[..., Any], view: View, patch: Callable[..., Any]) -> None:
+        self._call, self._view, self._patch = call, view, patch
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self._view, self._patch, *args, **kwargs)
+
+
+def _map(view: View, patch: Callable[..., Any], h: Tensor, options: dict[str, Any]) -> Tensor:
+    return view.cut(patch(view.gathered(h, "input block"), options))
+
+
+def _map_and_skip(
+    view: View, patch: Callable[..., Any], h: Tensor, skip: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    skip = None if skip is None else view.gathered(skip, "skip")
+    h, skip = patch(view.gathered(h, "output block"), skip, options)
+    return view.cut(h), None if skip is None else view.cut(skip)
+
+
+def _after_middle(view: View, patch: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    result = patch({**given, "h": view.gathered(given["h"], "middle block")})
+    return {**result, "h": view.cut(result["h"])}
+
+
+def _layer(
+    view: View, patch: Callable[..., Any], layer: Any, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any],
+    output_shape: Any = None, *more: Any,
+) -> Tensor:  # fmt: skip
+    x = view.gathered(x, "layer")
+    if output_shape is not None:
+        output_shape = view.whole_shape(output_shape, layer)
+    with view.whole():
+        x = patch(layer, x, emb, context, options, output_shape, *more)
+    return view.cut(x)
+
+
+def _tokens(view: View, patch: Callable[..., Any], x: Tensor, options: dict[str, Any]) -> Tensor:
+    if view.is_whole():
+        return patch(x, options)
+    return view.cut_tokens(patch(view.gathered_tokens(x, "tokens"), view.whole_options(options)))
+
+
+def _query_and_text(
+    view: View, patch: Callable[..., Any], x: Tensor, context: Any, value: Any, options: dict[str, Any]
+) -> tuple[Tensor, Any, Any]:
+    if view.is_whole():
+        return patch(x, context, value, options)
+    x, *text = patch(view.gathered_tokens(x, "tokens"), context, value, view.whole_options(options))
+    return view.cut_tokens(x), *text
+
+
+def _cross_attention(
+    view: View, patch: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], **more: Any
+) -> Tensor:
+    if view.is_whole():
+        return patch(q, k, v, options, **more)
+    out = patch(view.gathered_tokens(q, "queries"), k, v, view.whole_options(options), **more)
+    return view.cut_tokens(out)
+
+
+_TOKENS = {"attn2_patch": _query_and_text, "attn2_output_patch": _tokens, "middle_patch": _tokens}
+_BETWEEN = {
+    "input_block_patch": _map,
+    "input_block_patch_after_skip": _map,
+    "middle_block_after_patch": _after_middle,
+    "output_block_patch": _map_and_skip,
+}
+_LAYERS = "forward_timestep_embed_patch"
+KNOWN = OF_SELF_ATTENTION | {*_TOKENS, *_BETWEEN, _LAYERS, "emb_patch"}
+
+
+def unknown(options: Mapping[str, Any]) -> Iterator[str]:
+    """The kinds of patches that no part of a UNet of ComfyUI asks for."""
+    given = {**options.get("patches", {}), **options.get("patches_replace", {})}
+    return (kind for kind, patches in given.items() if patches and kind not in KNOWN and kind not in REPLACES)
+
+
+def with_all_rows(options: Mapping[str, Any], view: View) -> dict[str, Any]:
+    """The same transformer_options, whose patches are given all rows where that is not left to `inside`."""
+    patches, replaced = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
+    for kind, call in (_BETWEEN | _TOKENS).items():
+        if patches.get(kind):
+            patches[kind] = [WholePatch(call, view, patch) for patch in patches[kind]]
+    if patches.get(_LAYERS):
+        patches[_LAYERS] = [(kind, WholePatch(_layer, view, patch)) for kind, patch in patches[_LAYERS]]
+    if replaced.get("attn2"):
+        replaced["attn2"] = {
+            layer: WholePatch(_cross_attention, view, patch) for layer, patch in replaced["attn2"].items()
+        }
+    return {**options, "patches": patches, "patches_replace": replaced}
+
+
+def inside(options: Mapping[str, Any], over_frames: bool) -> bool:
+    """Whether the transformer that is about to run must get all rows for its patches.
+
+    `over_frames`: its patches are given tokens over frames as well, which no patch above knows how to gather.
+    """
+    kinds = OF_SELF_ATTENTION.union(_TOKENS) if over_frames else OF_SELF_ATTENTION
+    if any(options.get("patches", {}).get(kind) for kind in kinds):
+        return True
+    block = tuple(options.get("block", ()))[:2]
+    replaced = options.get("patches_replace", {})
+    names = REPLACES if over_frames else REPLACES[:1]
+    return any(tuple(layer)[:2] == block for kind in names for layer in replaced.get(kind, {}))
+
+
+def added_later(options: Mapping[str, Any]) -> str | None:
+    """A kind of patch that does not see all rows, as it was added while the model ran."""
+    patches = {**options.get("patches", {}), "attn2": options.get("patches_replace", {}).get("attn2", {}).values()}
+    for kind in (*_BETWEEN, *_TOKENS, _LAYERS, "attn2"):
+        for patch in patches.get(kind, ()):
+            if not isinstance(patch[1] if kind == _LAYERS else patch, WholePatch):
+                return kind
+    return None

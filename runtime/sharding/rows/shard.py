@@ -1,0 +1,289 @@
+"""The one reader of row plans: hooks on an unchanged UNet, for as long as a job lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...attention.errors import Unsupported
+from ...attention.sequence import SequenceAttention
+from ...compression.wire import Tag
+from ..arguments import argument, positions, replaced
+from ..hooks import Hooked
+from .control import own_control
+from .exchange import RowExchange
+from .functions import RowFunctions
+from .layout import RowLayout, levels_of
+from .modules import downs_of, is_upsample, named, refused_module, spans_rows
+from .patches import added_later, inside, unknown, with_all_rows
+from .plan import RowPlan
+
+SEES_ALL = (
+    "Patches of this workflow change self-attention, and must see the whole picture there: every worker runs those "
+    "transformers on all of it. cfg_degree and Step Reuse save more time with them than ring_degree does."
+)
+
+
+@dataclass
+class _Forward:
+    """What is known of one forward of the model."""
+
+    levels: list[RowLayout] = field(default_factory=list)
+    level: int = 0
+    gathered: bool = False
+    whole: bool = False
+    whole_for: nn.Module | None = None
+    width: int = 0
+    scope: str | None = None
+    scope_calls: int = 0
+    functions: RowFunctions | None = None
+
+
+class RowSharding(Hooked):
+    """A UNet whose rows are split by a plan; see `Hooked`. It is the `View` of the patches, too."""
+
+    runs_compiled = False
+
+    def __init__(self, module: nn.Module, plan: RowPlan, attention: SequenceAttention) -> None:
+        super().__init__(module, plan, attention)
+        if attention.ulysses.size > 1 and attention.ring.size > 1:
+            raise Unsupported(
+                f"The rows of a {plan.family} are split along one axis, and ring_degree is {attention.ring.size} and "
+                f"ulysses_degree {attention.ulysses.size}; set one of them to 1."
+            )
+        axis = attention.ring if attention.ring.size > 1 else attention.ulysses
+        self._exchange = RowExchange(axis, attention.ledger)
+        self._downs = 0
+        self._forward = _Forward()
+
+    def attach(self) -> None:
+        """See `Hooked.attach`. Raises Unsupported, too, for a module of which nobody knows what it does to rows."""
+        for path, module in self.module.named_modules():
+            what = refused_module(module, self.plan)
+            if what:
+                raise self.plan.refuse(f"{what} ({path})")
+        self._downs = downs_of(self.module)
+        ((_, first),), ((last_path, last),) = self._resolve(self.plan.first), self._resolve(self.plan.last)
+        self._before(self.module, self._start)
+        self._attach_guards([(g, module) for g in self.plan.guards for _, module in self._resolve(g.path)])
+        self._before(first, self._split)
+        for path, module in self.module.named_modules():
+            self._attach_module(path, module)
+        self._behind(last, partial(self._gather, last_path))
+        self._behind(self.module, self._end)
+
+    def _attach_module(self, path: str, module: nn.Module) -> None:
+        if spans_rows(module):
+            self._before(module, self._enter_functions)
+            self._behind(module, partial(self._leave_functions, path), always_call=True)
+        if is_upsample(module, self.plan):
+            self._before(module, self._to_higher_level)
+        if named(module) in self.plan.transformers:
+            self._before(module, partial(self._enter_transformer, path, positions(module)))
+            self._behind(module, self._leave_transformer)
+            for inner in self.plan.self_attention:
+                for attention_path, attention in self._resolve(f"{path}.{inner}"):
+                    self._before(attention, partial(self._enter_attention, attention_path, positions(attention)))
+                    self._behind(attention, self._leave_attention)
+
+    def detach(self) -> None:
+        """Takes the hooks off again and forgets the last forward."""
+        super().detach()
+        self._forward = _Forward()
+
+    def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
+        """See `View.gathered`."""
+        self._check(x_BCRW, self._rows.chunk(self.attention.part))
+        tag = Tag(self._named(what), "rows", self._slots, sensitive=True)
+        return self.attention.gather_tokens(x_BCRW, self._rows, x_BCRW.ndim - 2, tag)
+
+    def cut(self, x_BCHW: Tensor) -> Tensor:
+        """See `View.cut`."""
+        self._check(x_BCHW, self._rows.height)
+        first, last = self._rows.rows(self.attention.part)
+        return x_BCHW.narrow(-2, first, last - first).contiguous()
+
+    def gathered_tokens(self, x_BLC: Tensor, what: str) -> Tensor:
+        """See `View.gathered_tokens`."""
+        layout = self._tokens()
+        self._check_tokens(x_BLC, layout.chunk(self.attention.part))
+        tag = Tag(self._named(what), "tokens", self._slots, sensitive=True)
+        return self.attention.gather_tokens(x_BLC, layout, 1, tag)
+
+    def cut_tokens(self, x_BNC: Tensor) -> Tensor:
+        """See `View.cut_tokens`."""
+        layout = self._tokens()
+        self._check_tokens(x_BNC, layout.total)
+        return layout.split(x_BNC, 0, 1, self.attention.part)
+
+    def is_whole(self) -> bool:
+        """See `View.is_whole`."""
+        return self._forward.whole
+
+    def whole_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `View.whole_options`."""
+        batch, channels, _, width = options["activations_shape"]
+        return {**options, "activations_shape": [batch, channels, self._rows.height, width]}
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """See `View.whole`."""
+        before, self._forward.whole = self._forward.whole, True
+        try:
+            yield
+        finally:
+            self._forward.whole = before
+
+    def whole_shape(self, shape: Sequence[int], layer: Any) -> list[int]:
+        """See `View.whole_shape`."""
+        forward, rows = self._forward, self._rows
+        if is_upsample(layer, self.plan) or shape[-2] != rows.chunk(self.attention.part):
+            rows = forward.levels[forward.level - 1]
+        return [*shape[:-2], rows.height, shape[-1]]
+
+    @property
+    def _rows(self) -> RowLayout:
+        if not self._forward.levels:
+            raise self.plan.refuse("a patch that keeps its first layer from running")
+        return self._forward.levels[self._forward.level]
+
+    def _cut_residual(self, residual: Tensor) -> Tensor:
+        if residual.shape[-2] != self._rows.height:
+            raise self.plan.refuse(
+                f"a ControlNet or T2I adapter that gives {residual.shape[-2]} rows for a feature map of "
+                f"{self._rows.height}"
+            )
+        return self.cut(residual)
+
+    def _tokens(self) -> RowLayout:
+        return self._rows.tokens(self._forward.width)
+
+    def _check_tokens(self, x_BNC: Tensor, tokens: int) -> None:
+        if x_BNC.shape[1] != tokens:
+            raise self.plan.refuse(
+                f"a patch inside a transformer that makes {x_BNC.shape[1]} tokens of {tokens}, or of those of one frame"
+            )
+
+    def _check(self, x: Tensor, rows: int) -> None:
+        if x.shape[-2] != rows:
+            raise self.plan.refuse(
+                f"a patch that makes a feature map of {x.shape[-2]} rows where {rows} were expected, such as Kohya "
+                "Deep Shrink"
+            )
+
+    def _behind(self, module: nn.Module, hook: Callable[..., Any], always_call: bool = False) -> None:
+        self._handles.append(module.register_forward_hook(hook, always_call=always_call))
+
+    def _start(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._forward = _Forward()
+        self._entered.clear()
+        places = positions(module)
+        options = argument("transformer_options", places, args, kwargs) or {}
+        kinds = sorted(unknown(options))
+        if kinds:
+            raise self.plan.refuse(f"a patch of the kind {kinds[0]}")
+        if options:
+            args, kwargs = replaced("transformer_options", places, args, kwargs, with_all_rows(options, self))
+        control = argument("control", places, args, kwargs)
+        if control is None:
+            return args, kwargs
+        return replaced("control", places, args, kwargs, own_control(control, self._cut_residual))
+
+    def _split(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        x_BCHW, parts = args[0], self.attention.parts
+        if x_BCHW.shape[0] != len(self._slots):
+            raise self.plan.refuse(f"{x_BCHW.shape[0]} batch entries where {len(self._slots)} were expected")
+        lowest = -(-x_BCHW.shape[-2] // 2**self._downs)
+        if lowest < parts:
+            raise self.plan.refuse(f"a picture of {lowest} rows at its lowest resolution on {parts} ranks")
+        self._forward.levels = levels_of(x_BCHW.shape[-2], self._downs, parts)
+        return (self.cut(x_BCHW), *args[1:]), kwargs
+
+    def _gather(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        self._forward.gathered = True
+        return self.gathered(output, path)
+
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        unfinished = self._forward.levels and not self._forward.gathered
+        self._forward = _Forward()
+        if unfinished:
+            raise self.plan.refuse("a patch that keeps its last layer from running")
+
+    def _enter_functions(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        forward = self._forward
+        if forward.whole:
+            return
+        below = forward.levels[forward.level + 1] if forward.level < self._downs else None
+        functions = RowFunctions(self._exchange, self._rows, below, self.plan.refuse)
+        functions.__enter__()
+        forward.functions = functions
+
+    def _leave_functions(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        forward, functions = self._forward, self._forward.functions
+        if functions is not None:
+            forward.functions = None
+            functions.__exit__(None, None, None)
+            if output is not None and not functions.calls:
+                raise self.plan.refuse(f"{path}, which does not go through torch's own functions")
+        if isinstance(module, nn.Conv2d | nn.Conv3d) and module.stride[-2] > 1:
+            forward.level += 1
+
+    def _to_higher_level(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._forward.level -= 1
+
+    def _enter_transformer(
+        self, path: str, places: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        options = argument("transformer_options", places, args, kwargs) or {}
+        late = added_later(options)
+        if late:
+            raise self.plan.refuse(f"a patch ({late}) that is added while the model runs")
+        self._forward.width = args[0].shape[-1]
+        if self._forward.whole or not inside(options, over_frames=named(module) in self.plan.over_frames):
+            return None
+        self.attention.ledger.warn(SEES_ALL)
+        x_BCHW = self.gathered(args[0], path)
+        self._forward.whole, self._forward.whole_for = True, module
+        return (x_BCHW, *args[1:]), kwargs
+
+    def _leave_transformer(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if self._forward.whole_for is not module:
+            return output
+        self._forward.whole, self._forward.whole_for = False, None
+        return self.cut(output)
+
+    def _enter_attention(
+        self, path: str, places: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if not self._forward.whole and argument("context", places, args, kwargs) is None:
+            self._forward.scope, self._forward.scope_calls = self._named(path), 0
+
+    def _leave_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        missed = self._forward.scope is not None and not self._forward.scope_calls
+        self._forward.scope = None
+        if missed:
+            raise self.plan.refuse("an attention that does not go through ComfyUI's attention functions")
+
+    def _splits_attention(self) -> bool:
+        return self._forward.scope is not None
+
+    def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
+        forward = self._forward
+        forward.scope_calls += 1
+        layout = self._tokens()
+        dim, own = 2 if kwargs.get("skip_reshape") else 1, (len(self._slots), layout.chunk(self.attention.part))
+        for x in (q, k):
+            if (x.shape[0], x.shape[dim]) != own or forward.scope_calls > 1:
+                raise self.plan.refuse(
+                    f"attention over (batch, tokens) {(x.shape[0], x.shape[dim])} where {own} were expected once"
+                )
+        return self.attention(func, q, k, v, layout=layout, tag=Tag(forward.scope, "kv", self._slots), **kwargs)

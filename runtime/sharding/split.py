@@ -1,0 +1,19 @@
+"""From a model to what splits it: its plan, and the reader of such plans."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..attention.sequence import SequenceAttention
+from .hooks import Hooked
+from .plans import plan_for
+from .rows.plan import RowPlan
+from .rows.shard import RowSharding
+from .shard import Sharding
+
+
+def split_over_ranks(module: nn.Module, attention: SequenceAttention) -> Hooked:
+    """The sharding of a diffusion module, tokens or rows. Raises Unsupported when there is no plan for its class."""
+    plan = plan_for(module)
+    kind = RowSharding if isinstance(plan, RowPlan) else Sharding
+    return kind(module, plan, attention)
