@@ -1,9 +1,12 @@
 """Residual Compression: what crosses a link gets smaller."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..runtime.config import CODECS, PREDICTORS, CompressionConfig
 from .types import CATEGORY, ParallelCompression, chosen
+from .validation import verdict
 
 DEFAULT = CompressionConfig()
 
@@ -17,6 +20,7 @@ class CompactParallelCompression(io.ComfyNode):
             node_id="CompactParallelCompression",
             display_name="Residual Compression",
             category=CATEGORY,
+            accept_all_inputs=True,  # so that validate_inputs sees a mode that does not exist (any more)
             description=(
                 "Sends only how the tensors of a step changed since the last one, quantised, and feeds the error back "
                 "(CompactFusion). Worth it on slow links such as PCIe without P2P or a network; the picture changes "
@@ -145,6 +149,11 @@ class CompactParallelCompression(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, mode: Any = None) -> bool | str:
+        """Before anything runs: is there such a mode, and are these its inputs?"""
+        return verdict(cls, "mode")
+
+    @classmethod
     def execute(
         cls,
         predictor: str = DEFAULT.predictor,
@@ -153,7 +162,9 @@ class CompactParallelCompression(io.ComfyNode):
         keep_text_exact: bool = DEFAULT.keep_text_exact,
         base_memory_gb: float = DEFAULT.base_memory_gb,
         mode: dict | None = None,
+        **idle: Any,
     ) -> io.NodeOutput:
+        """`idle` are inputs of modes that are not chosen."""
         return io.NodeOutput(
             CompressionConfig(
                 predictor=predictor,

@@ -10,11 +10,14 @@ from .compare import CompactParallelCompare
 from .compression import CompactParallelCompression
 from .demo_prompt import CompactParallelDemoPrompt
 from .live import forward_events
+from .locales import add_translations
 from .parallel_model import CompactParallelModel
 from .report import CompactParallelReport
 from .routes import add_routes
+from .settings import apply_settings
 from .step_reuse import CompactParallelStepReuse
 from .strategy import CompactParallelStrategy
+from .validation import forget, remember
 from .worker_pool import CompactParallelPool
 
 MODELS = Path(__file__).resolve().parent.parent / "workflows" / "models"
@@ -27,8 +30,11 @@ class CompactParallelExtension(ComfyExtension):
         """Make the tiny demo model visible to the stock loaders, add our routes, tell browsers of changes."""
         for kind in ("diffusion_models", "vae"):
             folder_paths.add_model_folder_path(kind, str(MODELS / kind))
+        apply_settings()
         add_routes(PromptServer.instance.routes)
+        PromptServer.instance.app.middlewares.extend((add_translations, forget))
         forward_events(PromptServer.instance)
+        PromptServer.instance.add_on_prompt_handler(remember)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""

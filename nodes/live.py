@@ -14,7 +14,9 @@ from server import PromptServer
 from ..runtime.pool.pool import Pool
 from ..runtime.pool.registry import pools
 from ..runtime.report.history import runs
-from ..runtime.report.live import LiveRun, live, status_line
+from ..runtime.report.live import LiveRun, live, say, status, status_line
+from .locales import words_of
+from .settings import LANGUAGE, stored
 
 EVENT = "compact_parallel"
 NODE_TYPE = "CompactParallelModel"
@@ -22,12 +24,14 @@ NODE_TYPE = "CompactParallelModel"
 
 def pool_view(pool: Pool) -> dict[str, Any]:
     """A pool's status, the memory of its processes, and its current or last run (None before the first)."""
-    status = pool.status()
-    for worker in status["workers"]:
+    seen = pool.status()
+    for worker in seen["workers"]:
         worker["process_bytes"] = _process_bytes(worker["pid"])
     run = live().of(pool.config.name)
-    told = {**run.to_json(), "line": status_line(run, status)} if run is not None else None
-    return {**status, "run": told}
+    if run is None:
+        return {**seen, "run": None}
+    said = status(run, seen)
+    return {**seen, "run": {**run.to_json(), "line": say(said), "said": said}}
 
 
 def pool_views() -> list[dict[str, Any]]:
@@ -60,11 +64,12 @@ def nearest_parallel_model(prompt: Any, node: str) -> str | None:
 
 @dataclass
 class _Line:
-    """The line of one run: on which node, for which browser, and what it says."""
+    """The line of one run: on which node, for which browser, in which words, and what it says."""
 
     run: LiveRun
     node: str | None
     client: str | None
+    words: dict[str, str]
     text: str = ""
 
 
@@ -90,9 +95,9 @@ class Forwarder:
         if line is None or line.run is not run:
             context = get_executing_context()
             node = nearest_parallel_model(get_progress_state().dynprompt, context.node_id) if context else None
-            line = self._lines[run.pool] = _Line(run, node, self._server.client_id)
+            line = self._lines[run.pool] = _Line(run, node, self._server.client_id, words_of(stored(LANGUAGE, "en")))
         pool = pools().find(run.pool)
-        text = status_line(run, pool.status() if pool is not None else None)
+        text = status_line(run, pool.status() if pool is not None else None, line.words)
         if line.node is not None and line.client is not None and text != line.text:
             line.text = text
             self._server.send_progress_text(text, line.node, line.client)

@@ -1,5 +1,6 @@
 """Parallel Model: the one node a workflow needs."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -8,6 +9,7 @@ from comfy_api.latest import io
 from ..runtime.config import (
     ON_UNSUPPORTED,
     CompressionConfig,
+    ConfigError,
     ParallelConfig,
     PoolConfig,
     StepReuseConfig,
@@ -17,7 +19,12 @@ from ..runtime.job.checks import devices_of
 from ..runtime.job.look_ahead import chosen
 from ..runtime.job.outer_sample import ParallelSampling
 from ..runtime.job.sampling import WRAPPER_KEY
+from .settings import DEFAULT_DEVICES, default_pool, stored
+from .step_reuse import CompactParallelStepReuse
+from .strategy import CompactParallelStrategy
 from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStepReuse, ParallelStrategy
+from .validation import Inputs, Untold, plugged, verdict
+from .worker_pool import CompactParallelPool
 
 
 class CompactParallelModel(io.ComfyNode):
@@ -38,7 +45,9 @@ class CompactParallelModel(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample in parallel, from any loader, LoRA or patch."),
                 ParallelPool.Input(
-                    "pool", optional=True, tooltip="Which worker processes to use. Default: one per CUDA device."
+                    "pool",
+                    optional=True,
+                    tooltip="Which worker processes to use. Default: one per CUDA device (see Settings > Parallel).",
                 ),
                 ParallelStrategy.Input(
                     "strategy", optional=True, tooltip="How the workers share the work. Default: chosen for the job."
@@ -68,6 +77,16 @@ class CompactParallelModel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, strategy: Any = None) -> bool | str:
+        """Before anything runs: do the degrees go with the workers, and with Step Reuse?"""
+        return verdict(cls, "strategy", _wrong_together)
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> str:
+        """A run after other default devices were set is another run."""
+        return str(stored(DEFAULT_DEVICES, ""))
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -78,7 +97,7 @@ class CompactParallelModel(io.ComfyNode):
         on_unsupported: str = ON_UNSUPPORTED[0],
     ) -> io.NodeOutput:
         config = ParallelConfig(
-            pool=pool or PoolConfig(),
+            pool=pool or default_pool(),
             strategy=strategy or StrategyConfig(),
             compression=compression or CompressionConfig(),
             on_unsupported=on_unsupported,
@@ -90,3 +109,25 @@ class CompactParallelModel(io.ComfyNode):
         parallel.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)  # a second node replaces the first
         parallel.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, ParallelSampling(config))
         return io.NodeOutput(parallel)
+
+
+def _wrong_together(inputs: Inputs) -> str:
+    kinds = {
+        "pool": CompactParallelPool,
+        "strategy": CompactParallelStrategy,
+        "step_reuse": CompactParallelStepReuse,
+    }
+    try:
+        given = {name: plugged(inputs, name, kind) for name, kind in kinds.items() if name in inputs}
+        config = ParallelConfig(**{"pool": default_pool(), **given})
+        devices_of(replace(config, strategy=StrategyConfig()))
+    except Untold:
+        return ""
+    except ConfigError as error:
+        return "" if "pool" in inputs else str(error)  # Parallel Worker Pool tells about its devices itself
+    try:
+        devices_of(config)
+        chosen(config)
+    except ConfigError as error:
+        return str(error)
+    return ""

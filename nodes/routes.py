@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from ..runtime.config import ConfigError
 from ..runtime.pool.errors import PoolError
 from ..runtime.pool.pool import Pool
 from ..runtime.pool.registry import pools
 from ..runtime.report.history import runs
+from ..runtime.report.live import result_line
 from ..runtime.report.plot import draw
 from .live import pool_view, pool_views
+from .locales import words_of
+from .settings import set_idle_minutes
 
 ACTIONS: dict[str, Callable[[Pool], None]] = {"start": Pool.start, "restart": Pool.restart, "stop": Pool.stop}
-MOST_IDLE_MINUTES = 7 * 24 * 60
 
 
 async def _list_pools(request: web.Request) -> web.Response:
@@ -44,7 +47,9 @@ async def _latest_run(request: web.Request) -> web.Response:
 
 
 async def _list_runs(request: web.Request) -> web.Response:
-    return web.json_response(runs().all())
+    """The reports of the last runs, newest first; their one-line result in the language that is asked for."""
+    words = words_of(request.query.get("language", "en"))
+    return web.json_response([{**report, "result": result_line(report, words)} for report in runs().all()])
 
 
 async def _plot(request: web.Request) -> web.Response:
@@ -66,13 +71,10 @@ async def _settings(request: web.Request) -> web.Response:
     """GET: {"idle_minutes"} of the pools; POST: the same, takes effect at once for every pool."""
     if request.method == "POST":
         asked = await request.json()
-        minutes = asked.get("idle_minutes") if isinstance(asked, dict) else None
-        if not isinstance(minutes, int | float) or not 0 < minutes <= MOST_IDLE_MINUTES:
-            message = f"idle_minutes is {minutes!r}; it must be a number above 0 and at most {MOST_IDLE_MINUTES}."
-            return web.json_response({"error": message}, status=400)
-        pools().idle_seconds = minutes * 60.0
-        for pool in pools().all():
-            pool.stop_when_idle_for(minutes * 60.0)
+        try:
+            set_idle_minutes(asked.get("idle_minutes") if isinstance(asked, dict) else None)
+        except ConfigError as error:
+            return web.json_response({"error": str(error)}, status=400)
     return web.json_response({"idle_minutes": pools().idle_seconds / 60})
 
 

@@ -1,9 +1,12 @@
 """Step Reuse: neighbouring steps at the same time."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..runtime.config import STEP_PREDICTORS, StepReuseConfig
 from .types import CATEGORY, ParallelStepReuse, chosen
+from .validation import verdict
 
 DEFAULT = StepReuseConfig()
 
@@ -17,6 +20,7 @@ class CompactParallelStepReuse(io.ComfyNode):
             node_id="CompactParallelStepReuse",
             display_name="Step Reuse",
             category=CATEGORY,
+            accept_all_inputs=True,  # so that validate_inputs sees a mode that does not exist (any more)
             description=(
                 "Lets the workers compute neighbouring sampling steps at the same time: each starts from a good guess "
                 "of where the step before it will end. Hardly anything is sent between the workers, so it works on any "
@@ -95,5 +99,11 @@ class CompactParallelStepReuse(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, mode: dict | None = None) -> io.NodeOutput:
+    def validate_inputs(cls, mode: Any = None) -> bool | str:
+        """Before anything runs: is there such a mode, and are these its inputs?"""
+        return verdict(cls, "mode")
+
+    @classmethod
+    def execute(cls, mode: dict | None = None, **idle: Any) -> io.NodeOutput:
+        """`idle` are inputs of modes that are not chosen."""
         return io.NodeOutput(StepReuseConfig(**chosen(mode, "off")))

@@ -1,9 +1,12 @@
 """Parallel Strategy: how the workers share one model call."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..runtime.config import RING_EXCHANGES, WEIGHTS, StrategyConfig
 from .types import CATEGORY, ParallelStrategy, chosen
+from .validation import verdict
 
 
 def _degree(name: str, tooltip: str) -> io.Int.Input:
@@ -19,10 +22,11 @@ class CompactParallelStrategy(io.ComfyNode):
             node_id="CompactParallelStrategy",
             display_name="Parallel Strategy",
             category=CATEGORY,
+            accept_all_inputs=True,  # so that validate_inputs sees a mode that does not exist (any more)
             description=(
                 "How the workers share the work. auto: with CFG above 1 on an even number of workers, half of them "
-                "take the negative prompt, and the rest share the tokens. manual: your degrees; they multiply to the "
-                "number of workers."
+                "take the negative prompt; the rest share the pictures of a batch, then the tokens. manual: your "
+                "degrees; they multiply to the number of workers."
             ),
             search_aliases=["ulysses", "ring", "cfg parallel", "sequence parallel", "usp"],
             inputs=[
@@ -81,6 +85,12 @@ class CompactParallelStrategy(io.ComfyNode):
                                         "(DistriFusion); nobody waits, but the picture changes."
                                     ),
                                 ),
+                                # New inputs come last: browsers keep the values of a saved node by their order.
+                                _degree(
+                                    "data_degree",
+                                    "Groups of workers that share the pictures of a batch. Works with every model and "
+                                    "on any link; needs a batch_size of as many or more.",
+                                ),
                             ],
                         ),
                     ],
@@ -90,5 +100,13 @@ class CompactParallelStrategy(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, weights: str = WEIGHTS[0], overlap: bool = True, mode: dict | None = None) -> io.NodeOutput:
+    def validate_inputs(cls, mode: Any = None) -> bool | str:
+        """Before anything runs: is there such a mode, and are these its inputs?"""
+        return verdict(cls, "mode")
+
+    @classmethod
+    def execute(
+        cls, weights: str = WEIGHTS[0], overlap: bool = True, mode: dict | None = None, **idle: Any
+    ) -> io.NodeOutput:
+        """`idle` are inputs of modes that are not chosen."""
         return io.NodeOutput(StrategyConfig(weights=weights, overlap=overlap, **chosen(mode, "auto")))

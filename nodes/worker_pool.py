@@ -1,9 +1,13 @@
 """Parallel Worker Pool: which processes there are."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..runtime.config import BACKENDS, PoolConfig
+from ..runtime.config import BACKENDS, ConfigError, ParallelConfig, PoolConfig
+from ..runtime.job.checks import devices_of
 from .types import CATEGORY, ParallelPool
+from .validation import Inputs, verdict
 
 DEFAULT = PoolConfig()
 
@@ -65,6 +69,11 @@ class CompactParallelPool(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, devices: Any = None) -> bool | str:
+        """Before anything runs: are there such devices, and can the backend use them?"""
+        return verdict(cls, "devices", _wrong_devices)
+
+    @classmethod
     def execute(
         cls,
         devices: str = DEFAULT.devices,
@@ -73,3 +82,14 @@ class CompactParallelPool(io.ComfyNode):
         start_timeout_s: float = DEFAULT.start_timeout_s,
     ) -> io.NodeOutput:
         return io.NodeOutput(PoolConfig(devices, backend, name, start_timeout_s))
+
+
+def _wrong_devices(inputs: Inputs) -> str:
+    given = {name: inputs[name] for name in ("devices", "backend") if name in inputs}
+    if isinstance(given.get("devices"), list) or given.get("backend", DEFAULT.backend) not in BACKENDS:
+        return ""  # comes over a link, or ComfyUI refuses it itself
+    try:
+        devices_of(ParallelConfig(pool=PoolConfig(**given)))
+    except ConfigError as error:
+        return str(error)
+    return ""

@@ -1,5 +1,7 @@
 /** The few words in which the panel builds its elements. */
 
+import { t } from "./words.js";
+
 /**
  * A new element.
  * @param {string} tag
@@ -61,11 +63,11 @@ export function makeFigures() {
  */
 export function makeMessage(label) {
   const text = make("pre", { tabIndex: 0, "aria-label": label });
-  const copy = make("button", { type: "button", class: "parallel-button" }, "Copy");
+  const copy = make("button", { type: "button", class: "parallel-button" }, t("Copy"));
   const element = make("div", { class: "parallel-error", role: "alert", hidden: true }, text, copy);
   copy.addEventListener("click", async () => {
-    setText(copy, (await copied(text)) ? "Copied" : "Press Ctrl+C");
-    setTimeout(() => setText(copy, "Copy"), 2000);
+    setText(copy, (await copied(text)) ? t("Copied") : t("Press Ctrl+C"));
+    setTimeout(() => setText(copy, t("Copy")), 2000);
   });
   return {
     element,

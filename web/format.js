@@ -40,11 +40,6 @@ export function formatShare(share) {
   return `${share >= 0.0995 ? (100 * share).toFixed(0) : short(100 * share)} %`;
 }
 
-/** @param {number} count @param {string} noun @returns {string} "1 worker", "2 workers" */
-export function plural(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
-}
-
 /** @param {number} seconds since 1970 @returns {string} the time of day */
 export function formatTime(seconds) {
   return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });

@@ -4,8 +4,12 @@ import { make, setText } from "./elements.js";
 import { PoolCard } from "./pool_card.js";
 import { RunList } from "./run_list.js";
 import { store } from "./store.js";
+import { t } from "./words.js";
 
 const POLL_MS = 5000;
+const NO_WORKERS =
+  "No workers yet. Put the node Parallel Model between a model loader and a sampler: the workers start with the " +
+  "first run and stay warm.";
 
 /** Fills an element for as long as the tab is open. */
 export class Panel {
@@ -13,17 +17,12 @@ export class Panel {
   #runs = new RunList();
   #pools = make("div");
   #problem = make("p", { class: "parallel-problem", role: "alert", hidden: true });
-  #empty = make(
-    "p",
-    { class: "parallel-about" },
-    "No workers yet. Put the node Parallel Model between a model loader and a sampler: the workers start with the " +
-      "first run and stay warm.",
-  );
+  #empty = make("p", { class: "parallel-about" }, t(NO_WORKERS));
   #update = () => this.#show();
 
   /** @param {HTMLElement} root */
   constructor(root) {
-    const parts = [make("h2", {}, "Parallel"), this.#problem, this.#empty, this.#pools, this.#runs.element];
+    const parts = [make("h2", {}, t("Parallel")), this.#problem, this.#empty, this.#pools, this.#runs.element];
     root.replaceChildren(make("div", { class: "parallel-panel" }, ...parts));
     store.addEventListener("change", this.#update);
     // Events tell of changes; memory, and the end of a worker that had nothing to do, are looked up.

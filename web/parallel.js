@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { Panel } from "./panel.js";
 import { ask } from "./store.js";
+import { loadWords, t } from "./words.js";
 
 /** @type {Panel|undefined} */
 let panel;
@@ -13,7 +14,7 @@ async function setIdleMinutes(minutes) {
   try {
     await ask("/parallel/settings", { method: "POST", body });
   } catch (error) {
-    app.extensionManager.toast.add({ severity: "error", summary: "Parallel", detail: error.message, life: 10000 });
+    app.extensionManager.toast.add({ severity: "error", summary: t("Parallel"), detail: error.message, life: 10000 });
   }
 }
 
@@ -32,15 +33,26 @@ app.registerExtension({
       defaultValue: 15,
       onChange: setIdleMinutes,
     },
+    {
+      id: "CompactParallel.DefaultDevices",
+      category: ["Parallel", "Workers", "Default devices"],
+      name: "Devices of a Parallel Model without a pool",
+      tooltip:
+        "What a Parallel Worker Pool takes: auto (every CUDA device, else two CPU workers), or a list such as " +
+        "cuda:0,cuda:1. It holds for the next run.",
+      type: "text",
+      defaultValue: "auto",
+    },
   ],
-  setup() {
+  async setup() {
+    await loadWords();
     const href = new URL("./parallel.css", import.meta.url).href;
     document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href }));
     app.extensionManager.registerSidebarTab({
       id: "compact-parallel",
       icon: "pi pi-server",
-      title: "Parallel",
-      tooltip: "Parallel: workers and runs",
+      title: t("Parallel"),
+      tooltip: t("Parallel: workers and runs"),
       type: "custom",
       render(element) {
         panel?.close();

@@ -2,11 +2,15 @@
 
 import { app } from "../../scripts/app.js";
 import { make, makeFigures, makeMessage, setText } from "./elements.js";
-import { formatBytes, formatRatio, formatSeconds, formatShare, plural } from "./format.js";
+import { live, reported } from "./figures.js";
+import { formatBytes, formatSeconds } from "./format.js";
 import { store } from "./store.js";
+import { plural, t } from "./words.js";
 
 const BUSY = ["starting", "sampling"];
 const MEASURED = ["idle", "sampling"];
+const STARTING = ["Starting {count} worker", "Starting {count} workers"];
+const ENDS = ["This ends {count} worker and frees its memory.", "This ends {count} workers and frees their memory."];
 
 export class PoolCard {
   #acting = false;
@@ -14,23 +18,25 @@ export class PoolCard {
   /** @param {import("./store.js").Pool} pool */
   constructor(pool) {
     this.pool = pool;
-    this.title = make("h3", {}, pool.name || "Default pool");
+    this.title = make("h3", {}, pool.name || t("Default pool"));
     this.badge = make("span", { class: "parallel-badge" });
     this.about = make("p", { class: "parallel-about" });
     this.line = make("p", { class: "parallel-line" });
-    this.progress = make("progress", { "aria-label": "Sampling steps" });
+    this.progress = make("progress", { "aria-label": t("Sampling steps") });
     this.figures = makeFigures();
-    this.error = makeMessage("Error of this pool");
+    this.error = makeMessage(t("Error of this pool"));
     this.workers = make("tbody");
     this.buttons = {
-      start: this.#button("Start", "Start the workers now instead of with the next run", () => this.#act("start")),
-      restart: this.#button("Restart", "End the workers and start new ones", () => this.#act("restart")),
-      stop: this.#button("Stop", "End the workers and give back their memory", () => this.#stop()),
+      start: this.#button(t("Start"), t("Start the workers now instead of with the next run"), () =>
+        this.#act("start"),
+      ),
+      restart: this.#button(t("Restart"), t("End the workers and start new ones"), () => this.#act("restart")),
+      stop: this.#button(t("Stop"), t("End the workers and give back their memory"), () => this.#stop()),
     };
-    const heads = ["Worker", "State", "Memory"].map((name) => make("th", { scope: "col" }, name));
+    const heads = [t("Worker"), t("State"), t("Memory")].map((name) => make("th", { scope: "col" }, name));
     this.element = make(
       "section",
-      { class: "parallel-pool", "aria-label": `Pool ${pool.name || "default"}`, "data-pool": pool.name },
+      { class: "parallel-pool", "aria-label": t("Pool {name}", { name: pool.name || "default" }), "data-pool": pool.name },
       make("header", {}, this.title, this.badge),
       this.about,
       this.line,
@@ -46,7 +52,7 @@ export class PoolCard {
   /** Show what is known now. @param {import("./store.js").Pool} pool */
   update(pool) {
     this.pool = pool;
-    setText(this.badge, pool.state);
+    setText(this.badge, t(pool.state));
     this.badge.dataset.state = pool.state;
     setText(this.about, about(pool));
     this.#updateRun(pool);
@@ -65,8 +71,9 @@ export class PoolCard {
     const starting = pool.state === "starting" && (!run || run.outcome); // from this panel, not for a run
     const ready = pool.workers.filter((worker) => worker.state === "idle").length;
     // The error is shown whole below the line.
-    const line = run?.outcome === "failed" ? "The last run failed." : (run?.line ?? "No run yet.");
-    setText(this.line, starting ? `Starting ${plural(pool.workers.length, "worker")}, ${ready} ready` : line);
+    const said = run ? run.said.map(([text, values]) => t(text, values)).join(", ") : t("No run yet.");
+    const line = run?.outcome === "failed" ? t("The last run failed.") : said;
+    setText(this.line, starting ? `${plural(pool.workers.length, ...STARTING)}, ${t("{ready} ready", { ready })}` : line);
     this.progress.hidden = !run || Boolean(run.outcome);
     if (run?.total) {
       this.progress.max = run.total;
@@ -87,8 +94,8 @@ export class PoolCard {
       const row = this.workers.rows[place] ?? fresh();
       const [name, state, memory] = row.cells;
       setText(name, `${worker.rank} · ${worker.device}`);
-      name.title = worker.pid ? `process ${worker.pid}` : "";
-      setText(state, worker.state);
+      name.title = worker.pid ? t("process {pid}", { pid: worker.pid }) : "";
+      setText(state, t(worker.state));
       state.dataset.state = worker.state;
       setText(memory, memoryOf(worker));
       memory.title = memoryHint(worker);
@@ -113,11 +120,14 @@ export class PoolCard {
   }
 
   async #stop() {
-    const running = this.pool.state === "sampling" ? " The run that goes on fails." : "";
-    const ends = `This ends ${plural(this.pool.workers.length, "worker")} and frees their memory.`;
+    const parts = [
+      plural(this.pool.workers.length, ...ENDS),
+      this.pool.state === "sampling" ? t("The run that goes on fails.") : "",
+      t("They start again with the next run."),
+    ];
     const sure = await app.extensionManager.dialog.confirm({
-      title: "Stop the workers?",
-      message: `${ends}${running} They start again with the next run.`,
+      title: t("Stop the workers?"),
+      message: parts.filter(Boolean).join(" "),
     });
     if (sure) await this.#act("stop");
   }
@@ -125,10 +135,11 @@ export class PoolCard {
 
 /** @param {import("./store.js").Pool} pool */
 function about(pool) {
-  const parts = [plural(pool.workers.length, "worker"), pool.backend];
+  const parts = [plural(pool.workers.length, "{count} worker", "{count} workers"), pool.backend];
   if (pool.link && MEASURED.includes(pool.state)) {
     const { bytes_per_second: bandwidth, latency_ms: latency } = pool.link;
-    parts.push(`link ${formatBytes(bandwidth)}/s, ${formatSeconds(latency / 1e3)}`);
+    const link = { bandwidth: `${formatBytes(bandwidth)}/s`, latency: formatSeconds(latency / 1e3) };
+    parts.push(t("link {bandwidth}, {latency}", link));
   }
   return parts.join(" · ");
 }
@@ -137,8 +148,8 @@ function about(pool) {
 function endedWhileIdle(pool) {
   const ended = pool.workers.filter((worker) => worker.state === "dead");
   if (pool.state !== "idle" || !ended.length) return "";
-  const names = ended.map((worker) => `Worker ${worker.rank} (${worker.device}), process ${worker.pid},`).join(" ");
-  return `${names} ended; the pool restarts on the next run, or with Start.`;
+  const names = ended.map((worker) => t("Worker {rank} ({device}), process {pid}, ended.", { ...worker }));
+  return [...names, t("The pool restarts on the next run, or with Start.")].join(" ");
 }
 
 /** Disabled buttons keep the keyboard's focus. @param {HTMLElement} button @param {boolean} disabled */
@@ -154,59 +165,9 @@ function memoryOf(worker) {
 /** @param {import("./store.js").Worker} worker */
 function memoryHint(worker) {
   if (!worker.pid) return "";
-  const main = `${formatBytes(worker.process_bytes)} of main memory, files it shares with others included`;
-  return worker.device === "cpu" ? main : `${formatBytes(worker.device_bytes)} on ${worker.device}; ${main}`;
-}
-
-const NAMES = {
-  seconds: "Seconds per step",
-  sent: "Sent",
-  raw: "At 16 bits",
-  ratio: "Ratio",
-  reuse: "Look-ahead",
-  error: "Worst error",
-};
-const HINTS = {
-  seconds: "Seconds of sampling by steps",
-  sent: "Bytes that the workers put on links",
-  raw: "The same tensors at 16 bits per value",
-  ratio: "How much less was sent than at 16 bits",
-  reuse: "Step Reuse: calls of a round beyond its first that were kept, and rounds of model calls",
-  error: "Largest relative error of a sent tensor",
-};
-
-/**
- * @param {Record<keyof NAMES, string|null>} values
- * @returns {[string, string|null, string][]} names, values and hints
- */
-function named(values) {
-  return Object.entries(values).map(([key, value]) => [NAMES[key], value, HINTS[key]]);
-}
-
-/** The figures of a run that goes on (or of one that did not end well). @param {import("./store.js").Run|null} run */
-function live(run) {
-  const known = run && run.step > 0;
-  const sent = known && run.bytes_sent > 0;
-  return named({
-    seconds: known ? formatSeconds(run.seconds_per_step) : null,
-    sent: sent ? `${formatBytes(run.bytes_sent)} by worker 0` : null,
-    raw: sent ? formatBytes(run.bytes_uncompressed) : null,
-    ratio: sent ? formatRatio(run.effective_ratio) : null,
-    reuse: known && run.rounds != null ? `${run.ahead} ahead in ${plural(run.rounds, "round")}` : null,
-    error: null,
-  });
-}
-
-/** The figures of a run that is done, from its report. @param {Record<string, any>} report */
-export function reported(report) {
-  const sent = report.bytes_sent > 0;
-  const ahead = `${report.calls - report.rounds} ahead in ${plural(report.rounds, "round")}`;
-  return named({
-    seconds: report.steps ? formatSeconds(report.sampling_seconds / report.steps) : null,
-    sent: sent ? `${formatBytes(report.bytes_sent)} by all` : null,
-    raw: sent ? formatBytes(report.bytes_uncompressed) : null,
-    ratio: sent ? formatRatio(report.effective_ratio) : null,
-    reuse: report.step_reuse.mode === "off" ? null : ahead,
-    error: report.max_relative_error == null ? null : formatShare(report.max_relative_error),
-  });
+  const bytes = { bytes: formatBytes(worker.process_bytes) };
+  const main = t("{bytes} of main memory, files it shares with others included", bytes);
+  if (worker.device === "cpu") return main;
+  const own = { bytes: formatBytes(worker.device_bytes), device: worker.device };
+  return `${t("{bytes} on {device}", own)}; ${main}`;
 }

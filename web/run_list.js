@@ -3,16 +3,17 @@
 import { api } from "../../scripts/api.js";
 import { make, makeFigures } from "./elements.js";
 import { formatTime } from "./format.js";
-import { reported } from "./pool_card.js";
+import { reported } from "./figures.js";
+import { t } from "./words.js";
 
 const SHOWN = 20;
 
 export class RunList {
   constructor() {
-    this.empty = make("p", { class: "parallel-about" }, "No run since ComfyUI started.");
+    this.empty = make("p", { class: "parallel-about" }, t("No run since ComfyUI started."));
     this.list = make("ol", { class: "parallel-runs", reversed: true });
-    const title = make("h3", {}, "Recent runs");
-    this.element = make("section", { "aria-label": "Recent runs" }, title, this.empty, this.list);
+    const title = make("h3", {}, t("Recent runs"));
+    this.element = make("section", { "aria-label": t("Recent runs") }, title, this.empty, this.list);
     /** @type {Map<string, HTMLElement>} */
     this.items = new Map();
   }
@@ -57,9 +58,9 @@ function runDetails(report) {
   for (const figure of reported(report)) figures.set(...figure);
   const notes = [...report.fallbacks, ...report.warnings].map((text) => make("li", {}, text));
   const source = api.apiURL(`/parallel/runs/${encodeURIComponent(report.run_id)}/plot`);
-  const plot = make("img", { src: source, alt: `Plot of the run: ${report.result}` });
-  const opens = { href: source, target: "_blank", rel: "noopener", title: "Open the plot in a new tab" };
+  const plot = make("img", { src: source, alt: t("Plot of the run: {result}", { result: report.result }) });
+  const opens = { href: source, target: "_blank", rel: "noopener", title: t("Open the plot in a new tab") };
   const link = make("a", opens, plot);
-  plot.addEventListener("error", () => link.replaceWith("The plot is gone: ComfyUI was restarted since."));
+  plot.addEventListener("error", () => link.replaceWith(t("The plot is gone: ComfyUI was restarted since.")));
   return [figures.element, ...(notes.length ? [make("ul", { class: "parallel-notes" }, ...notes)] : []), link];
 }

@@ -1,12 +1,14 @@
 /** What the panel shows, kept up to date: asked from the routes at first, then told over ComfyUI's websocket. */
 
 import { api } from "../../scripts/api.js";
+import { language, t } from "./words.js";
 
 const EVENT = "compact_parallel";
 
 /**
  * @typedef {object} Run the run of a pool that goes on, or its last one
- * @property {string} line what it is doing
+ * @property {string} line what it is doing, in English
+ * @property {[string, Record<string, string|number>][]} said the same in parts that can be translated
  * @property {string} outcome "", "done", "failed" or "cancelled"
  * @property {string} error
  * @property {string} run_id once done
@@ -53,7 +55,7 @@ class Store extends EventTarget {
     super();
     api.addEventListener(EVENT, (event) => this.#told(event.detail));
     api.addEventListener("reconnecting", () => {
-      this.problem = "The connection to ComfyUI is lost; trying again.";
+      this.problem = t("The connection to ComfyUI is lost; trying again.");
       this.#announce();
     });
     api.addEventListener("reconnected", () => this.refresh());
@@ -62,11 +64,11 @@ class Store extends EventTarget {
   /** Ask the routes for everything. */
   async refresh() {
     try {
-      [this.pools, this.reports] = await Promise.all([ask("/parallel/pools"), ask("/parallel/runs")]);
+      [this.pools, this.reports] = await Promise.all([ask("/parallel/pools"), ask(`/parallel/runs?language=${language()}`)]);
       this.problem = "";
       this.loaded = true;
     } catch (error) {
-      this.problem = `ComfyUI does not answer: ${error.message}`;
+      this.problem = t("ComfyUI does not answer: {reason}", { reason: error.message });
     }
     this.#announce();
   }
@@ -131,7 +133,7 @@ export async function ask(path, options) {
   const answer = await api.fetchApi(path, { cache: "no-store", ...options });
   if (answer.ok) return answer.json();
   const { error } = await answer.json().catch(() => ({}));
-  throw new Error(error ?? `${path} answered ${answer.status}`);
+  throw new Error(error ?? t("{path} answered {status}", { path, status: answer.status }));
 }
 
 export const store = new Store();

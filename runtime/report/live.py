@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .summary import plural
+from .history import runs
 
 log = logging.getLogger(__name__)
 
@@ -112,46 +112,76 @@ def live() -> Live:
     return Live()
 
 
-def result_line(report: dict[str, Any]) -> str:
-    """A finished run in one line, with nothing in it that this run did not measure.
+Said = tuple[str, dict[str, Any]]
+"""A text with {holes}, and what goes into them: so it can be said in other languages."""
+
+
+def say(parts: list[Said], words: Mapping[str, str] | None = None) -> str:
+    """The parts in one line; `words` are translations by the English text."""
+    return ", ".join((words or {}).get(text, text).format(**values) for text, values in parts)
+
+
+def result_line(report: dict[str, Any], words: Mapping[str, str] | None = None) -> str:
+    """A finished run in one line, with nothing in it that this run did not measure; `words` as for `say`.
 
     "2 workers, 0.41 s per step, 6.9x less data sent, worst error 0.4 %".
     """
-    parts = [plural(report["workers"], "worker")]
+    return say(_result(report), words)
+
+
+def _result(report: dict[str, Any]) -> list[Said]:
+    parts = [_counted(report["workers"], "{count} worker", "{count} workers")]
     if report["fallbacks"]:
-        parts[0] = "One device, without the workers"
+        parts[0] = ("One device, without the workers", {})
     if report["steps"]:
-        parts.append(f"{_short(report['sampling_seconds'] / report['steps'])} s per step")
+        parts.append(("{seconds} s per step", {"seconds": _short(report["sampling_seconds"] / report["steps"])}))
     if report["rounds"] < report["calls"]:
-        parts.append(f"{plural(report['calls'], 'call')} in {plural(report['rounds'], 'round')}")
+        calls, rounds = report["calls"], report["rounds"]
+        text = "{calls} calls in {rounds} round" if rounds == 1 else "{calls} calls in {rounds} rounds"
+        parts.append((text, {"calls": calls, "rounds": rounds}))
     if (report["effective_ratio"] or 0) >= LEAST_RATIO:
-        parts.append(f"{report['effective_ratio']:.1f}x less data sent")
+        parts.append(("{ratio}x less data sent", {"ratio": f"{report['effective_ratio']:.1f}"}))
     if report["max_relative_error"] is not None:
-        parts.append(f"worst error {_short(100 * report['max_relative_error'])} %")
+        parts.append(("worst error {percent} %", {"percent": _short(100 * report["max_relative_error"])}))
     if report["warnings"]:
-        parts.append(plural(len(report["warnings"]), "warning"))
-    return ", ".join(parts)
+        parts.append(_counted(len(report["warnings"]), "{count} warning", "{count} warnings"))
+    return parts
 
 
-def status_line(run: LiveRun, pool: dict[str, Any] | None) -> str:
+def status_line(run: LiveRun, pool: dict[str, Any] | None, words: Mapping[str, str] | None = None) -> str:
     """What a run is doing, in a few words; `pool` is the status of its pool, None where there is none (yet)."""
+    return say(status(run, pool), words)
+
+
+def status(run: LiveRun, pool: dict[str, Any] | None) -> list[Said]:
+    """`status_line` in parts that can be translated."""
     if run.outcome == "done":
-        return run.result
+        report = runs().find(run.run_id)
+        return _result(report) if report is not None else [(run.result, {})]
     if run.outcome == "failed":
-        return "The run failed; the tab Parallel in the sidebar shows why"
+        return [("The run failed; the tab Parallel in the sidebar shows why", {})]
+    steps = {"step": run.step, "total": run.total}
     if run.outcome == "cancelled":
-        return f"Cancelled after step {run.step} of {run.total}" if run.step else "Cancelled before the first step"
+        text = "Cancelled after step {step} of {total}" if run.step else "Cancelled before the first step"
+        return [(text, steps)]
     if run.step:
-        return f"Step {run.step} of {run.total}, {_short(run.seconds / run.step)} s per step"
+        pace = ("{seconds} s per step", {"seconds": _short(run.seconds / run.step)})
+        return [("Step {step} of {total}", steps), pace]
     workers = [worker["state"] for worker in pool["workers"]] if pool else []
-    crew = plural(len(workers), "worker")
+    count = len(workers)
     if pool and pool["state"] == "starting":
-        return f"Starting {crew}, {workers.count('idle')} ready"
+        starting = _counted(count, "Starting {count} worker", "Starting {count} workers")
+        return [starting, ("{ready} ready", {"ready": workers.count("idle")})]
     if "loading" in workers:
-        return f"Loading the model on {crew}, {workers.count('loaded')} ready"
+        loading = _counted(count, "Loading the model on {count} worker", "Loading the model on {count} workers")
+        return [loading, ("{ready} ready", {"ready": workers.count("loaded")})]
     if "sampling" in workers:
-        return f"Sampling on {crew}"
-    return "Preparing the run"
+        return [_counted(count, "Sampling on {count} worker", "Sampling on {count} workers")]
+    return [("Preparing the run", {})]
+
+
+def _counted(count: int, one: str, more: str) -> Said:
+    return (one if count == 1 else more), {"count": count}
 
 
 def _short(number: float) -> str:

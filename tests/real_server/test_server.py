@@ -13,7 +13,7 @@ import urllib.request
 
 import psutil
 import pytest
-from compact_parallel.workflows.client import Cached, Interrupted, NodeError, Preview, Progress, Refused
+from compact_parallel.workflows.client import Cached, Interrupted, NodeError, Preview, Progress
 
 pytestmark = pytest.mark.server
 SEEDS = itertools.count(1000)
@@ -116,14 +116,6 @@ def test_a_killed_worker_is_an_error_on_the_node_and_the_next_run_works(talk, ma
     ("title", "changes", "sentence"),
     [
         (
-            "Parallel Model",
-            {"Parallel_Worker_Pool__devices": "cpu*3"},
-            "degrees multiply to 2 .* the pool has 3 workers",
-        ),
-        ("Parallel Model", {"Parallel_Worker_Pool__devices": "cuda:0,cuda:1"}, "cuda:0 does not exist .0 CUDA devices"),
-        ("Parallel Worker Pool", {"Parallel_Worker_Pool__devices": "gpu0"}, "'gpu0' is not a device; write auto, cpu"),
-        ("Parallel Model", {"Parallel_Worker_Pool__backend": "nccl"}, "backend is nccl but devices are cpu,cpu"),
-        (
             "KSampler",
             {"Parallel_Strategy__mode.ring_degree": 1, "Parallel_Strategy__mode.cfg_degree": 2, "KSampler__cfg": 1.0},
             "cfg_degree is 2 but the guider evaluates 1 condition",
@@ -157,11 +149,6 @@ def test_a_saved_workflow_without_our_newer_inputs_takes_their_defaults(talk, ma
     report = talk.server.get("/parallel/runs/latest")
     assert report["strategy"]["ring_degree"] == 2 and report["strategy"]["ring_exchange"] == "all_gather"
     assert report["compression"]["codec"] == "2bit"
-
-
-def test_a_ratio_of_nothing_is_refused_by_the_server(talk, make):
-    with pytest.raises(Refused, match="warmup_calls"):
-        talk.run(make("tiny", Residual_Compression__warmup_calls=0))
 
 
 def test_guiders_from_files_under_path_names_reach_the_workers(talk, make, find):

@@ -23,6 +23,7 @@ _WIDTHS = {
 }
 _WIDTH = 330
 _PICTURES = {"SaveImage": 330, "PreviewImage": 330, "LoadImage": 340, "SaveVideo": 330}
+_PREVIEWS = dict.fromkeys(("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"), 260)
 _TEXTS = {"CLIPTextEncode": 130, "PreviewAny": 130}
 _STATUS = {"CompactParallelModel": 60, "CompactParallelReport": 120, "CompactParallelCompare": 60}
 
@@ -65,5 +66,5 @@ def size_of(node: Node) -> tuple[int, int]:
     links = sum(not one.is_widget for one in node.inputs)
     fields = sum(1 + bool(one.options.get("control_after_generate")) for one in node.inputs if one.is_widget)
     height = 16 + 20 * max(links, len(node.info["output"])) + 26 * fields
-    extra = _PICTURES.get(node.type, 0) + _TEXTS.get(node.type, 0) + _STATUS.get(node.type, 0)
+    extra = sum(more.get(node.type, 0) for more in (_PICTURES, _PREVIEWS, _TEXTS, _STATUS))
     return width, height + extra

@@ -1,0 +1,92 @@
+"""Draws every node as ComfyUI's browser shows it, for the help pages: web/docs/<node>.webp.
+
+COMFYUI_PATH=... python3 tests/browser/help_pictures.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+SHOWN = {
+    "CompactParallelModel": "",
+    "CompactParallelPool": "",
+    "CompactParallelStrategy": "manual",
+    "CompactParallelCompression": "codec",
+    "CompactParallelStepReuse": "look_ahead",
+    "CompactParallelReport": "",
+    "CompactParallelCompare": "",
+    "CompactParallelDemoPrompt": "",
+}
+"""Every node, and the mode it is shown with."""
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+    "Comfy.NodeBadge.NodeIdBadgeMode": "None",
+}
+SCALE, MARGIN, TITLE = 1.4, 14, 30
+DRAW = """(async () => {
+    const { graph, canvas } = window.app;
+    graph.clear();
+    const node = window.LiteGraph.createNode(given.kind);
+    graph.add(node);
+    if (given.mode) node.widgets.find((widget) => widget.name === 'mode').value = given.mode;
+    node.setSize([Math.max(node.size[0], 300), node.computeSize()[1]]);
+    node.pos = [0, 0];
+    canvas.ds.scale = given.scale;
+    canvas.ds.offset = [300, 150];
+    canvas.deselectAll?.();
+    canvas.setDirty(true, true);
+    await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+    const { left, top } = canvas.canvas.getBoundingClientRect();
+    return [left + 300 * given.scale, top + 150 * given.scale, node.size[0] * given.scale, node.size[1] * given.scale];
+})()"""
+
+
+def crop(png: bytes, box: list[float]) -> Image.Image:
+    """The node with its title and a margin."""
+    left, top, width, height = box
+    top, height = top - TITLE * SCALE, height + TITLE * SCALE
+    edges = (left - MARGIN, top - MARGIN, left + width + MARGIN, top + height + MARGIN)
+    return Image.open(io.BytesIO(png)).convert("RGB").crop(tuple(round(edge) for edge in edges))
+
+
+def draw(front: Any, folder: Path, docs: Path) -> None:
+    """Draw every node in the opened front end."""
+    front.browser.wait("window.app.graph.nodes.length > 0")  # ComfyUI's own first workflow comes late
+    for kind, mode in SHOWN.items():
+        box = front.browser.evaluate(DRAW, {"kind": kind, "mode": mode, "scale": SCALE})
+        front.screenshot(kind)
+        picture = crop((folder / f"{kind}.png").read_bytes(), box)
+        picture.save(docs / f"{kind}.webp", quality=85, method=6)
+        print(kind, picture.size)
+
+
+def main() -> None:
+    """The command."""
+    sys.path.insert(0, str(HERE.parent))
+    importlib.import_module("conftest")  # gives the pack its name
+    sys.path.insert(0, str(HERE))
+    front = importlib.import_module("front")
+    with tempfile.TemporaryDirectory() as folder:
+        server = front.ComfyServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), front.ROOT, Path(folder))
+        with server:
+            browser = front.Browser()
+            page = front.Front(server, browser, Path(folder))
+            page.post("/api/settings", SETTINGS)
+            page.open()
+            draw(page, Path(folder), front.ROOT / "web" / "docs")
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
