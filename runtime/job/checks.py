@@ -16,6 +16,7 @@ from ..attention.errors import Unsupported
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.plans import has_plan, plan_for, splits_rows
+from ..sharding.rows.modules import lowest_rows
 from .conditions import reason_against_cfg
 
 # What a condition may hold that acts inside of the model.
@@ -47,20 +48,23 @@ def conditions_per_call(guider: Any) -> int:
     return min(given, 1) if predicts_by_cfg(guider) and skips_negative else given
 
 
-def batch_entries(guider: Any, noise: torch.Tensor) -> int:
-    """How many entries of a batch may go to different workers; `noise` (B, ...)."""
-    batch_is_frames = isinstance(guider.model_patcher.model, comfy.model_base.SVD_img2vid)
-    return 1 if batch_is_frames else noise.shape[0]
-
-
-def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int = 1, batch: int = 1) -> Degrees:
-    """The degrees of this job, which evaluates `look_ahead` calls of `batch` entries at a time where it can.
+def degrees_for(
+    config: ParallelConfig, world: int, guider: Any, noise: torch.Tensor, *, look_ahead: int = 1
+) -> Degrees:
+    """The degrees of this job, which evaluates `look_ahead` calls of latents like `noise` (B, ..., H, W) at a time.
 
     Raises ConfigError or Unsupported, each with the way out.
-    In mode "auto" they may multiply to less than `world`: a model whose tokens cannot be split shares its CFG only.
+    In mode "auto" they may multiply to less than `world`, where that many have nothing to share.
     """
     module = guider.model_patcher.model.diffusion_model
     conditions = conditions_per_call(guider)
+    batch_is_frames = isinstance(guider.model_patcher.model, comfy.model_base.SVD_img2vid)
+    batch = 1 if batch_is_frames else noise.shape[0]
+    if batch_is_frames and config.strategy.mode == "manual" and config.strategy.data_degree > 1:
+        raise Unsupported(
+            "The batch of Stable Video Diffusion is the frames of one video, which belong together; set data_degree to "
+            "1 and use cfg_degree or ring_degree."
+        )
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         raise Unsupported(
             "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
@@ -76,9 +80,8 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
             world,
             conditions=1 if against_cfg else conditions,
             splits_tokens=has_plan(module),
-            heads=None
-            if splits_rows(module)
-            else next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None),
+            heads=None if splits_rows(module) else _heads(module),
+            rows=lowest_rows(module, noise.shape[-2]) if splits_rows(module) else None,
             look_ahead=look_ahead,
             batch=1 if _acts_inside(guider) else batch,
         )
@@ -101,10 +104,15 @@ def degrees_for(config: ParallelConfig, world: int, guider: Any, look_ahead: int
     return degrees
 
 
+def _heads(module: torch.nn.Module) -> int | None:
+    return next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
+
+
 def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = True) -> Degrees:
     """The degrees of the same workers for a call that is evaluated alone.
 
-    The tokens are split only where no guard of the model's plan may refuse it: that it is alone is not asked for.
+    The tokens are split only where nothing may refuse it, as nobody asked for it: no guard of the model's plan, no
+    picture with too few rows.
     """
     module = guider.model_patcher.model.diffusion_model
     against_cfg = reason_against_cfg(guider.model_options)
@@ -113,7 +121,7 @@ def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = Tru
     return one_by_one(
         degrees,
         conditions=1 if against_cfg else conditions_per_call(guider),
-        splits_tokens=may_split_tokens and has_plan(module) and not (splits_rows(module) and degrees.ulysses > 1),
+        splits_tokens=may_split_tokens and has_plan(module) and not splits_rows(module),
     )
 
 

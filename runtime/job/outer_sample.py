@@ -27,7 +27,7 @@ from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
 from ..report.live import LiveRun, live, result_line
-from .checks import batch_entries, degrees_alone, degrees_for, devices_of, unmet
+from .checks import degrees_alone, degrees_for, devices_of, unmet
 from .look_ahead import chosen, limited, look_ahead_for
 from .memory import make_room, show_weights
 from .pickling import Local, ShippingError
@@ -97,7 +97,7 @@ class ParallelSampling(Local):
         guider = executor.class_obj
         ahead = look_ahead_for(self.config, guider, arguments)
         reach = ahead.config.look_ahead if ahead.config.enabled else 1
-        degrees = degrees_for(self.config, len(devices), guider, reach, batch_entries(guider, arguments.noise))
+        degrees = degrees_for(self.config, len(devices), guider, arguments.noise, look_ahead=reach)
         ahead = limited(ahead, degrees, auto=self.config.strategy.mode == "auto")
         devices = devices[: degrees.world]
         wrappers = executor.wrappers[executor.idx + 1 :]

@@ -84,7 +84,14 @@ def manual_degrees(strategy: StrategyConfig, world: int, conditions: int, batch:
 
 
 def auto_degrees(
-    world: int, *, conditions: int, splits_tokens: bool, heads: int | None, look_ahead: int = 1, batch: int = 1
+    world: int,
+    *,
+    conditions: int,
+    splits_tokens: bool,
+    heads: int | None,
+    rows: int | None = None,
+    look_ahead: int = 1,
+    batch: int = 1,
 ) -> Degrees:
     """The degrees of mode "auto", for `world` workers or fewer.
 
@@ -92,6 +99,7 @@ def auto_degrees(
         conditions: how many conditions of a call may go to different workers (2 for CFG above 1).
         splits_tokens: whether the model has a sequence-parallel plan.
         heads: attention heads of the model, if known.
+        rows: into how many parts a picture can be split, if its rows are split and not its tokens.
         look_ahead: how many calls Step Reuse evaluates at a time.
         batch: batch entries that may go to different workers.
 
@@ -110,6 +118,8 @@ def auto_degrees(
     degrees = Degrees(data=data, cfg=cfg, step=step)
     if not splits_tokens:
         return degrees
+    if rows is not None:
+        rest = min(rest, rows)
     if rest > 2 and heads is not None and heads % rest == 0:
         return replace(degrees, ulysses=rest)
     return replace(degrees, ring=rest)

@@ -88,6 +88,16 @@ FAMILIES: dict[str, tuple[Callable, dict[str, Any], tuple[int, ...]]] = {
         },
         (128, 5, 3, 3),
     ),
+    "svd": (
+        supported.SVD_img2vid,
+        {
+            **_UNET, "in_channels": 8, "num_classes": "sequential", "adm_in_channels": 768, "num_heads": -1,
+            "num_head_channels": 16, "use_linear_in_transformer": True, "use_temporal_attention": True,
+            "use_temporal_resblock": True, "extra_ff_mix_layer": True, "use_spatial_context": True,
+            "merge_strategy": "learned_with_images", "video_kernel_size": [3, 1, 1],
+        },
+        (4, 14, 12),
+    ),
     "sd_inpaint": (supported.SD15, {**_UNET, "in_channels": 9}, (4, 14, 12)),
 }  # fmt: skip
 

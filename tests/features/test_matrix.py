@@ -112,12 +112,23 @@ def test_a_feature_changes_the_picture(name, family):
 
 
 @pytest.mark.parametrize("name", ["LoRA, two", "Inpainting (noise mask)", "Regional prompts over inpainting"])
-@pytest.mark.parametrize("family", [family for family in FAMILIES if not family.startswith("sd")])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("svd", "sd_inpaint")])
 def test_a_family_is_exact_with_what_people_do_most(family, name):
     made = patches.COMMON[name](family)
     expected = made.sample()
     assert relative_error(made.sample(functools.partial(parallel, world=2, ring_degree=2)), expected) < TOLERANCE
     assert relative_error(scene(family).sample(), expected) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("way", ["sequence", "CFG", "step"])
+def test_a_video_whose_frames_are_the_batch_is_exact(way):
+    film = scene("svd", batch=5)
+    film = replace(film, positive=[[text[:, :1], about] for text, about in film.positive])
+    film = replace(film, negative=[[torch.zeros_like(text), about] for text, about in film.positive])
+    expected = film.sample()
+    assert relative_error(film.sample(functools.partial(parallel, world=2, **WAYS[way])), expected) < TOLERANCE
+    with pytest.raises(Unsupported, match=r"frames of one video.*set data_degree to 1"):
+        film.sample(functools.partial(parallel, world=2, **WAYS["data"]))
 
 
 def table() -> str:

@@ -12,6 +12,7 @@ from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_r
 from sampling import custom, model, without_plan
 
 KNOWN = {"splits_tokens": True, "heads": 24}
+NOISE = comfy_models.latent("flux")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,8 @@ KNOWN = {"splits_tokens": True, "heads": 24}
         (6, 1, {"look_ahead": 4}, Degrees(step=3, ring=2)),
         (4, 1, {"look_ahead": 4, "splits_tokens": False}, Degrees(step=4)),
         (1, 1, {"look_ahead": 2}, Degrees()),
+        (4, 1, {"heads": None, "rows": 3}, Degrees(ring=3)),
+        (4, 2, {"heads": None, "rows": 8}, Degrees(cfg=2, ring=2)),
     ],
 )
 def test_auto(world, conditions, changes, expected):
@@ -102,8 +105,8 @@ def test_easy_cache_makes_auto_split_the_tokens():
     import comfy_extras.nodes_easycache
 
     cached = comfy_extras.nodes_easycache.EasyCacheNode.execute(model("flux"), 0.5, 0.1, 0.95, False)[0]
-    assert degrees_for(ParallelConfig(), 2, guider("cfg 3")) == Degrees(cfg=2)
-    assert degrees_for(ParallelConfig(), 2, guider("cfg 3", cached)) == Degrees(ring=2)
+    assert degrees_for(ParallelConfig(), 2, guider("cfg 3"), NOISE) == Degrees(cfg=2)
+    assert degrees_for(ParallelConfig(), 2, guider("cfg 3", cached), NOISE) == Degrees(ring=2)
 
 
 def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):
@@ -115,9 +118,9 @@ def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):
 
 def test_a_model_without_a_plan_shares_its_cfg_or_is_refused():
     with without_plan(model("flux")):
-        assert degrees_for(ParallelConfig(), 4, guider("cfg 3")) == Degrees(cfg=2)
+        assert degrees_for(ParallelConfig(), 4, guider("cfg 3"), NOISE) == Degrees(cfg=2)
         with pytest.raises(Unsupported, match=r"no sequence-parallel plan for Unheard .*run on one device"):
-            degrees_for(ParallelConfig(), 4, guider("basic"))
+            degrees_for(ParallelConfig(), 4, guider("basic"), NOISE)
 
 
 def test_every_rank_is_once_on_every_axis():

@@ -153,5 +153,5 @@ def test_a_cache_keeps_auto_from_sharing_the_batch():
         return made
 
     cached = comfy_extras.nodes_easycache.EasyCacheNode.execute(model("flux"), 0.5, 0.1, 0.95, False)[0]
-    assert degrees_for(ParallelConfig(), 2, guider(model("flux")), batch=2) == Degrees(data=2)
-    assert degrees_for(ParallelConfig(), 2, guider(cached), batch=2) == Degrees(ring=2)
+    assert degrees_for(ParallelConfig(), 2, guider(model("flux")), comfy_models.latent("flux", 2)) == Degrees(data=2)
+    assert degrees_for(ParallelConfig(), 2, guider(cached), comfy_models.latent("flux", 2)) == Degrees(ring=2)

@@ -126,13 +126,16 @@ def test_auto_and_calls_alone_split_rows_along_one_axis():
     guider.set_conds(comfy_unet.conditioning(1), comfy_unet.conditioning(2))
     guider.conds = guider.original_conds
     guider.set_cfg(1.0)
-    assert degrees_for(ParallelConfig(), 4, guider) == Degrees(ring=4)  # 8 heads would divide, too
+    noise = comfy_unet.latent()["samples"]
+    assert degrees_for(ParallelConfig(), 4, guider, noise) == Degrees(ring=4)  # 8 heads would divide, too
     guider.set_cfg(3.0)
-    assert degrees_for(ParallelConfig(), 3, guider) == Degrees(ring=3)
-    assert degrees_for(ParallelConfig(), 4, guider) == Degrees(cfg=2, ring=2)
+    assert degrees_for(ParallelConfig(), 3, guider, noise) == Degrees(ring=3)
+    assert degrees_for(ParallelConfig(), 4, guider, noise) == Degrees(cfg=2, ring=2)
     guider.set_cfg(1.0)
-    assert degrees_alone(Degrees(step=2, ring=2), guider) == Degrees(ring=4)
-    assert degrees_alone(Degrees(step=2, ulysses=2), guider) == Degrees(step=2, ulysses=2)
+    assert degrees_for(ParallelConfig(), 8, guider, noise) == Degrees(ring=7)  # it has no more rows
+    for sharing in ("ring", "ulysses"):
+        degrees = Degrees(step=2, **{sharing: 2})
+        assert degrees_alone(degrees, guider) == degrees
 
 
 def test_a_batch_is_split_in_all_its_pictures():

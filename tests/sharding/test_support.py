@@ -14,11 +14,22 @@ if __name__ == "__main__":
     import conftest  # noqa: F401
 
 from compact_parallel.runtime.sharding.plan import Residuals
-from compact_parallel.runtime.sharding.plans import PLANS
+from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS
+from conftest import ROOT
 from tiny_diffusion import cases, needs_comfyui
 
 pytestmark = needs_comfyui
-COLUMNS = ("Family", "Sequence", "ControlNet residuals", "Patches between blocks", "Patches inside blocks")
+COLUMNS = (
+    "Family",
+    "Sequence",
+    "CFG",
+    "Step",
+    "Data",
+    "ControlNet residuals",
+    "Patches between blocks",
+    "Patches in attention",
+)
+EVERY_MODEL = ("exact", "approximate", "exact")
 
 
 def support_rows():
@@ -26,7 +37,10 @@ def support_rows():
     words = {True: "exact", False: "refused"}
     for plan in PLANS:
         control = any(isinstance(action, Residuals) for action in plan.actions)
-        yield plan.family, "exact", words[control], words[bool(plan.blocks)], "refused"
+        yield plan.family, "exact", *EVERY_MODEL, words[control], words[bool(plan.blocks)], "refused"
+    for plan in ROW_PLANS:
+        yield f"{plan.family} (rows)", "exact", *EVERY_MODEL, "exact", "exact", "exact"
+    yield "every other model", "refused", *EVERY_MODEL, "refused", "refused", "refused"
 
 
 def support_table():
@@ -36,8 +50,8 @@ def support_table():
 
 
 def test_every_family_is_in_the_table_and_names_classes_comfyui_has():
-    assert len(support_table().splitlines()) == 2 + len(PLANS)
-    for plan in PLANS:
+    assert support_table() in (ROOT / "README.md").read_text()
+    for plan in (*PLANS, *ROW_PLANS):
         for model in plan.models:
             module, _, name = model.rpartition(".")
             assert inspect.isclass(getattr(importlib.import_module(module), name)), model

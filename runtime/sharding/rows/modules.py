@@ -34,6 +34,13 @@ def downs_of(module: nn.Module) -> int:
     return sum(isinstance(m, nn.Conv2d | nn.Conv3d) and m.stride[-2] > 1 for m in module.modules())
 
 
+def lowest_rows(module: nn.Module, height: int) -> int:
+    """How many rows a latent of `height` rows has at the lowest resolution: the most parts it can be split into."""
+    for _ in range(downs_of(module)):
+        height = (height + 1) // 2
+    return height
+
+
 def refused_module(module: nn.Module, plan: RowPlan) -> str:
     """What there is against splitting a model with this module; empty if nothing."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
