@@ -119,7 +119,7 @@ def _wrong_together(inputs: Inputs) -> str:
     }
     try:
         given = {name: plugged(inputs, name, kind) for name, kind in kinds.items() if name in inputs}
-        config = ParallelConfig(**{"pool": default_pool(), **given})
+        config = ParallelConfig(**(given if "pool" in given else {"pool": default_pool(), **given}))
         devices_of(replace(config, strategy=StrategyConfig()))
     except Untold:
         return ""

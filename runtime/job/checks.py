@@ -10,7 +10,6 @@ import comfy.model_base
 import comfy.model_management
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
@@ -18,9 +17,16 @@ from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.plans import has_plan, plan_for, splits_rows
 from ..sharding.rows.modules import lowest_rows
 from .conditions import reason_against_cfg
+from .inside import acts_within, replaced_within
 
 # What a condition may hold that acts inside of the model.
 STEERING = ("control", "gligen")
+
+# Models that put the two conditions of a call together by their places in the batch.
+PAIRS_CONDITIONS = {
+    "HunYuanDiTPlain": "Hunyuan3D 2.1 pairs the conditions of a batch within the model, which cfg_degree takes apart; "
+    "set cfg_degree to 1 and use data_degree."
+}
 
 
 def devices_of(config: ParallelConfig) -> tuple[str, ...]:
@@ -71,6 +77,9 @@ def degrees_for(
             "Model divides the conditions by itself (cfg_degree 2)."
         )
     against_cfg = reason_against_cfg(guider.model_options)
+    if noise.shape[0] > 1 and type(module).__qualname__ in PAIRS_CONDITIONS:
+        against_cfg = PAIRS_CONDITIONS[type(module).__qualname__]
+    replaced = replaced_within(guider)
     if config.strategy.mode == "manual":
         degrees = manual_degrees(config.strategy, world, conditions, batch)
         if degrees.cfg > 1 and against_cfg:
@@ -79,15 +88,20 @@ def degrees_for(
         degrees = auto_degrees(
             world,
             conditions=1 if against_cfg else conditions,
-            splits_tokens=has_plan(module),
+            splits_tokens=has_plan(module) and not replaced,
             heads=None if splits_rows(module) else _heads(module),
             rows=lowest_rows(module, noise.shape[-2]) if splits_rows(module) else None,
             look_ahead=look_ahead,
-            batch=1 if _acts_inside(guider) else batch,
+            batch=1 if acts_within(guider) else batch,
         )
         degrees = replace(degrees, overlap=config.strategy.overlap)
     if degrees.sequence > 1:
         plan_for(module)
+        if replaced:
+            raise Unsupported(
+                f"{type(module).__name__} cannot be split over ranks with {replaced}, which may look at all of the "
+                "picture; set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+            )
     if look_ahead == 1 and degrees.step > 1:  # a sampler that makes one call after the other
         degrees = degrees_alone(degrees, guider)
         if degrees.step > 1:
@@ -97,6 +111,8 @@ def degrees_for(
                 "step_degree to 1."
             )
     if degrees.world == 1 and look_ahead == 1:
+        if against_cfg and conditions > 1:
+            raise Unsupported(against_cfg)
         raise Unsupported(
             f"There is no sequence-parallel plan for {type(module).__name__} and one condition per call, so there is "
             'nothing to share; set CFG above 1, or on_unsupported of Parallel Model to "run on one device".'
@@ -117,7 +133,7 @@ def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = Tru
     module = guider.model_patcher.model.diffusion_model
     against_cfg = reason_against_cfg(guider.model_options)
     steered = any(cond.get(key) for conds in guider.conds.values() for cond in conds or [] for key in STEERING)
-    may_split_tokens = may_split_tokens and not steered and not _acts_inside(guider)
+    may_split_tokens = may_split_tokens and not steered and not acts_within(guider)
     return one_by_one(
         degrees,
         conditions=1 if against_cfg else conditions_per_call(guider),
@@ -143,11 +159,3 @@ def unmet(config: ParallelConfig, degrees: Degrees, guider: Any) -> list[str]:
             "and change the picture less: CFG is above 1, so every call has two halves to share."
         )
     return warnings
-
-
-def _acts_inside(guider: Any) -> bool:
-    """Whether patches or wrappers inside of the model may go by the whole batch (see parallel.data)."""
-    options = guider.model_options.get("transformer_options", {})
-    given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
-    wrapped = any(any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values()) for wrappers in given)
-    return wrapped or any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))

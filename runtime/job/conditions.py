@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Callable, Iterable, Iterator
-from types import CellType, CodeType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
 
 # Functions that ComfyUI calls with the predictions of all conditions.
 AROUND_CFG = ("sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_cfg_function")
@@ -48,22 +51,40 @@ def _as_list(value: Any) -> list:
 def _inside(options: dict) -> Iterator[Callable]:
     """All patches that are called within the model."""
     for patches in options.get("patches", {}).values():
-        yield from patches
+        yield from (patch[1] if isinstance(patch, tuple) else patch for patch in patches)
     for blocks in options.get("patches_replace", {}).values():
         yield from blocks.values()
 
 
 def _share_state(inside: Iterable[Callable], around: Iterable[Callable]) -> bool:
     """Whether something that a function of `inside` writes is there for one of `around` to read."""
-    read = {id(shared) for function in around for shared in (*_cells(function).values(), *_owner(function))}
-    written = (shared for function in inside for shared in (*_written(function), *_owner(function)))
+    around = list(around)
+    read = {id(cell) for function in around for cell in _cells(function).values()}
+    read |= {id(state) for function in around for state in _state(function)}
+    written = (shared for function in inside for shared in (*_written(function), *_state(function)))
     return any(id(shared) in read for shared in written)
 
 
-def _owner(function: Callable) -> list[Any]:
-    """The object whose method, or which itself, is called."""
+def _state(function: Callable) -> list[Any]:
+    """The objects it can change: that whose method, or which itself, is called, and what its variables hold."""
+    seen = [content for cell in _cells(function).values() for content in _content(cell)]
     owner = getattr(function, "__self__", None)
-    return [owner] if owner is not None else [] if hasattr(function, "__code__") else [function]
+    owners = [owner] if owner is not None else [] if hasattr(function, "__code__") else [function]
+    return owners + [thing for thing in seen if isinstance(thing, list | dict | set) or _remembers(thing)]
+
+
+def _content(cell: CellType) -> list[Any]:
+    """What the variable holds; nothing where it is not assigned yet."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _remembers(thing: Any) -> bool:
+    """Whether this is an object with attributes of its own, not one of the kinds that everything refers to."""
+    common = (type, ModuleType, FunctionType, torch.nn.Module, torch.Tensor, ModelPatcher)
+    return not isinstance(thing, common) and bool(getattr(thing, "__dict__", None))
 
 
 def _cells(function: Callable) -> dict[str, CellType]:

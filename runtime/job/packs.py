@@ -93,20 +93,25 @@ def adopt(states: dict[str, dict[str, Any]], modules: PathModules) -> None:
 
 
 def _loaded() -> dict[str, ModuleType]:
-    return {name: module for name, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
+    return {name: module for name, module in sys.modules.copy().items() if isinstance(module, ModuleType)}
 
 
 def _data_in(variables: dict) -> dict[str, Any]:
     return {name: value for name, value in _plain_entries(variables).items() if not name.startswith("__")}
 
 
-def _plain_entries(entries: dict, depth: int = 0) -> dict:
-    plain = {}
+def _plain_entries(entries: dict, seen: set[int] | None = None, depth: int = 0) -> dict:
+    """Of what is met again by another way, which packs that know each other's objects have much of, the first stays."""
+    plain, seen = {}, set() if seen is None else seen
     for name, value in entries.items():
+        if not _is_plain(name, depth):
+            continue
         if _is_plain(value, depth):
             plain[name] = value
-        elif depth < _DEEPEST and (some := _plain_entries(_entries_of(value), depth + 1)):
-            plain[name] = _Some(some)
+        elif depth < _DEEPEST and id(value) not in seen:
+            seen.add(id(value))
+            if some := _plain_entries(_entries_of(value), seen, depth + 1):
+                plain[name] = _Some(some)
     return plain
 
 

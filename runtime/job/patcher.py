@@ -69,6 +69,7 @@ def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
     """
     pickler = JobPickler(directory)
     if patcher.cached_patcher_init is not None:
+        _refuse_changes_in_place(patcher)
         factory, arguments, *index = patcher.cached_patcher_init
         files = [(a, os.stat(a).st_mtime_ns) for a in arguments if isinstance(a, str) and os.path.isfile(a)]
         pickler.write((_from_loader, (factory, arguments, index, files)), f"The loader of {describe(patcher)}")
@@ -82,6 +83,17 @@ def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
                 'set on_unsupported of Parallel Model to "run on one device".'
             )
     return Recipe(pickler.stream(), frozenset(pickler.tensor_keys), frozenset(pickler.roots()))
+
+
+def _refuse_changes_in_place(patcher: ModelPatcher) -> None:
+    """What nodes for seamless pictures do to the module itself is in no file that a worker could load."""
+    for path, module in patcher.model.named_modules():
+        if "_conv_forward" in vars(module):
+            raise ShippingError(
+                f"A node has changed a convolution of {describe(patcher)} in place ({path}), as those for seamless "
+                "tiles do, and the workers load the model from its file, without the change. Bypass that node and load "
+                'the model anew, or set on_unsupported of Parallel Model to "run on one device".'
+            )
 
 
 def cook(stream: bytes, directory: Path, device: torch.device, modules: PathModules) -> ModelPatcher:

@@ -184,8 +184,10 @@ class JobPickler(cloudpickle.Pickler):
         return True
 
     def _tensor_id(self, tensor: torch.Tensor) -> tuple | None:
-        """The persistent id of a tensor; None for subclasses, which travel as what they are made of."""
+        """The persistent id of a tensor; None for subclasses and complex ones, which travel as they are made."""
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+            return None
+        if tensor.is_complex():  # safetensors does not know them all
             return None
         # The pair keeps it alive, so that no other tensor gets its id during this job.
         token, _ = self._tensors.setdefault(id(tensor), (len(self._tensors), tensor))

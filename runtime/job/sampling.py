@@ -164,7 +164,8 @@ class JobRebuilder:
         if set(recipes) != self._current:
             self._previous, self._current = self._current, set(recipes)
         kept = {recipe: model for recipe, model in self._models.items() if recipe in self._previous | self._current}
-        self._models = kept | {recipe: self._cook(recipe) for recipe in self._current - kept.keys()}
+        self._models = kept  # what is not kept goes before the new ones come
+        self._models |= {recipe: self._cook(recipe) for recipe in self._current - kept.keys()}
         patchers = [self._models[recipe].clone() for recipe in recipes]
         unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device, self._finder)
         kind, state = unpickler.read()

@@ -29,6 +29,7 @@ from ..pool.errors import Refused
 from ..pool.probe import measure_link, slowest
 from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
+from .inside import acts_within
 from .modules import install_finders
 from .sampling import WRAPPER_KEY, JobRebuilder, SamplingJob, set_random_state
 
@@ -82,7 +83,8 @@ class SamplingHandler:
 
     def _arrangement(self, job: SamplingJob, degrees: Degrees, ledger: Ledger) -> Arrangement:
         wire = partial(make_wire, job.config.compression, ledger, expected_calls=job.expected_calls)
-        return Arrangement(job.guider.model_patcher, degrees, self._mesh.axes(degrees), wire, ledger)
+        axes, whole_batch = self._mesh.axes(degrees), acts_within(job.guider)
+        return Arrangement(job.guider.model_patcher, degrees, axes, wire, ledger, whole_batch=whole_batch)
 
     def _step_groups(
         self, job: SamplingJob, arrangements: Arrangements, mind: OneMind, ledger: Ledger

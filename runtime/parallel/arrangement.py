@@ -23,12 +23,20 @@ class Arrangement:
     """Who evaluates which conditions, batch entries and tokens. Its wire keeps its residual bases from use to use."""
 
     def __init__(
-        self, patcher: Any, degrees: Degrees, axes: dict[str, Axis], make_wire: Callable[[], Wire], ledger: Ledger
+        self,
+        patcher: Any,
+        degrees: Degrees,
+        axes: dict[str, Axis],
+        make_wire: Callable[[], Wire],
+        ledger: Ledger,
+        *,
+        whole_batch: bool = False,
     ) -> None:
+        """`whole_batch`: something within the model may go by all entries of a batch (see DataParallel)."""
         self.wrappers: dict[str, Callable] = {}
         if degrees.cfg > 1:
             self.wrappers[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
-        self._data = DataParallel(axes["data"], ledger) if degrees.data > 1 else None
+        self._data = DataParallel(axes["data"], ledger, whole=whole_batch) if degrees.data > 1 else None
         self._shard = None
         if degrees.sequence > 1:
             wire = make_wire()

@@ -19,6 +19,7 @@ from ..report.ledger import Ledger
 
 # Keyword arguments of models whose batch is the frames of one video.
 FRAMES = ("num_video_frames", "image_only_indicator")
+WITHIN = "patches inside of the model may go by the whole batch"
 
 
 def rows_of(rows: int, conditions: int, groups: int) -> list[list[int]]:
@@ -36,9 +37,11 @@ class DataParallel:
     A call that may not be divided is evaluated whole by every group, and the report says why.
     """
 
-    def __init__(self, axis: Axis, ledger: Ledger) -> None:
+    def __init__(self, axis: Axis, ledger: Ledger, *, whole: bool = False) -> None:
+        """`whole`: no call may be divided, as something within the model may go by the whole batch."""
         self._axis = axis
         self._ledger = ledger
+        self._whole = whole
 
     def __call__(
         self,
@@ -52,9 +55,14 @@ class DataParallel:
         **conditioning: Any,
     ) -> Tensor:
         """The model's prediction for `x` (R, ...) at `t` (R, ...)."""
-        shares = rows_of(x.shape[0], len(transformer_options["cond_or_uncond"]), self._axis.size)
+        conditions = len(transformer_options.get("cond_or_uncond") or [0])
+        shares = rows_of(x.shape[0], conditions, self._axis.size)
         own = shares[self._axis.index]
         try:
+            if self._whole:
+                raise _Whole(WITHIN)
+            if sum(map(len, shares)) < x.shape[0]:
+                raise _Whole("the batch is not one of the same entries for every condition")
             _check(shares, transformer_options, conditioning)
             given = [_narrow(value, own, x.shape[0]) for value in (x, t, c_concat, c_crossattn, control)]
             narrow = {name: _narrow(value, own, x.shape[0]) for name, value in conditioning.items()}
@@ -87,7 +95,9 @@ def _check(shares: list[list[int]], options: Mapping[str, Any], conditioning: Ma
     # What such code holds may belong to certain entries, or it may decide by what it sees of all of them.
     patches = [kind for kind in ("patches", "patches_replace") if any(options.get(kind, {}).values())]
     if patches or any(options.get("wrappers", {}).get("diffusion_model", {}).values()):
-        raise _Whole("patches inside of the model may go by the whole batch")
+        raise _Whole(WITHIN)
+    if "ar_state" in options:
+        raise _Whole("the sampler keeps what the model remembers of the whole batch")
 
 
 def _narrow(value: Any, own: list[int], rows: int) -> Any:

@@ -24,6 +24,7 @@ import comfy_extras.nodes_slg as slg
 import comfy_extras.nodes_tomesd as tomesd
 import controls
 import torch
+from comfy.patcher_extension import PatcherInjection
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_controlnet import SetUnionControlNetType
 from features import loras
@@ -239,6 +240,49 @@ def _override(clone) -> None:
     clone.model_options["transformer_options"]["optimized_attention_override"] = own_attention
 
 
+def _of_all(forward: Callable) -> Callable:
+    """A block that looks at all of the picture."""
+
+    def changed(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        first = out[0] if isinstance(out, tuple) else out
+        first = first + first.mean(1, keepdim=True)
+        return (first, *out[1:]) if isinstance(out, tuple) else first
+
+    return changed
+
+
+def _block(patcher):
+    """Its path, and the module."""
+    path = "double_blocks.0" if hasattr(patcher.model.diffusion_model, "double_blocks") else "middle_block.0"
+    return path, patcher.model.diffusion_model.get_submodule(path)
+
+
+def inject(patcher) -> None:
+    """As motion modules come into a model for a run."""
+    _, block = _block(patcher)
+    block.forward = _of_all(block.forward)
+
+
+def eject(patcher) -> None:
+    """And leave it."""
+    vars(_block(patcher)[1]).pop("forward", None)
+
+
+def _injected(clone) -> None:
+    clone.set_injections("motion", [PatcherInjection(inject=inject, eject=eject)])
+
+
+def _object_patched(clone) -> None:
+    path, block = _block(clone)
+    clone.add_object_patch(f"diffusion_model.{path}.forward", _of_all(block.forward))
+
+
+def louder(apply_model, given):
+    """A function around the model, as caches of other packs are."""
+    return 1.05 * apply_model(given["input"], given["timestep"], **given["c"])
+
+
 COMMON: dict[str, Feature] = {
     "LoRA, two": loras.lora,
     "LoHa, LoKr, GLoRA, OFT, BOFT and full weights": loras.adapters,
@@ -269,6 +313,9 @@ COMMON: dict[str, Feature] = {
         _node(caches.LazyCacheNode, reuse_threshold=0.5, start_percent=0.1, end_percent=0.95, verbose=False)
     ),
     "Own attention function (override)": _on_model(_patched(_override)),
+    "Function around the model": _on_model(_patched(lambda clone: clone.set_model_unet_function_wrapper(louder))),
+    "Injection (motion modules)": _on_model(_patched(_injected)),
+    "Object patch on a block": _on_model(_patched(_object_patched)),
 }
 """Features that models of every kind have; the matrix has them for a transformer (Flux) and a UNet."""
 

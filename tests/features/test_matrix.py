@@ -46,6 +46,10 @@ INSIDE = "a patch inside its blocks or attention"
 CACHE = r"Cache skips model calls .*use one of the two"
 # What cannot be had, and the words of the sentence that says so.
 REFUSED = {
+    ("Injection (motion modules)", "flux", "sequence"): r"with an injection \(motion\).*\(cfg_degree still works\)",
+    ("Injection (motion modules)", "sd", "sequence"): r"with an injection \(motion\)",
+    ("Object patch on a block", "flux", "sequence"): r"with an object patch \(diffusion_model.double_blocks",
+    ("Object patch on a block", "sd", "sequence"): r"with an object patch \(diffusion_model.middle_block",
     ("LoRA on a prompt, scheduled", "flux", "step"): "hooks with keyframes .*; unplug Step Reuse",
     ("NAG", "flux", "sequence"): INSIDE,
     ("NAG", "flux", "CFG"): r"such as NAG, puts the conditions of a call together.*set cfg_degree to 1",
@@ -58,7 +62,18 @@ REFUSED = {
 }
 # Calls with these are evaluated whole by every group of data_degree: exact, but no faster.
 WHOLE = "data_degree did nothing in some calls"
-WHOLE_CALLS = {(name, "flux") for name in ("NAG", "EasyCache", "Skip layer guidance (SLG)", "Attention patch (attn1)")}
+WHOLE_CALLS = {
+    (name, "flux")
+    for name in (
+        "NAG",
+        "EasyCache",
+        "Skip layer guidance (SLG)",
+        "Attention patch (attn1)",
+        "Function around the model",
+        "Injection (motion modules)",
+        "Object patch on a block",
+    )
+}
 WHOLE_CALLS |= {
     (name, "sd")
     for name in patches.UNETS

@@ -37,6 +37,34 @@ def with_a_shared_object(patcher):
     patcher.set_model_sampler_post_cfg_function(shared.after)
 
 
+def with_a_shared_dict(patcher):
+    seen = {}
+
+    def patch(n, context, value, extra_options):
+        seen["n"] = n
+        return n
+
+    patcher.set_model_attn1_replace(patch, "middle", 0)
+    patcher.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + seen["n"].mean())
+
+
+def with_an_attribute(patcher):
+    shared = Remembers()
+    shared.seen = None
+
+    def patch(n, context, value, extra_options):
+        shared.seen = n
+        return n
+
+    patcher.set_model_attn1_replace(patch, "middle", 0)
+    patcher.set_model_sampler_post_cfg_function(shared.after)
+
+
+def with_the_model_in_both(patcher):
+    patcher.set_model_attn1_replace(lambda n, context, value, extra_options: n * bool(patcher), "middle", 0)
+    patcher.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * bool(patcher))
+
+
 def with_objects_of_their_own(patcher):
     patcher.set_model_attn1_replace(Remembers(), "middle", 0)
     patcher.set_model_sampler_post_cfg_function(Remembers().after)
@@ -59,6 +87,9 @@ def with_a_shared_constant(patcher):
         (lambda patcher: apg.APG.execute(patcher, 1.0, 5.0, 0.5)[0], ""),
         (lambda _: freelunch.FreeU.execute(controls.unet(), 1.1, 1.2, 0.9, 0.2)[0], ""),
         (lambda patcher: hypertile.HyperTile.execute(patcher, 32, 2, 0, False)[0], ""),
+        (with_a_shared_dict, "remembers what it sees"),
+        (with_an_attribute, "remembers what it sees"),
+        (with_the_model_in_both, ""),
         (with_objects_of_their_own, ""),
         (with_a_shared_constant, ""),
     ],

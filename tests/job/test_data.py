@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 
 import cloudpickle
+import comfy.samplers
 import comfy_extras.nodes_easycache
 import comfy_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.attention.axis import Axis
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, ParallelConfig, StepReuseConfig
 from compact_parallel.runtime.job.checks import degrees_for
-from compact_parallel.runtime.parallel.data import rows_of
+from compact_parallel.runtime.parallel.data import DataParallel, rows_of
 from compact_parallel.runtime.parallel.mesh import Degrees
+from compact_parallel.runtime.report.ledger import Ledger
 from sampling import (
     SEED,
     TOLERANCE,
@@ -137,14 +140,49 @@ def test_a_cache_that_looks_at_the_whole_batch_sees_the_whole_batch():
     assert "data_degree did nothing in some calls, because patches inside of the model" in warning
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "whole", "words"),
+    [
+        (4, {"cond_or_uncond": [0, 1], "ar_state": {}}, False, "remembers of the whole batch"),
+        (5, {"cond_or_uncond": [0, 1]}, False, "not one of the same entries"),
+        (4, {"cond_or_uncond": [0, 1]}, True, "patches inside of the model"),
+        (1, {}, False, "fewer batch entries than groups"),
+    ],
+)
+def test_what_may_not_be_divided_is_done_whole_and_said(rows, options, whole, words):
+    ledger, seen = Ledger(), []
+
+    def model_call(x, *_, **__):
+        seen.append(len(x))
+        return x
+
+    wrapper = DataParallel(Axis("data", (0, 1), 0), ledger, whole=whole)
+    x = torch.randn(rows, 2)
+    assert wrapper(model_call, x, torch.ones(rows), None, None, None, options) is x
+    assert seen == [rows] and words in ledger.to_json()["warnings"][0]
+
+
+def test_hunyuan_3d_whose_model_pairs_conditions_shares_the_batch():
+    guided = comfy.samplers.CFGGuider(model("flux"))
+    guided.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
+    guided.set_cfg(3.0)
+    guided.conds = guided.original_conds
+    module = guided.model_patcher.model.diffusion_model
+    known = type(module)
+    try:
+        module.__class__ = type("HunYuanDiTPlain", (known,), {})
+        assert degrees_for(ParallelConfig(), 2, guided, comfy_models.latent("flux", 2)) == Degrees(data=2)
+        assert degrees_for(ParallelConfig(), 2, guided, comfy_models.latent("flux", 1)) == Degrees(cfg=2)
+    finally:
+        module.__class__ = known
+
+
 def test_fewer_entries_than_groups_are_refused():
     with pytest.raises(ConfigError, match=r"data_degree is 2 but the latent has a batch of 1; .* batch_size"):
         ksampler(parallel(model("flux"), 2, data_degree=2), "flux", batch=1)
 
 
 def test_a_cache_keeps_auto_from_sharing_the_batch():
-    import comfy.samplers
-
     def guider(patcher):
         made = comfy.samplers.CFGGuider(patcher)
         made.set_conds(comfy_models.conditioning(SEED), [])

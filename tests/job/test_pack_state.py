@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 import threading
 from types import SimpleNamespace
@@ -75,3 +76,15 @@ def test_only_the_packs_that_are_asked_for(pack):
     assert Packs().name_of(here.__name__) == "remembering.pack"
     assert Packs().name_of(Packs().root_of("threading")) is None
     assert isinstance(here.LOCK, type(threading.Lock())) and isinstance(here.NAMESPACE, SimpleNamespace)
+
+
+def test_objects_that_know_each_other_travel_once_and_things_named_by_objects_stay(pack):
+    here = pack()
+    here.REGISTRY = registry = {}
+    for number in range(60):
+        registry[number] = SimpleNamespace(registry=registry, number=number, lock=threading.Lock())
+    here.BY_OBJECT = {threading.Lock(): 1, "plain": 2, "lock": threading.Lock()}
+    states = Packs().states({here.__name__})[here.__name__]
+    assert states["BY_OBJECT"] == {"plain": 2}
+    assert [entry["number"] for entry in states["REGISTRY"].values()] == list(range(60))
+    assert len(pickle.dumps(states)) < 20_000

@@ -277,3 +277,14 @@ def test_every_context_window_of_a_long_video_is_compressed_against_itself():
         ksampler(parallel(patcher, 2, compression, ring_degree=2), "wan", latent=latent, steps=6)
         errors[name] = report()["max_relative_error"]
     assert errors["windows"] < 1.5 * errors["whole"]
+
+
+def test_a_model_that_was_changed_in_place_is_named():
+    changed = model("flux").clone()
+    module = changed.model.diffusion_model.img_in
+    module._conv_forward = lambda *args: None
+    try:
+        with pytest.raises(ShippingError, match=r"changed a convolution .*in place .*img_in.*Bypass that node"):
+            ksampler(parallel(changed, 2, cfg_degree=2), "flux")
+    finally:
+        del module._conv_forward

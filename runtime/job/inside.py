@@ -1,0 +1,50 @@
+"""What a workflow puts inside of a model, where it may see less than it expects when the work is shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.hooks import EnumHookType
+from comfy.patcher_extension import WrappersMP
+from torch._dynamo.eval_frame import OptimizedModule
+
+# ComfyUI's own injection, which adds to the outputs of linear layers and convolutions, row by row.
+_BYPASS_LORA = "bypass_lora"
+
+
+def replaced_within(guider: Any) -> str:
+    """What of the model's own code a workflow replaces or adds to, to be named; empty if nothing.
+
+    Those are object patches of modules and functions, and injections, as AnimateDiff-like packs have them. A compiled
+    module computes what the module does.
+    """
+    patcher = guider.model_patcher
+    for path, patch in patcher.object_patches.items():
+        code = callable(patch) and not isinstance(patch, OptimizedModule | torch.nn.Parameter)
+        if code and path.startswith("diffusion_model."):
+            return f"an object patch ({path})"
+    injected = [key for key in patcher.injections if key != _BYPASS_LORA]
+    return f"an injection ({injected[0]})" if injected else "an injection on a condition" if _injects(guider) else ""
+
+
+def acts_within(guider: Any) -> bool:
+    """Whether something of the workflow acts within the model and may go by the whole batch."""
+    options = guider.model_options.get("transformer_options", {})
+    given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
+    return (
+        bool(replaced_within(guider))
+        or "model_function_wrapper" in guider.model_options
+        or any(any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values()) for wrappers in given)
+        or any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
+        or any(cond.get("gligen") for cond in _conditions(guider))
+    )
+
+
+def _conditions(guider: Any) -> list[dict]:
+    return [cond for conds in guider.conds.values() for cond in conds or []]
+
+
+def _injects(guider: Any) -> bool:
+    hooks = [hook for cond in _conditions(guider) for hook in getattr(cond.get("hooks"), "hooks", [])]
+    return any(hook.hook_type == EnumHookType.Injections for hook in hooks)
