@@ -174,12 +174,16 @@ def test_a_refused_workflow_is_3(client):
     done = client(TINY, "--set", "KSampler.sampler_name=oiler")
     assert done.returncode == 3
     assert "KSampler (node 6): Value not in list sampler_name: 'oiler'" in done.stderr
+    done = client(TINY, *SMALL, "--set", "Parallel Worker Pool.devices=gpu")
+    assert done.returncode == 3
+    assert "'gpu' is not a device; write auto, cpu, cuda:0 or cpu*4" in done.stderr
 
 
 def test_an_error_of_a_node_is_4(client):
-    done = client(TINY, *SMALL, "--set", "Parallel Worker Pool.devices=gpu")
+    by_cfg = ["--set", "Parallel Strategy.mode.cfg_degree=2", "--set", "Parallel Strategy.mode.ring_degree=1"]
+    done = client(TINY, *SMALL, *by_cfg, "--set", "KSampler.cfg=1")  # what a guider does shows when it runs
     assert done.returncode == 4
-    assert "CompactParallelPool (node 10): devices: 'gpu' is not a device" in done.stderr
+    assert "KSampler (node 6): cfg_degree is 2 but the guider evaluates 1 condition" in done.stderr
 
 
 def test_an_interrupt_on_the_server_is_5(talk, tmp_path):
