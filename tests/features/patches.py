@@ -259,14 +259,17 @@ def _block(patcher):
 
 
 def inject(patcher) -> None:
-    """As motion modules come into a model for a run."""
+    """As motion modules come into a model for a run; once, as ComfyUI may leave another patcher's in place."""
     _, block = _block(patcher)
-    block.forward = _of_all(block.forward)
+    block.forward = _of_all(functools.partial(type(block).forward, block))
+    block.forward.owner = id(patcher)
 
 
 def eject(patcher) -> None:
-    """And leave it."""
-    vars(_block(patcher)[1]).pop("forward", None)
+    """And leave it; clones of a patcher, which ComfyUI ejects when they are collected, have put nothing there."""
+    _, block = _block(patcher)
+    if getattr(block.forward, "owner", None) == id(patcher):
+        del block.forward
 
 
 def _injected(clone) -> None:
