@@ -38,6 +38,14 @@ class RowLayout(TokenLayout):
         return ((first * self.width, last * self.width),)
 
 
+def heights_of(height: int, downs: int) -> list[int]:
+    """The rows at every resolution of a UNet that halves `height` rows `downs` times, rounding up; the most first."""
+    heights = [height]
+    for _ in range(downs):
+        heights.append((heights[-1] + 1) // 2)
+    return heights
+
+
 def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
     """The layout at every resolution of a UNet that halves `height` rows `downs` times, rounding up; the highest first.
 
@@ -45,9 +53,7 @@ def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
     one above, and those are where it is; so what is made smaller or larger finds its pixels on its own rank, but for
     one row of the neighbour's. There must be a row for every part.
     """
-    heights = [height]
-    for _ in range(downs):
-        heights.append((heights[-1] + 1) // 2)
+    heights = heights_of(height, downs)
     lowest = TokenLayout((heights[-1],), parts)
     bounds = (0, *(lowest.ranges(part)[0][1] for part in range(parts)))
     levels = [RowLayout.of(bounds)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from .layout import heights_of
 from .plan import RowPlan
 
 _LOCAL = (
@@ -36,9 +37,7 @@ def downs_of(module: nn.Module) -> int:
 
 def lowest_rows(module: nn.Module, height: int) -> int:
     """How many rows a latent of `height` rows has at the lowest resolution: the most parts it can be split into."""
-    for _ in range(downs_of(module)):
-        height = (height + 1) // 2
-    return height
+    return heights_of(height, downs_of(module))[-1]
 
 
 def refused_module(module: nn.Module, plan: RowPlan) -> str:
