@@ -17,10 +17,7 @@ from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.plans import has_plan, plan_for, splits_rows
 from ..sharding.rows.modules import lowest_rows
 from .conditions import reason_against_cfg
-from .inside import acts_within, replaced_within
-
-# What a condition may hold that acts inside of the model.
-STEERING = ("control", "gligen")
+from .inside import acts_within, conditions_of, replaced_within
 
 # Models that put the two conditions of a call together by their places in the batch.
 PAIRS_CONDITIONS = {
@@ -76,9 +73,7 @@ def degrees_for(
             "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
             "Model divides the conditions by itself (cfg_degree 2)."
         )
-    against_cfg = reason_against_cfg(guider.model_options)
-    if noise.shape[0] > 1 and type(module).__qualname__ in PAIRS_CONDITIONS:
-        against_cfg = PAIRS_CONDITIONS[type(module).__qualname__]
+    against_cfg = _against_cfg(guider, noise)
     replaced = replaced_within(guider)
     if config.strategy.mode == "manual":
         degrees = manual_degrees(config.strategy, world, conditions, batch)
@@ -98,12 +93,9 @@ def degrees_for(
     if degrees.sequence > 1:
         plan_for(module)
         if replaced:
-            raise Unsupported(
-                f"{type(module).__name__} cannot be split over ranks with {replaced}, which may look at all of the "
-                "picture; set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
-            )
+            raise Unsupported(_whole_with(module, replaced))
     if look_ahead == 1 and degrees.step > 1:  # a sampler that makes one call after the other
-        degrees = degrees_alone(degrees, guider)
+        degrees = degrees_alone(degrees, guider, noise)
         if degrees.step > 1:
             raise Unsupported(
                 f"step_degree is {config.strategy.step_degree}, but this sampler makes one call after the other, and "
@@ -113,6 +105,8 @@ def degrees_for(
     if degrees.world == 1 and look_ahead == 1:
         if against_cfg and conditions > 1:
             raise Unsupported(against_cfg)
+        if replaced and has_plan(module):
+            raise Unsupported(_whole_with(module, replaced))
         raise Unsupported(
             f"There is no sequence-parallel plan for {type(module).__name__} and one condition per call, so there is "
             'nothing to share; set CFG above 1, or on_unsupported of Parallel Model to "run on one device".'
@@ -124,24 +118,38 @@ def _heads(module: torch.nn.Module) -> int | None:
     return next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
 
 
-def degrees_alone(degrees: Degrees, guider: Any, *, may_split_tokens: bool = True) -> Degrees:
+def _against_cfg(guider: Any, noise: torch.Tensor) -> str:
+    """Why the conditions of a call cannot go to different workers, for the model's own part or its patches'."""
+    module = type(guider.model_patcher.model.diffusion_model).__qualname__
+    if noise.shape[0] > 1 and module in PAIRS_CONDITIONS:
+        return PAIRS_CONDITIONS[module]
+    return reason_against_cfg(guider.model_options)
+
+
+def _whole_with(module: torch.nn.Module, replaced: str) -> str:
+    return (
+        f"{type(module).__name__} cannot be split over ranks with {replaced}, which may look at all of the "
+        "picture; set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+    )
+
+
+def degrees_alone(degrees: Degrees, guider: Any, noise: torch.Tensor, *, may_split_tokens: bool = True) -> Degrees:
     """The degrees of the same workers for a call that is evaluated alone.
 
     The tokens are split only where nothing may refuse it, as nobody asked for it: no guard of the model's plan, no
     picture with too few rows.
     """
     module = guider.model_patcher.model.diffusion_model
-    against_cfg = reason_against_cfg(guider.model_options)
-    steered = any(cond.get(key) for conds in guider.conds.values() for cond in conds or [] for key in STEERING)
-    may_split_tokens = may_split_tokens and not steered and not acts_within(guider)
+    steered = acts_within(guider) or any(cond.get("control") for cond in conditions_of(guider))
+    may_split_tokens = may_split_tokens and not steered
     return one_by_one(
         degrees,
-        conditions=1 if against_cfg else conditions_per_call(guider),
+        conditions=1 if _against_cfg(guider, noise) else conditions_per_call(guider),
         splits_tokens=may_split_tokens and has_plan(module) and not splits_rows(module),
     )
 
 
-def unmet(config: ParallelConfig, degrees: Degrees, guider: Any) -> list[str]:
+def unmet(config: ParallelConfig, degrees: Degrees, guider: Any, noise: torch.Tensor) -> list[str]:
     """Warnings: what a person has asked for and does not get, or could have for less.
 
     `config` is as chosen, before "auto" is resolved.
@@ -152,7 +160,7 @@ def unmet(config: ParallelConfig, degrees: Degrees, guider: Any) -> list[str]:
             "Nothing was compressed: the workers share calls, batch entries or conditions, which sends one prediction "
             "per call. Residual Compression acts on ulysses_degree and ring_degree."
         )
-    shareable = conditions_per_call(guider) > 1 and not reason_against_cfg(guider.model_options)
+    shareable = conditions_per_call(guider) > 1 and not _against_cfg(guider, noise)
     if shareable and degrees.cfg == 1 and degrees.step % 2 == 0:
         warnings.append(
             f"cfg_degree 2 with step_degree {degrees.step // 2} would be as fast here as step_degree {degrees.step} "

@@ -31,20 +31,27 @@ def replaced_within(guider: Any) -> str:
 def acts_within(guider: Any) -> bool:
     """Whether something of the workflow acts within the model and may go by the whole batch."""
     options = guider.model_options.get("transformer_options", {})
-    given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
     return (
         bool(replaced_within(guider))
         or "model_function_wrapper" in guider.model_options
-        or any(any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values()) for wrappers in given)
+        or wraps(guider, WrappersMP.DIFFUSION_MODEL)
         or any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
-        or any(cond.get("gligen") for cond in _conditions(guider))
+        or any(cond.get("gligen") for cond in conditions_of(guider))
     )
 
 
-def _conditions(guider: Any) -> list[dict]:
+def wraps(guider: Any, *kinds: str) -> bool:
+    """Whether the workflow has put wrappers of one of these kinds (WrappersMP) on the model."""
+    options = guider.model_options.get("transformer_options", {})
+    given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
+    return any(any(wrappers.get(kind, {}).values()) for wrappers in given for kind in kinds)
+
+
+def conditions_of(guider: Any) -> list[dict]:
+    """Every condition that the guider may evaluate."""
     return [cond for conds in guider.conds.values() for cond in conds or []]
 
 
 def _injects(guider: Any) -> bool:
-    hooks = [hook for cond in _conditions(guider) for hook in getattr(cond.get("hooks"), "hooks", [])]
+    hooks = [hook for cond in conditions_of(guider) for hook in getattr(cond.get("hooks"), "hooks", [])]
     return any(hook.hook_type == EnumHookType.Injections for hook in hooks)

@@ -14,9 +14,13 @@ from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
 from .checks import predicts_by_cfg
+from .inside import acts_within, conditions_of, wraps
 
 # Fewer rounds than this gain too little for what they risk.
 LEAST_ROUNDS = 2
+
+# Wrappers that see a model call, outside of the model.
+AROUND_A_CALL = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookA
         warning = f"Step Reuse did nothing: the sampler {name} runs one call after the other, because {kind.reason}."
         return LookAhead(StepReuseConfig(), kind, warnings=(warning,))
     _refuse_caches(guider.model_options)
-    _refuse_schedules(guider.conds)
+    _refuse_schedules(guider)
     calls = calls_of(guider, arguments)
     least = reuse.warmup_calls + reuse.tail_calls + LEAST_ROUNDS * reuse.look_ahead
     if calls < least:
@@ -128,9 +132,9 @@ def _refuse_caches(model_options: dict) -> None:
         )
 
 
-def _refuse_schedules(conds: dict) -> None:
+def _refuse_schedules(guider: Any) -> None:
     """Hooks that count the calls they see go wrong where each worker sees every other call."""
-    for cond in (cond for given in conds.values() for cond in given or []):
+    for cond in conditions_of(guider):
         for hook in getattr(cond.get("hooks"), "hooks", []):
             if len(getattr(getattr(hook, "hook_keyframe", None), "keyframes", [])) > 1:
                 raise Unsupported(
@@ -145,28 +149,14 @@ def _reason_against_batches(guider: Any, arguments: Any) -> str:
         return "the latent has a noise mask"
     options = guider.model_options
     transformer_options = options.get("transformer_options", {})
-    functions = [key for key in options if key.startswith("sampler_") or key == "model_function_wrapper"]
-    functions += [key for key in ("patches", "patches_replace", "context_handler") if transformer_options.get(key)]
-    functions += _wrappers_of(guider)
-    if functions or options.get("context_handler") is not None:
+    around = any(key.startswith("sampler_") for key in options) or wraps(guider, *AROUND_A_CALL)
+    windows = transformer_options.get("context_handler") or options.get("context_handler") is not None
+    if around or windows or acts_within(guider):
         return "patches of this model may act by the step, and a batch would hold several"
     if not predicts_by_cfg(guider):
         return f"the guider {type(guider).__name__} may act by the step, and a batch would hold several"
     scheduled = ("start_percent", "end_percent", "clip_start_percent", "hooks", "control", "area", "mask")
-    for conds in guider.conds.values():
-        for cond in conds or []:
-            if found := [key for key in scheduled if cond.get(key) is not None]:
-                return f"a condition has {found[0]}, which acts by the step"
+    for cond in conditions_of(guider):
+        if found := [key for key in scheduled if cond.get(key) is not None]:
+            return f"a condition has {found[0]}, which acts by the step"
     return ""
-
-
-def _wrappers_of(guider: Any) -> list[str]:
-    """The kinds of wrappers around a model call that the workflow has put on the model."""
-    given = (guider.model_patcher.wrappers, guider.model_options.get("transformer_options", {}).get("wrappers", {}))
-    around_a_call = (
-        WrappersMP.PREDICT_NOISE,
-        WrappersMP.CALC_COND_BATCH,
-        WrappersMP.APPLY_MODEL,
-        WrappersMP.DIFFUSION_MODEL,
-    )
-    return [kind for wrappers in given for kind in around_a_call if any(wrappers.get(kind, {}).values())]

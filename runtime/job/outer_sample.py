@@ -109,7 +109,7 @@ class ParallelSampling(Local):
             itemsize = guider.model_patcher.model.get_dtype_inference().itemsize
             compression = resolve(self.config.compression, link, dtype_itemsize=itemsize)
             config = replace(self.config, step_reuse=ahead.config, compression=compression)
-            alone = degrees_alone(degrees, guider, may_split_tokens=link is not None and link.fast)
+            alone = degrees_alone(degrees, guider, arguments.noise, may_split_tokens=link is not None and link.fast)
             job = SamplingJob(guider, arguments, wrappers, config, degrees, random_state(), alone, ahead.batches)
             payload = job.pack(pool.directory)
             try:
@@ -126,7 +126,7 @@ class ParallelSampling(Local):
             compression=config.compression.to_json(),
             step_reuse=ahead.to_json(),
             accepted=result.ledgers[0]["accepted"],
-            warnings=[*unmet(self.config, degrees, guider), *ahead.warnings],
+            warnings=[*unmet(self.config, degrees, guider, arguments.noise), *ahead.warnings],
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - 1,

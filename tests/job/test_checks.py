@@ -151,7 +151,7 @@ def test_conditions_are_shared_in_turns():
 )
 def test_compression_that_was_asked_for_and_does_nothing_is_said(mode, degrees, warned):
     config = ParallelConfig(compression=CompressionConfig(mode=mode))
-    assert bool(unmet(config, degrees, guider("cfg 3"))) == warned
+    assert bool(unmet(config, degrees, guider("cfg 3"), NOISE)) == warned
 
 
 @pytest.mark.parametrize(
@@ -165,5 +165,5 @@ def test_compression_that_was_asked_for_and_does_nothing_is_said(mode, degrees, 
     ],
 )
 def test_step_degree_where_cfg_degree_would_do_is_said(kind, degrees, warned):
-    warnings = unmet(ParallelConfig(), degrees, guider(kind))
+    warnings = unmet(ParallelConfig(), degrees, guider(kind), NOISE)
     assert [f"as fast here as step_degree {degrees.step}" in text for text in warnings] == [True] * warned

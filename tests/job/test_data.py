@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.axis import Axis
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, ParallelConfig, StepReuseConfig
-from compact_parallel.runtime.job.checks import degrees_for
+from compact_parallel.runtime.job.checks import degrees_alone, degrees_for
 from compact_parallel.runtime.parallel.data import DataParallel, rows_of
 from compact_parallel.runtime.parallel.mesh import Degrees
 from compact_parallel.runtime.report.ledger import Ledger
@@ -173,6 +173,9 @@ def test_hunyuan_3d_whose_model_pairs_conditions_shares_the_batch():
         module.__class__ = type("HunYuanDiTPlain", (known,), {})
         assert degrees_for(ParallelConfig(), 2, guided, comfy_models.latent("flux", 2)) == Degrees(data=2)
         assert degrees_for(ParallelConfig(), 2, guided, comfy_models.latent("flux", 1)) == Degrees(cfg=2)
+        for batch, alone in ((2, Degrees(step=2)), (1, Degrees(cfg=2))):  # a call alone goes the same way
+            latent = comfy_models.latent("flux", batch)
+            assert degrees_alone(Degrees(step=2), guided, latent, may_split_tokens=False) == alone
     finally:
         module.__class__ = known
 

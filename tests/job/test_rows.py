@@ -135,7 +135,7 @@ def test_auto_and_calls_alone_split_rows_along_one_axis():
     assert degrees_for(ParallelConfig(), 8, guider, noise) == Degrees(ring=7)  # it has no more rows
     for sharing in ("ring", "ulysses"):
         degrees = Degrees(step=2, **{sharing: 2})
-        assert degrees_alone(degrees, guider) == degrees
+        assert degrees_alone(degrees, guider, noise) == degrees
 
 
 def test_a_batch_is_split_in_all_its_pictures():

@@ -183,6 +183,10 @@ def test_what_acts_by_the_step_is_not_batched():
     overridden.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, lambda executor, *args: executor(*args))
     with pytest.raises(Unsupported, match="patches of this model may act by the step"):
         ksampler(overridden, "flux", steps=STEPS)
+    injected = stepped(1, 2)
+    injected.set_injections("motion", [comfy.patcher_extension.PatcherInjection(inject=print, eject=print)])
+    with pytest.raises(Unsupported, match="patches of this model may act by the step"):
+        ksampler(injected, "flux", steps=STEPS)
 
 
 def test_run_on_one_device_is_respected():
