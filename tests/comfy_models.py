@@ -80,3 +80,14 @@ def conditioning(seed: int, tokens: int = TEXT_TOKENS):
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn((1, tokens, 48), generator=generator)
     return [[text, {"pooled_output": torch.randn((1, 32), generator=generator)}]]
+
+
+def lora_weights(patcher):
+    """A random LoRA on two layers of Flux."""
+    generator = torch.Generator().manual_seed(3)
+    weights = {}
+    for layer in ("double_blocks.0.img_attn.qkv", "single_blocks.1.linear1"):
+        rows, columns = patcher.model.diffusion_model.get_submodule(layer).weight.shape
+        weights[f"diffusion_model.{layer}.lora_up.weight"] = torch.randn((rows, 4), generator=generator) * 0.05
+        weights[f"diffusion_model.{layer}.lora_down.weight"] = torch.randn((4, columns), generator=generator) * 0.5
+    return weights

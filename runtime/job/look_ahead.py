@@ -133,14 +133,15 @@ def _refuse_caches(model_options: dict) -> None:
 
 
 def _refuse_schedules(guider: Any) -> None:
-    """Hooks that count the calls they see go wrong where each worker sees every other call."""
+    """Whether a default condition takes part in a call shows only in it."""
     for cond in conditions_of(guider):
-        for hook in getattr(cond.get("hooks"), "hooks", []):
-            if len(getattr(getattr(hook, "hook_keyframe", None), "keyframes", [])) > 1:
-                raise Unsupported(
-                    "A condition has hooks with keyframes (a scheduled LoRA or model hook), which go by the calls seen "
-                    "so far, and with Step Reuse no worker sees all; unplug Step Reuse, or use hooks without keyframes."
-                )
+        hooks = getattr(cond.get("hooks"), "hooks", []) if "default" in cond else []
+        if any(len(hook.hook_keyframe.keyframes) > 1 for hook in hooks):
+            raise Unsupported(
+                "A default condition (Cond Set Default Combine) has hooks with keyframes (a scheduled LoRA or model "
+                "hook), which go by the calls it takes part in, and with Step Reuse no worker sees all; unplug Step "
+                "Reuse, or use hooks without keyframes there."
+            )
 
 
 def _reason_against_batches(guider: Any, arguments: Any) -> str:

@@ -23,6 +23,7 @@ from ..parallel.mesh import Degrees, Mesh
 from ..parallel.one_mind import OneMind
 from ..parallel.step.groups import StepGroups
 from ..parallel.step.sampling import StepParallel
+from ..parallel.step.schedules import Schedules
 from ..planner.codec_speed import codec_seconds_per_value
 from ..planner.link import Link
 from ..pool.errors import Refused
@@ -96,6 +97,7 @@ class SamplingHandler:
             alone=self._arrangement(job, job.alone, ledger),
             apart=self._arrangement(job, job.degrees, ledger),
             mind=mind,
+            schedules=Schedules(job.guider),
             ledger=ledger,
             look_ahead=job.config.step_reuse.look_ahead,
             batches=job.batches,

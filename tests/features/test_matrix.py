@@ -50,7 +50,6 @@ REFUSED = {
     ("Injection (motion modules)", "sd", "sequence"): r"with an injection \(motion\)",
     ("Object patch on a block", "flux", "sequence"): r"with an object patch \(diffusion_model.double_blocks",
     ("Object patch on a block", "sd", "sequence"): r"with an object patch \(diffusion_model.middle_block",
-    ("LoRA on a prompt, scheduled", "flux", "step"): "hooks with keyframes .*; unplug Step Reuse",
     ("NAG", "flux", "sequence"): INSIDE,
     ("NAG", "flux", "CFG"): r"such as NAG, puts the conditions of a call together.*set cfg_degree to 1",
     ("EasyCache", "flux", "CFG"): "EasyCache decides by the first condition .*set cfg_degree to 1",

@@ -30,20 +30,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ARRANGEMENTS = {"all_gather 2": {"ring_degree": 2}, "cfg 2": {"cfg_degree": 2}}
 
 
-def lora_weights(patcher):
-    """A random LoRA on two layers."""
-    generator = torch.Generator().manual_seed(3)
-    weights = {}
-    for layer in ("double_blocks.0.img_attn.qkv", "single_blocks.1.linear1"):
-        rows, columns = patcher.model.diffusion_model.get_submodule(layer).weight.shape
-        weights[f"diffusion_model.{layer}.lora_up.weight"] = torch.randn((rows, 4), generator=generator) * 0.05
-        weights[f"diffusion_model.{layer}.lora_down.weight"] = torch.randn((4, columns), generator=generator) * 0.5
-    return weights
-
-
 def lora(patcher, strength: float):
     """The MODEL as LoraLoaderModelOnly gives it."""
-    return comfy.sd.load_lora_for_models(patcher, None, lora_weights(patcher), strength, 0)[0]
+    return comfy.sd.load_lora_for_models(patcher, None, comfy_models.lora_weights(patcher), strength, 0)[0]
 
 
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
@@ -63,7 +52,9 @@ def test_lora_is_applied_changed_and_removed_without_a_restart(strategy):
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_lora_in_bypass_mode_is_injected_in_the_workers_and_taken_out_again(strategy):
     plain = ksampler(model("flux"), "flux")
-    bypass = comfy.sd.load_bypass_lora_for_models(model("flux"), None, lora_weights(model("flux")), 1.0, 0)[0]
+    bypass = comfy.sd.load_bypass_lora_for_models(
+        model("flux"), None, comfy_models.lora_weights(model("flux")), 1.0, 0
+    )[0]
     stock = ksampler(bypass, "flux")  # which leaves it injected in this process
     assert relative_error(stock, plain) > 100 * TOLERANCE
     assert relative_error(ksampler(parallel(bypass, 2, **strategy), "flux"), stock) < TOLERANCE
@@ -73,7 +64,7 @@ def test_lora_in_bypass_mode_is_injected_in_the_workers_and_taken_out_again(stra
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_lora_on_the_conditioning_follows_its_schedule_and_leaves_no_trace(strategy):
     plain = ksampler(model("flux"), "flux")
-    hook = comfy.hooks.create_hook_lora(lora_weights(model("flux")), strength_model=1.0, strength_clip=0.0)
+    hook = comfy.hooks.create_hook_lora(comfy_models.lora_weights(model("flux")), strength_model=1.0, strength_clip=0.0)
     schedule = comfy.hooks.HookKeyframeGroup()
     for strength, start in ((1.0, 0.0), (0.3, 0.5)):
         schedule.add(comfy.hooks.HookKeyframe(strength, start_percent=start))

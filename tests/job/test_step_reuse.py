@@ -160,16 +160,33 @@ def test_caches_are_refused():
             ksampler(patcher, "flux", steps=STEPS)
 
 
-def test_scheduled_hooks_are_refused():
+def scheduled(**about):
+    """Conditioning with a LoRA whose strength changes at every step."""
+    hooks = comfy.hooks.create_hook_lora(
+        comfy_models.lora_weights(model("flux")), strength_model=1.0, strength_clip=0.0
+    )
     keyframes = hook_nodes.CreateHookKeyframesInterpolated().create_hook_keyframes(
-        1.0, 0.2, "linear", 0.0, 1.0, 3, False
+        1.5, 0.0, "linear", 0.0, 1.0, STEPS, False
     )[0]
-    hooks = comfy.hooks.HookGroup()
-    hooks.add(comfy.hooks.TransformerOptionsHook({"transformer_options": {}}))
     hooks.set_keyframes_on_hooks(keyframes)
-    scheduled = [[tokens, {**about, "hooks": hooks}] for tokens, about in comfy_models.conditioning(1)]
-    with pytest.raises(Unsupported, match="hooks with keyframes"):
-        ksampler(stepped(step_degree=2), "flux", steps=STEPS, positive=scheduled)
+    return [[tokens, {**given, **about, "hooks": hooks}] for tokens, given in comfy_models.conditioning(1)]
+
+
+def test_a_schedule_stands_where_each_call_has_it():
+    run = {"steps": STEPS, "positive": scheduled()}
+    exact = ksampler(model("flux"), "flux", **run)
+    assert relative_error(ksampler(model("flux"), "flux", steps=STEPS), exact) > 100 * TOLERANCE
+    for changes in ({"tolerance": 1e-9}, {"tolerance": 1e-9, "warmup_calls": 1}):
+        samples = ksampler(stepped(step_degree=2, changes=changes), "flux", **run)
+        assert relative_error(samples, exact) < TOLERANCE
+    samples = ksampler(stepped(step_degree=2, changes=LENIENT), "flux", **run)
+    assert report()["rounds"] < report()["calls"]
+    assert TOLERANCE < relative_error(samples, exact) < NEAR
+
+
+def test_a_default_condition_on_a_schedule_is_refused():
+    with pytest.raises(Unsupported, match=r"default condition .* has hooks with keyframes"):
+        ksampler(stepped(step_degree=2), "flux", steps=STEPS, positive=scheduled(default=True))
 
 
 def test_what_acts_by_the_step_is_not_batched():

@@ -18,6 +18,7 @@ from ...attention.axis import Axis, exchange
 from ...report.ledger import MODEL, Ledger
 from ..arrangement import Arrangement, Arrangements
 from ..one_mind import OneMind
+from .schedules import Schedules
 from .space import Call
 
 # A batch of q calls must save at least this share of the time of q calls one by one, or it is not tried again.
@@ -41,6 +42,7 @@ class StepGroups:
         alone: Arrangement,
         apart: Arrangement,
         mind: OneMind,
+        schedules: Schedules,
         ledger: Ledger,
         *,
         look_ahead: int,
@@ -52,7 +54,9 @@ class StepGroups:
         self._alone = alone
         self._apart = apart
         self._mind = mind
+        self._schedules = schedules
         self._ledger = ledger
+        self._levels: list[float] = []
         # What one call takes is seen first: in the warm-up, or with several groups in a round of one call each.
         self._batches = look_ahead if batches and look_ahead > axis.size else 0
         self.capacity = min(look_ahead, axis.size)
@@ -62,6 +66,7 @@ class StepGroups:
         """The prediction of one call, with all ranks at work on it."""
         self._ledger.begin_call(index, call.level)
         self._arrangements.use(self._alone)
+        self._come_to(index, [call], 0, extra)
         with self._ledger.phase(MODEL):
             x, sigma = self._mind.agree(index, call.x, call.sigma)
             started = _now(x)
@@ -80,6 +85,7 @@ class StepGroups:
         """The predictions of `calls`, the same tensors on every rank."""
         own = range(self._axis.index, len(calls), self._axis.size)
         self._arrangements.use(self._apart)
+        self._come_to(index, calls, self._axis.index, extra)
         started = _now(calls[0].x)
         evaluated = self._evaluate(index, [(place, calls[place]) for place in own], extra)
         self._judge(calls[0].x, len(own), _now(calls[0].x) - started)
@@ -106,6 +112,11 @@ class StepGroups:
     def warn(self, sentence: str) -> None:
         """A sentence for the report."""
         self._ledger.warn(sentence)
+
+    def _come_to(self, index: int, calls: Sequence[Call], place: int, extra: dict) -> None:
+        """What goes by the calls seen so far stands where it does before the call in this place of the round."""
+        self._levels[index:] = [call.level for call in calls]
+        self._schedules.put_behind(self._levels[: index + place], extra)
 
     def _evaluate(self, index: int, own: list[tuple[int, Call]], extra: dict) -> list[Tensor]:
         if not own:
