@@ -96,11 +96,21 @@ def report() -> dict:
 
 @torch.inference_mode()
 def ksampler(
-    patcher, family: str, sampler="euler", *, steps=4, cfg=3.0, batch=1, latent=None, denoise=1.0, positive=None
+    patcher,
+    family: str,
+    sampler="euler",
+    *,
+    steps=4,
+    cfg=3.0,
+    batch=1,
+    latent=None,
+    denoise=1.0,
+    positive=None,
+    negative=None,
 ):
     """KSampler's samples."""
     latent = latent or {"samples": comfy_models.latent(family, batch)}
-    positive, negative = positive or comfy_models.conditioning(1), comfy_models.conditioning(2)
+    positive, negative = positive or comfy_models.conditioning(1), negative or comfy_models.conditioning(2)
     out = stock.KSampler().sample(
         patcher, SEED, steps, cfg, sampler, "simple", positive, negative, latent, denoise=denoise
     )

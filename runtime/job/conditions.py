@@ -35,12 +35,6 @@ def reason_against_cfg(model_options: dict) -> str:
             "A patch remembers what it sees inside of the model for a function that acts after CFG, as Self-Attention "
             "Guidance does, and with cfg_degree each worker sees one condition only; set cfg_degree to 1."
         )
-    cache = options.get("easycache")
-    if getattr(cache, "name", "") == "EasyCache":
-        return (
-            "EasyCache decides by the first condition what all of them do, which cfg_degree puts on different workers; "
-            "set cfg_degree to 1 or use LazyCache."
-        )
     return ""
 
 

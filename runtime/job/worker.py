@@ -74,7 +74,8 @@ class SamplingHandler:
             else:
                 arrangements.use(self._arrangement(job, job.degrees, ledger))
                 add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: mind})
-            add_wrappers(options, outermost={WrappersMP.SAMPLER_SAMPLE: clock}, innermost=arrangements.wrappers())
+            around = {WrappersMP.SAMPLER_SAMPLE: clock, **arrangements.outermost()}
+            add_wrappers(options, outermost=around, innermost=arrangements.innermost())
             set_random_state(job.random_state)
             samples = self._sample(job, self._callback(control, lambda: _figures(ledger, clock, rounds)))
             mind.end()

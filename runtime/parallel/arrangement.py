@@ -15,6 +15,7 @@ from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from .cfg import CfgParallel
 from .data import DataParallel
+from .easycache import SharedEasyCache
 from .mesh import Degrees
 from .sequence import sequence_parallel
 
@@ -35,7 +36,9 @@ class Arrangement:
         """`whole_batch`: something within the model may go by all entries of a batch (see DataParallel)."""
         self.wrappers: dict[str, Callable] = {}
         if degrees.cfg > 1:
-            self.wrappers[WrappersMP.CALC_COND_BATCH] = CfgParallel(axes["cfg"], ledger)
+            cache = SharedEasyCache(axes["cfg"], ledger)
+            self.wrappers[WrappersMP.CALC_COND_BATCH] = _inside(cache.call, CfgParallel(axes["cfg"], ledger))
+            self.wrappers[WrappersMP.DIFFUSION_MODEL] = cache.forward
         self._data = DataParallel(axes["data"], ledger, whole=whole_batch) if degrees.data > 1 else None
         self._shard = None
         if degrees.sequence > 1:
@@ -66,7 +69,8 @@ def _inside(outer: Callable, inner: Callable) -> Callable:
 class Arrangements:
     """The one arrangement in use, as wrappers on a model. A context manager: at its end none is in use."""
 
-    KINDS = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+    INNERMOST = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+    OUTERMOST = (WrappersMP.DIFFUSION_MODEL,)
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -88,9 +92,13 @@ class Arrangements:
             self._stack.enter_context(arrangement.in_use())
             self._current = arrangement
 
-    def wrappers(self) -> dict[str, Callable]:
-        """The wrappers, by kind; each does what that of the arrangement in use does."""
-        return {kind: self._delegate(kind) for kind in self.KINDS}
+    def innermost(self) -> dict[str, Callable]:
+        """What goes inside the workflow's wrappers, by kind; each does what that of the arrangement in use does."""
+        return {kind: self._delegate(kind) for kind in self.INNERMOST}
+
+    def outermost(self) -> dict[str, Callable]:
+        """The same for what goes around them."""
+        return {kind: self._delegate(kind) for kind in self.OUTERMOST}
 
     def _delegate(self, kind: str) -> Callable:
         def wrapper(executor: Callable, *args: Any, **kwargs: Any) -> Any:

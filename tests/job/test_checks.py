@@ -101,14 +101,6 @@ def test_conditions_are_counted_as_the_guider_evaluates_them(kind, count):
     assert conditions_per_call(guider(kind)) == count
 
 
-def test_easy_cache_makes_auto_split_the_tokens():
-    import comfy_extras.nodes_easycache
-
-    cached = comfy_extras.nodes_easycache.EasyCacheNode.execute(model("flux"), 0.5, 0.1, 0.95, False)[0]
-    assert degrees_for(ParallelConfig(), 2, guider("cfg 3"), NOISE) == Degrees(cfg=2)
-    assert degrees_for(ParallelConfig(), 2, guider("cfg 3", cached), NOISE) == Degrees(ring=2)
-
-
 def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert devices_of(ParallelConfig()) == ("cpu", "cpu")

@@ -10,7 +10,6 @@ import comfy.hooks
 import comfy.samplers
 import comfy.sd
 import comfy_extras.nodes_context_windows
-import comfy_extras.nodes_easycache
 import comfy_extras.nodes_model_advanced
 import comfy_models
 import pytest
@@ -85,34 +84,6 @@ def test_lora_model_sampling_and_rescale_cfg_together(strategy):
     stock = ksampler(patched, "flux")
     assert relative_error(ksampler(parallel(patched, 2, **strategy), "flux"), stock) < TOLERANCE
     assert relative_error(stock, ksampler(lora(model("flux"), 1.0), "flux")) > 100 * TOLERANCE
-
-
-def easy_cache(patcher):
-    return comfy_extras.nodes_easycache.EasyCacheNode.execute(patcher, 0.5, 0.1, 0.95, False)[0]
-
-
-@pytest.mark.parametrize("order", ("before", "after"))
-@pytest.mark.parametrize("strategy", ({"ring_degree": 2}, {"ulysses_degree": 2}), ids=("all_gather", "ulysses"))
-def test_easy_cache_skips_the_same_steps_under_sequence_parallelism(strategy, order):
-    steps = {"steps": 12}
-    stock = ksampler(easy_cache(model("flux")), "flux", **steps)
-    if order == "before":
-        patched = parallel(easy_cache(model("flux")), 2, **strategy)
-    else:
-        patched = easy_cache(parallel(model("flux"), 2, **strategy))
-    assert relative_error(ksampler(patched, "flux", **steps), stock) < TOLERANCE
-    assert relative_error(stock, ksampler(model("flux"), "flux", **steps)) > TOLERANCE  # it did skip steps
-
-
-def test_easy_cache_is_refused_under_cfg_parallelism():
-    with pytest.raises(Unsupported, match=r"EasyCache decides by the first condition.*set cfg_degree to 1"):
-        ksampler(parallel(easy_cache(model("flux")), 2, cfg_degree=2), "flux")
-
-
-def test_lazy_cache_works_under_cfg_parallelism():
-    patched = comfy_extras.nodes_easycache.LazyCacheNode.execute(model("flux"), 0.5, 0.1, 0.95, False)[0]
-    stock = ksampler(patched, "flux", steps=12)
-    assert relative_error(ksampler(parallel(patched, 2, cfg_degree=2), "flux", steps=12), stock) < TOLERANCE
 
 
 def test_a_patch_that_evaluates_conditions_itself_is_refused_under_cfg_parallelism():

@@ -1,0 +1,165 @@
+"""EasyCache under CFG parallelism: the group with the condition that decides tells the others what it decided.
+
+ComfyUI's EasyCache skips a call by what its first condition changed, and all other conditions do as that one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from comfy.samplers import can_concat_cond, get_area_and_mult
+from torch import Tensor
+
+from ..attention.axis import Axis, exchange
+from ..attention.errors import Unsupported
+from ..report.ledger import Ledger
+from .cfg import owners
+
+
+@dataclass
+class _Decision:
+    """What is known of one call: whether the leader has `told`, and |output| of the first's batch, sum and count."""
+
+    together: set[Any]
+    told: bool = False
+    skips: bool = False
+    magnitude: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+
+
+class SharedEasyCache:
+    """The wrappers of a job with cfg_degree; they do nothing for models without EasyCache.
+
+    Exact: the groups skip, with what they have kept of their own conditions, the calls that one device would skip whose
+    memory holds all conditions as one batch.
+    """
+
+    def __init__(self, axis: Axis, ledger: Ledger) -> None:
+        self._axis = axis
+        self._ledger = ledger
+        self._first: tuple[int, int] | None = None
+        self._leader: int | None = None
+        self._decision: _Decision | None = None
+
+    def call(
+        self, executor: Callable, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
+    ) -> list[Tensor]:
+        """CALC_COND_BATCH, around CfgParallel: who decides in this call.
+
+        Raises Unsupported when the first condition moves from group to group on the way.
+        """
+        holder = _easycache(model_options.get("transformer_options", {}))
+        if holder is None or not holder.should_do_easycache(timestep) or holder.is_past_end_timestep(timestep):
+            return executor(model, conds, x_in, timestep, model_options)
+        self._decision = self._begin(conds, x_in, timestep)
+        outputs = executor(model, conds, x_in, timestep, model_options)
+        decision, self._decision = self._decision, None
+        if decision is not None:
+            self._decide(decision)  # where no condition of this group took part
+            if not decision.skips:
+                self._share_magnitude(decision, holder)
+        return outputs
+
+    def forward(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """DIFFUSION_MODEL, around EasyCache: the leader says whether it skips, the others wait for that."""
+        decision = self._decision
+        if decision is None:
+            return executor(*args, **kwargs)
+        options = next(value for value in (*args, *kwargs.values()) if _easycache(value) is not None)
+        holder = _easycache(options)
+        if self._axis.index != self._leader:
+            self._decide(decision)
+            holder.initial_step = False  # none of the own conditions is the first
+            holder.skip_current_step = decision.skips
+            output = executor(*args, **kwargs)
+        elif holder.initial_step or holder.has_first_cond_uuid(options["uuids"]):
+            executor.original = partial(self._evaluate, decision, executor.original)
+            output = executor(*args, **kwargs)
+            self._decide(decision, skips=True)
+        else:
+            output = executor(*args, **kwargs)
+        _add_magnitude(decision, output, options["uuids"], holder.output_channels)
+        return output
+
+    def _begin(self, conds: list, x_in: Tensor, timestep: Tensor) -> _Decision | None:
+        owner = owners(conds, self._axis.size)
+        entries = _entries(conds, x_in, timestep)
+        if self._first is None and entries:
+            self._first = _batch(entries)[-1]
+            self._leader = owner[self._first[0]]
+            own = {place: entry for place, entry in entries.items() if owner[place[0]] == self._leader}
+            if _batch(own)[-1] != self._first:
+                raise _moves()
+        if self._first is None:
+            return None
+        if len(owner) < 2 or owner.get(self._first[0]) != self._leader:
+            raise _moves()
+        if self._first not in entries:
+            return None
+        return _Decision({entries[place].uuid for place in _batch(entries)})
+
+    def _evaluate(self, decision: _Decision, original: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._decide(decision)
+        return original(*args, **kwargs)
+
+    def _decide(self, decision: _Decision, *, skips: bool = False) -> None:
+        """Once per call: the leader tells the others that it `skips` or not, and they wait to be told."""
+        if decision.told:
+            return
+        decision.told = True
+        said = torch.tensor([skips])
+        if self._axis.index == self._leader:
+            exchange(self._axis, dict.fromkeys(self._axis.others(), said), {}, self._ledger)
+        else:
+            exchange(self._axis, {}, {self._leader: said}, self._ledger)
+        decision.skips = bool(said)
+
+    def _share_magnitude(self, decision: _Decision, holder: Any) -> None:
+        """EasyCache measures changes by the mean magnitude of the output of the whole batch that the first is in."""
+        if self._axis.index != self._leader:
+            exchange(self._axis, {self._leader: decision.magnitude}, {}, self._ledger)
+            return
+        others = {other: torch.empty_like(decision.magnitude) for other in self._axis.others()}
+        exchange(self._axis, {}, others, self._ledger)
+        total, count = sum(others.values(), decision.magnitude).tolist()
+        if holder.has_output_prev_norm() and count:
+            holder.output_prev_norm = torch.full_like(holder.output_prev_norm, total / count)
+
+
+def _easycache(options: Any) -> Any:
+    holder = options.get("easycache") if isinstance(options, dict) else None
+    return holder if getattr(holder, "name", "") == "EasyCache" else None
+
+
+def _entries(conds: list, x_in: Tensor, timestep: Tensor) -> dict[tuple[int, int], Any]:
+    """{(prediction, place in it): what ComfyUI evaluates for this condition now}, in the order ComfyUI takes them."""
+    found = {
+        (index, place): get_area_and_mult(cond, x_in, timestep)
+        for index, several in enumerate(conds)
+        for place, cond in enumerate(several or ())
+        if "default" not in cond
+    }
+    return {place: entry for place, entry in found.items() if entry is not None}
+
+
+def _batch(entries: dict[tuple[int, int], Any]) -> list[tuple[int, int]]:
+    """The conditions that ComfyUI evaluates with the first; the last of them leads the batch, however much fits in."""
+    first = next(iter(entries.values()))
+    return [place for place, entry in entries.items() if entry.hooks == first.hooks and can_concat_cond(entry, first)]
+
+
+def _add_magnitude(decision: _Decision, output: Any, uuids: list, channels: int) -> None:
+    video = output[0] if isinstance(output, list) else output
+    for uuid, own in zip(uuids, video[:, :channels].chunk(len(uuids))):
+        if uuid in decision.together:
+            decision.magnitude += torch.tensor([float(own.abs().sum(dtype=torch.float64)), own.numel()])
+
+
+def _moves() -> Unsupported:
+    return Unsupported(
+        "EasyCache decides by the first condition what all of them do, and in this workflow that one moves from worker "
+        "to worker on the way; set cfg_degree to 1, or use LazyCache."
+    )
