@@ -19,6 +19,12 @@ def axes(rank, ulysses, ring):
     return found["ulysses"], found["ring"]
 
 
+def batch_of(given):
+    """The batch entries in the arguments of a model."""
+    x = given.get("x", given.get("hidden_states"))
+    return len(x[0] if isinstance(x, list) else x)
+
+
 def tag_of(layer):
     """The tag of a layer for two batch entries."""
     return Tag(layer=layer, name="kv", slots=(("cond", 0), ("cond", 1)))

@@ -51,6 +51,10 @@ class TokenLayout:
         """The tokens of text `part` holds, which come first: those of all segments but the last."""
         return sum(self.local(part, group)[:-1])
 
+    def behind(self, tokens: int) -> TokenLayout:
+        """The layout with a segment of so many tokens in front of the others."""
+        return TokenLayout((tokens, *self.lengths), self.parts)
+
     def split(self, x: Tensor, segment: int, dim: int, part: int) -> Tensor:
         """The own copy of one segment's tokens for `part`; `x` holds that whole segment along `dim`."""
         offset = sum(self.lengths[:segment])

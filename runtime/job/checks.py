@@ -14,6 +14,8 @@ import torch
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
+from ..sharding.arguments import children
+from ..sharding.plan import AttentionScope
 from ..sharding.plans import has_plan, plan_for, splits_rows
 from ..sharding.rows.modules import lowest_rows
 from .conditions import reason_against_cfg
@@ -24,6 +26,10 @@ PAIRS_CONDITIONS = {
     "HunYuanDiTPlain": "Hunyuan3D 2.1 pairs the conditions of a batch within the model, which cfg_degree takes apart; "
     "set cfg_degree to 1 and use data_degree."
 }
+MIXES_BATCH = (
+    "SeedVR2 3B lets the entries of a batch see each other's text, which {} takes apart; set it to 1 and use "
+    "ulysses_degree or ring_degree."
+)
 
 
 def devices_of(config: ParallelConfig) -> tuple[str, ...]:
@@ -68,13 +74,17 @@ def degrees_for(
             "The batch of Stable Video Diffusion is the frames of one video, which belong together; set data_degree to "
             "1 and use cfg_degree or ring_degree."
         )
+    if mixes_batch(module):
+        batch = 1
+        if config.strategy.mode == "manual" and config.strategy.data_degree > 1:
+            raise Unsupported(MIXES_BATCH.format("data_degree"))
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         raise Unsupported(
             "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
             "Model divides the conditions by itself (cfg_degree 2)."
         )
     against_cfg = _against_cfg(guider, noise)
-    replaced = replaced_within(guider)
+    replaced = "" if _changed_parts_run_whole(module) else replaced_within(guider)
     if config.strategy.mode == "manual":
         degrees = manual_degrees(config.strategy, world, conditions, batch)
         if degrees.cfg > 1 and against_cfg:
@@ -114,16 +124,43 @@ def degrees_for(
     return degrees
 
 
+def _changed_parts_run_whole(module: torch.nn.Module) -> bool:
+    """Whether blocks or layers that a workflow changes can be given all of the picture, the others their part of it."""
+    plan = plan_for(module) if has_plan(module) else None
+    return bool(getattr(plan, "blocks", ()) or getattr(plan, "layers", ()))
+
+
 def _heads(module: torch.nn.Module) -> int | None:
-    return next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
+    """What the heads of all attention that is split can be divided by; None where the model does not say."""
+    actions = plan_for(module).actions if has_plan(module) else ()
+    scopes = [part for action in actions if isinstance(action, AttentionScope) for part in _at(module, action.path)]
+    parts = [part for scope in scopes for part in scope.modules()]
+    counts = {getattr(part, name, 0) for part in parts for name in ("num_heads", "num_kv_heads")}
+    return math.gcd(*counts) or next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
+
+
+def _at(module: torch.nn.Module, path: str) -> list[torch.nn.Module]:
+    found = [module]
+    for part in path.split("."):
+        found = [child for each in found for _, child in children(each, part)]
+    return found
 
 
 def _against_cfg(guider: Any, noise: torch.Tensor) -> str:
     """Why the conditions of a call cannot go to different workers, for the model's own part or its patches'."""
-    module = type(guider.model_patcher.model.diffusion_model).__qualname__
-    if noise.shape[0] > 1 and module in PAIRS_CONDITIONS:
-        return PAIRS_CONDITIONS[module]
+    module = guider.model_patcher.model.diffusion_model
+    kind = type(module).__qualname__
+    if noise.shape[0] > 1 and kind in PAIRS_CONDITIONS:
+        return PAIRS_CONDITIONS[kind]
+    if mixes_batch(module):
+        return MIXES_BATCH.format("cfg_degree")
     return reason_against_cfg(guider.model_options)
+
+
+def mixes_batch(module: torch.nn.Module) -> bool:
+    """Whether the entries of a batch see each other: ComfyUI's SeedVR2 3B repeats the text per window, but in Q and K
+    takes the first rows of it for all films."""
+    return type(module).__qualname__ == "NaDiT" and not module._7b_version
 
 
 def _whole_with(module: torch.nn.Module, replaced: str) -> str:

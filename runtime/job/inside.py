@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy.hooks import EnumHookType
 from comfy.patcher_extension import WrappersMP
-from torch._dynamo.eval_frame import OptimizedModule
 
-# ComfyUI's own injection, which adds to the outputs of linear layers and convolutions, row by row.
-_BYPASS_LORA = "bypass_lora"
+from ..parallel.replaced import injections, object_patches
 
 
 def replaced_within(guider: Any) -> str:
     """What of the model's own code a workflow replaces or adds to, to be named; empty if nothing.
 
-    Those are object patches of modules and functions, and injections, as AnimateDiff-like packs have them. A compiled
-    module computes what the module does.
+    Those are object patches of modules and functions, and injections, as AnimateDiff-like packs have them.
     """
-    patcher = guider.model_patcher
-    for path, patch in patcher.object_patches.items():
-        code = callable(patch) and not isinstance(patch, OptimizedModule | torch.nn.Parameter)
-        if code and path.startswith("diffusion_model."):
-            return f"an object patch ({path})"
-    injected = [key for key in patcher.injections if key != _BYPASS_LORA]
+    patched, injected = object_patches(guider.model_patcher), injections(guider.model_patcher)
+    if patched:
+        return f"an object patch ({patched[0]})"
     return f"an injection ({injected[0]})" if injected else "an injection on a condition" if _injects(guider) else ""
 
 

@@ -13,7 +13,7 @@ from ..config import ConfigError, ParallelConfig, StepReuseConfig
 from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
-from .checks import predicts_by_cfg
+from .checks import PAIRS_CONDITIONS, mixes_batch, predicts_by_cfg
 from .inside import acts_within, conditions_of, wraps
 
 # Fewer rounds than this gain too little for what they risk.
@@ -148,6 +148,9 @@ def _reason_against_batches(guider: Any, arguments: Any) -> str:
     """Why calls of different steps cannot go through the model as one batch; empty when they can."""
     if arguments.denoise_mask is not None:
         return "the latent has a noise mask"
+    module = guider.model_patcher.model.diffusion_model
+    if mixes_batch(module) or type(module).__qualname__ in PAIRS_CONDITIONS:
+        return "the entries of a batch see each other in this model"
     options = guider.model_options
     transformer_options = options.get("transformer_options", {})
     around = any(key.startswith("sampler_") for key in options) or wraps(guider, *AROUND_A_CALL)

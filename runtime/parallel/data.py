@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..attention.axis import Axis, exchange
 from ..report.ledger import Ledger
+from .wrappers import wrapped_by_others
 
 # Keyword arguments of models whose batch is the frames of one video.
 FRAMES = ("num_video_frames", "image_only_indicator")
@@ -94,7 +95,7 @@ def _check(shares: list[list[int]], options: Mapping[str, Any], conditioning: Ma
         raise _Whole("the batch is the frames of one video")
     # What such code holds may belong to certain entries, or it may decide by what it sees of all of them.
     patches = [kind for kind in ("patches", "patches_replace") if any(options.get(kind, {}).values())]
-    if patches or any(options.get("wrappers", {}).get("diffusion_model", {}).values()):
+    if patches or wrapped_by_others(options, "diffusion_model"):
         raise _Whole(WITHIN)
     if "ar_state" in options:
         raise _Whole("the sampler keeps what the model remembers of the whole batch")

@@ -15,7 +15,9 @@ from ..report.ledger import Ledger
 from ..sharding.hooks import Hooked
 from ..sharding.shard import batch_slots
 from ..sharding.split import split_over_ranks
+from .controls import shared_controls
 from .mesh import Degrees
+from .replaced import injections, replaced_modules
 
 OVERRIDE = "optimized_attention_override"
 NOT_COMPILED = "torch.compile does not apply to a model whose rows are split (ring_degree); cfg_degree keeps it."
@@ -29,7 +31,9 @@ def sequence_parallel(
     wire: Wire,
     ledger: Ledger,
 ) -> Iterator[Callable]:
-    """Shard the model of `patcher` for the block's duration. Gives the APPLY_MODEL wrapper that belongs to it.
+    """Shard the model of `patcher`, and the ControlNets that steer it, for the block's duration.
+
+    Gives the APPLY_MODEL wrapper that belongs to it.
 
     At its end nothing is on its way between the ranks. Raises Unsupported for a model family without a plan.
     """
@@ -42,15 +46,21 @@ def sequence_parallel(
         ledger=ledger,
         overlap=degrees.overlap,
     )
-    with attention, split_over_ranks(module, attention) as sharding:
-        yield _ApplyModel(sharding)
+    sharding = split_over_ranks(module, attention)
+    sharding.replaced = replaced_modules(patcher)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(attention)
+        stack.callback(sharding.detach)  # it attaches itself to the model that the first forward meets
+        stack.enter_context(shared_controls(patcher, sharding, attention))
+        yield _ApplyModel(sharding, injections(patcher))
 
 
 class _ApplyModel:
     """The APPLY_MODEL wrapper: names the batch entries for the residual streams and puts our attention in place."""
 
-    def __init__(self, sharding: Hooked) -> None:
+    def __init__(self, sharding: Hooked, injected: list[str]) -> None:
         self._sharding = sharding
+        self._injected = injected
 
     def __call__(
         self,
@@ -64,6 +74,10 @@ class _ApplyModel:
         **conditioning: Any,
     ) -> torch.Tensor:
         self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
+        if self._injected and not self._sharding.changed:
+            raise self._sharding.plan.refuse(
+                f"an injection ({self._injected[0]}) of which no module shows what it does"
+            )
         previous = transformer_options.get(OVERRIDE)
         options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
         with contextlib.ExitStack() as stack:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 
 def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
-    """The named children a part of a path stands for: `*` all, `first`, `last`, or one by its name."""
+    """The named children a part of a path stands for: one by its name, or `*` all, `first`, `last`."""
     named = list(module.named_children())
+    by_name = [(name, child) for name, child in named if name == part]
     match part:
+        case _ if by_name:
+            return by_name
         case "*":
             return named
         case "first":
@@ -20,13 +25,15 @@ def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
         case "last":
             return named[-1:]
         case _:
-            return [(name, child) for name, child in named if name == part]
+            return []
 
 
 def positions(module: nn.Module) -> dict[str, int]:
     """The position of each named argument of a module's forward."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(module.forward).parameters.values()
+    replaced = "forward" in vars(module) and not isinstance(module, OptimizedModule)
+    forward = partial(type(module).forward, module) if replaced else module.forward  # callers go by the class's
+    parameters = inspect.signature(forward).parameters.values()
     return {p.name: i for i, p in enumerate(p for p in parameters if p.kind in kinds)}
 
 

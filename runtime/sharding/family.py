@@ -13,13 +13,13 @@ from ..attention.errors import Unsupported
 class Guard:
     """Before `path` runs ("" is the model itself), `refuses` looks at its arguments by name; True refuses the job.
 
-    `reason` completes the sentence "Flux cannot be split over ranks with ...". All ranks see the same arguments; the
-    module itself is among them as "self".
+    `reason` completes the sentence "Flux cannot be split over ranks with ...", or what `refuses` returns, where that
+    says more. All ranks see the same arguments; the module itself is among them as "self".
     """
 
     path: str
-    refuses: Callable[[Mapping[str, Any]], bool]
-    reason: str
+    refuses: Callable[[Mapping[str, Any]], bool | str]
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..attention.sequence import SequenceAttention
 from .arguments import children, positions
+from .changed import changed_modules
 from .family import Family, Guard
 
 Slots = tuple[tuple[str, int], ...]
@@ -26,8 +27,9 @@ ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_r
 class Hooked(ABC):
     """A model that is split over ranks. As a context manager it holds the hooks; nothing of it stays on the model.
 
-    Before each forward say `begin_forward(slots)`, and give the model's transformer_options the `attention_override`.
-    Everything refused raises Unsupported, on all ranks at the same place.
+    Before each forward say `begin_forward(slots)`, the first time when what a workflow puts into it is there,
+    and give the model's transformer_options the `attention_override`. Everything refused raises Unsupported, on all
+    ranks at the same place. `replaced` are the paths of modules that a workflow replaces, or something of them.
     """
 
     runs_compiled = True
@@ -37,7 +39,9 @@ class Hooked(ABC):
         self.module = module
         self.plan = plan
         self.attention = attention
+        self.replaced: tuple[str, ...] = ()
         self._slots: Slots = ()
+        self._changed: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._entered: Counter[str] = Counter()
 
@@ -64,9 +68,20 @@ class Hooked(ABC):
         """Whether the hooks are on the model."""
         return bool(self._handles)
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The modules of which something is not as ComfyUI's code has it."""
+        return self._changed
+
     def begin_forward(self, slots: Slots) -> None:
-        """The next forwards are for these batch entries."""
+        """The next forwards are for these batch entries. Attaches, if that is still to be done."""
         self._slots = slots
+        if not self.attached:
+            self.attach()
+
+    def _look(self) -> tuple[str, ...]:
+        """The modules that are not as ComfyUI's code has them, those among them that a workflow says it replaces."""
+        return tuple(sorted({*self.replaced, *changed_modules(self.module)}))
 
     def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
         """What to put into transformer_options["optimized_attention_override"]; `previous` is what was there."""
@@ -105,8 +120,9 @@ class Hooked(ABC):
             self._before(module, partial(self._guard, guard))
 
     def _guard(self, guard: Guard, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if guard.refuses({**dict(zip(positions(module), args)), **kwargs, "self": module}):
-            raise self.plan.refuse(guard.reason)
+        refused = guard.refuses({**dict(zip(positions(module), args)), **kwargs, "self": module})
+        if refused:
+            raise self.plan.refuse(refused if isinstance(refused, str) else guard.reason)
 
     def _named(self, path: str) -> str:
         """A name of its own for each time a module runs in a forward, the same in every forward."""

@@ -90,6 +90,11 @@ class LocalResiduals(Sequence[Any]):
         first, last = min(first, length), min(last, length)
         return residual.narrow(self._dim, first, last - first)
 
+    def pop(self) -> Tensor | None:
+        """The last residual, which is then no longer among them."""
+        residual, self._residuals = self[-1], self._residuals[:-1]
+        return residual
+
 
 def local_control(control: Mapping[str, Any], own: Callable[[], Own], dim: int) -> dict[str, Any]:
     """ComfyUI's control, {"input" | "middle" | "output": residuals}, cut to the own tokens as it is used."""

@@ -1,7 +1,7 @@
-"""Where the patches of a workflow look at a model's tokens.
+"""Where the patches of a workflow look at a transformer's tokens, by the kind of patch.
 
-Patches at the input and in refiners run where no tokens are split. Those between the blocks may look at all positions;
-so may those inside a block, where only the own tokens are.
+Patches at the input and in refiners run where no tokens are split. Those between the blocks may look at all positions,
+and so may those inside a block, where only the own tokens are; both are given all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .rows.patches import KNOWN, REPLACES
+
 OUTSIDE_THE_BLOCKS = frozenset({"post_input", "noise_refiner"})
+BETWEEN_THE_BLOCKS = frozenset({"double_block"})
+OF_BLOCKS = frozenset({"attn1_patch", "attn1_output_patch", "attn2_patch", "mlp_patch"})
+OF_UNETS = KNOWN - OF_BLOCKS
+"""Kinds that no transformer of ComfyUI calls: they do nothing there, on one device or on many."""
 
 
 def patch_names(arguments: Mapping[str, Any]) -> set[str]:
@@ -21,4 +27,12 @@ def patch_names(arguments: Mapping[str, Any]) -> set[str]:
 def between_blocks(arguments: Mapping[str, Any]) -> bool:
     """Whether a patch sees the tokens between two blocks, or stands in for a block."""
     options = arguments.get("transformer_options") or {}
-    return "double_block" in patch_names(arguments) or bool(options.get("patches_replace", {}).get("dit"))
+    return bool(patch_names(arguments) & BETWEEN_THE_BLOCKS or options.get("patches_replace", {}).get("dit"))
+
+
+def unknown(arguments: Mapping[str, Any]) -> str:
+    """A kind of patch that nobody knows, which may look at tokens anywhere; empty if there is none."""
+    options = arguments.get("transformer_options") or {}
+    replaced = {kind for kind, layers in options.get("patches_replace", {}).items() if layers}
+    kinds = patch_names(arguments) - OUTSIDE_THE_BLOCKS - BETWEEN_THE_BLOCKS - OF_BLOCKS - OF_UNETS
+    return min(kinds | replaced - {"dit", *REPLACES}, default="")

@@ -1,12 +1,13 @@
 """The plan language: which tensors of a model are split over the ranks and where they are gathered.
 
 A plan is data, a short table per model family; `shard.py` is its only reader. Paths are module names as in
-named_modules(), where one part may be `*` (every child), `first` or `last` (of a ModuleList).
+named_modules(), where one part may be `*` (every child), `first` or `last` (of a ModuleList; a child of that name comes
+before).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,10 @@ __all__ = [
     "Guard",
     "KeyMask",
     "Localise",
+    "Neighbours",
     "Plan",
     "Residuals",
+    "Sequences",
     "Split",
     "SplitJoint",
     "Unsupported",
@@ -40,7 +43,8 @@ class Split:
     The full length along `dim` is recorded as the segment's length. The copy is owned: blocks add in place.
     Tokens that lie on a grid of several dimensions from `dim` on are numbered along the first, the others become 1;
     Gather brings the grid back. Of an argument that is a tuple the tokens are its `item`. Of tokens that only count up
-    to a number, the argument `until`, the others are dropped.
+    to a number, the argument `until`, the others are dropped. As many tokens as `front` says, by the arguments of the
+    model and of the module, lie in front of the segment and stay on every rank.
     """
 
     path: str
@@ -50,6 +54,7 @@ class Split:
     grid: int = 1
     until: str | None = None
     item: int | None = None
+    front: Callable[[Mapping[str, Any], Callable[[str], Any]], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,12 @@ class KeyMask:
     """Before `path` runs, its argument, an additive mask (B, tokens of `segment`) of keys, is taken away from it.
 
     Attention inside is given it instead, for the whole joint sequence, of which the other segments are not masked.
+    Without a `segment` the mask is that of the joint sequence, in any shape attention takes.
     """
 
     path: str
     arg: str | int
-    segment: str
+    segment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,26 @@ class AttentionScope:
 
     A model that calls ComfyUI's attention without transformer_options does so from the Python module `caller`. A mask
     the module makes for its own tokens is replaced by mask(module, its mask, all tokens), that of the whole sequence.
+    With `front` there may be more keys than queries: the first ones are those of tokens that every rank has.
     """
 
     path: str
     calls: tuple[tuple[str, ...], ...]
     caller: str | None = None
     mask: Callable[[Any, Tensor, int], Tensor] | None = None
+    front: bool = False
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The model (`path` "") attends to many sequences, of which each rank holds all tokens: each computes some of them.
+
+    It does so by `function` of the Python `module`; see `share_sequences` for how it is called.
+    """
+
+    path: str
+    module: str
+    function: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,8 @@ class Whole:
     """`path` looks at positions: its argument, own tokens of `segment`, becomes those of all ranks, alike on each.
 
     Its output is then cut to the own tokens again, unless it has no tokens of that segment (`cut`). For few and cheap
-    modules: every rank does all of the work. `outside` the blocks nothing is done where the model holds all tokens.
+    modules: every rank does all of the work. `outside` the blocks nothing is done where the model holds all tokens. Of
+    an output that is a tuple the tokens are its `item`.
     """
 
     path: str
@@ -131,6 +152,18 @@ class Whole:
     segment: str
     cut: bool = True
     outside: bool = False
+    item: int | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """`path` mixes neighbouring tokens, as a convolution of kernel 3 does: its argument, own tokens of `segment`, is
+    given the next token on either side, and its output is cut to the own tokens again.
+    """
+
+    path: str
+    arg: str | int
+    segment: str
 
 
 @dataclass(frozen=True)
@@ -149,7 +182,7 @@ class Gather:
     item: int | None = None
 
 
-Action = Split | SplitJoint | Localise | KeyMask | Residuals | AttentionScope | Whole | Gather
+Action = Split | SplitJoint | Localise | KeyMask | Residuals | AttentionScope | Sequences | Whole | Neighbours | Gather
 
 
 @dataclass(frozen=True)
@@ -158,20 +191,27 @@ class Blocks:
 
     Where a patch between the blocks sees the tokens, it is given all of them: the blocks are then split before and
     gathered behind each one, instead of the plan's Split and Gather, and the model adds residuals to all tokens.
+    `front` and `grid` are as in Split.
     """
 
     path: str
     tokens: tuple[tuple[str | int, tuple[str, ...], int | None], ...]
+    dim: int = 1
+    grid: int = 1
+    front: Callable[[Mapping[str, Any], Callable[[str], Any]], int] | None = None
 
 
 @dataclass(frozen=True)
 class Plan(Family):
     """How one model family is split: `joint` names the segments of its sequence in the order the model joins them.
 
-    Without `blocks`, nothing may look at the tokens between the blocks, which a guard must see to.
+    Without `blocks`, nothing may look at the tokens between the blocks, which a guard must see to, and a workflow may
+    put no code of its own into the model: with them, a block that it changes runs on all tokens. With one of the
+    model's arguments `whole_with` the model itself counts all tokens there, and is given them.
     """
 
     joint: tuple[str, ...]
     actions: tuple[Action, ...]
     guards: tuple[Guard, ...] = ()
     blocks: tuple[Blocks, ...] = ()
+    whole_with: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,11 @@ from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
 from .arguments import argument, positions, replaced
-from .hooks import Hooked, Slots
+from .changed import holds
+from .forward import Forward
+from .front import attend_with_front
+from .hooks import Hooked
+from .inside import with_all_tokens
 from .own import Own, local_control
 from .patches import between_blocks
 from .plan import (
@@ -28,56 +32,24 @@ from .plan import (
     Gather,
     KeyMask,
     Localise,
+    Neighbours,
     Plan,
     Residuals,
+    Sequences,
     Split,
     SplitJoint,
-    Unsupported,
     Whole,
 )
+from .sequences import share_sequences
+from .slots import batch_slots
+from .view import TokenView
 
+__all__ = ["Sharding", "batch_slots"]
 
-def batch_slots(options: Mapping[str, Any], batch: int) -> Slots:
-    """(cond, sample) of every batch entry; ComfyUI stacks the conds of a call, each with all its samples.
-
-    A uuid alone does not name a cond: for every cond with an area ComfyUI makes one of the other predictions with the
-    same area and the same uuid (create_cond_with_same_area_if_none), and evaluates both in one batch. And each context
-    window shows the same cond other frames.
-
-    Args:
-        options: transformer_options. "uuids" has one entry per cond in the call, "cond_or_uncond" the number of the
-            prediction it is for; a caller that gives neither evaluates one cond. "context_window" has the frames.
-        batch: B, a multiple of their number.
-    Raises:
-        Unsupported: a wrapper has taken the batch apart.
-    """
-    uuids = options.get("uuids") or [""]
-    predictions = options.get("cond_or_uncond") or [0] * len(uuids)
-    samples, rest = divmod(batch, len(uuids))
-    if rest:
-        raise Unsupported(
-            f"A patch of this workflow evaluates {batch} of the batch entries of {len(uuids)} conditions at a time; "
-            "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
-        )
-    frames = getattr(options.get("context_window"), "index_list", "")
-    conds = [f"{prediction} {uuid} {frames}".rstrip() for prediction, uuid in zip(predictions, uuids)]
-    return tuple((cond, sample) for cond in conds for sample in range(samples))
-
-
-@dataclass
-class _Forward:
-    """What is known of one forward of the model."""
-
-    lengths: dict[str, int] = field(default_factory=dict)
-    grids: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    whole_between: bool = False
-    gathered: bool = False
-    scope: AttentionScope | None = None
-    scope_module: nn.Module | None = None
-    scope_path: str = ""
-    scope_calls: int = 0
-    key_mask: Tensor | None = None
-    copies: dict[tuple[int, Any], tuple[Any, Any]] = field(default_factory=dict)
+RUNS_WHOLE = (
+    "A workflow has put code of its own into {}: every worker runs {} of the {} blocks of the model on all tokens. "
+    "cfg_degree and Step Reuse lose nothing by it."
+)
 
 
 class Sharding(Hooked):
@@ -85,35 +57,81 @@ class Sharding(Hooked):
 
     def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
         super().__init__(module, plan, attention)
-        self._forward = _Forward()
-        self._callers: dict[str, Callable[..., Tensor]] = {}
+        self._forward = Forward()
+        self._view: TokenView | None = None
+        self._callers: dict[tuple[str, str], Callable[..., Tensor]] = {}
 
     def attach(self) -> None:
         """See `Hooked.attach`."""
         guards = [(guard, module) for guard in self.plan.guards for _, module in self._resolve(guard.path)]
         actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
         blocks = [(each, *found) for each in self.plan.blocks for found in self._resolve(each.path)]
+        self._changed = self._look()
+        if self._changed and not self.plan.blocks:
+            raise self.plan.refuse(f"code of the workflow's own in place of the model's ({self._changed[0]})")
         self._before(self.module, self._start)
-        self._handles.append(self.module.register_forward_hook(self._end))
+        self._behind(self.module, self._end)
         self._attach_guards(guards)
+        whole = [(each, module) for each, path, module in blocks if self._is_changed(path)]
+        if whole:
+            self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(whole), len(blocks)))
+        for each, module in whole:
+            self._before(module, partial(self._enter_whole, each, positions(module)))
         for each, path, module in blocks:
             for name, segments, _ in each.tokens:
-                split = partial(self._change_argument, name, partial(self._split_block, segments))
+                split = partial(self._change_argument, name, partial(self._split_block, each, segments))
                 self._before(module, partial(split, positions(module)))
-            self._handles.append(module.register_forward_hook(partial(self._gather_block, each, path)))
+            self._behind(module, partial(self._gather_block, each, path))
         for action, path, module in actions:
             self._attach_action(action, path, module)
+        for _, module in whole:
+            self._handles.append(module.register_forward_hook(self._leave_whole))
         for name in {getattr(action, "caller", None) for action in self.plan.actions} - {None}:
-            self._callers[name] = function = sys.modules[name].optimized_attention
-            sys.modules[name].optimized_attention = partial(self._override, function)
+            self._replace(name, "optimized_attention", self._override)
 
     def detach(self) -> None:
         """Takes the hooks off again and forgets the last forward."""
         super().detach()
-        for name, function in self._callers.items():
-            sys.modules[name].optimized_attention = function
+        for (module, name), function in self._callers.items():
+            setattr(sys.modules[module], name, function)
         self._callers.clear()
-        self._forward = _Forward()
+        self._forward = Forward()
+
+    def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        super()._before(module, lambda *given: None if self._forward.whole_block else hook(*given))
+
+    def _behind(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        checked = lambda *given: None if self._forward.whole_block else hook(*given)  # noqa: E731
+        self._handles.append(module.register_forward_hook(checked))
+
+    def _is_changed(self, path: str) -> bool:
+        """Whether the block at `path` holds code of the workflow's own, or is held by such a module."""
+        return any(changed and (holds(path, changed) or holds(changed, path)) for changed in self._changed)
+
+    def _enter_whole(
+        self,
+        blocks: Blocks,
+        places: Mapping[str, int],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """The block is given all tokens, as the model holds them."""
+        given = partial(argument, positions=places, args=args, kwargs=kwargs)
+        front = blocks.front(self._forward.given, given) if blocks.front else 0
+        for name, segments, _ in blocks.tokens:
+            if given(name) is not None and len(segments) == 1:
+                x = self._forward.off_grid(given(name), segments[0], blocks.dim, blocks.grid)
+                self._forward.lengths[segments[0]] = x.shape[blocks.dim] - front
+        self._forward.whole_block = True
+
+    def _leave_whole(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._forward.whole_block, self._forward.gathered = False, True
+
+    def _replace(self, module: str, name: str, by: Callable[..., Tensor]) -> None:
+        """Until detached, the function of a Python module is `by`, called with it in front of its arguments."""
+        self._callers[module, name] = function = getattr(sys.modules[module], name)
+        setattr(sys.modules[module], name, partial(by, function))
 
     def _splits_attention(self) -> bool:
         return self._forward.scope is not None
@@ -131,24 +149,45 @@ class Sharding(Hooked):
                 hook = partial(self._change_argument, action.arg, partial(change, action), positions(module))
                 self._before(module, hook)
             case AttentionScope():
-                self._handles.append(module.register_forward_pre_hook(partial(self._enter_scope, action, path)))
-                self._handles.append(module.register_forward_hook(self._leave_scope))
+                self._before(module, partial(self._enter_scope, action, path))
+                self._behind(module, self._leave_scope)
+            case Sequences():
+                self._replace(action.module, action.function, self._share_sequences)
             case Whole():
                 hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), positions(module))
                 self._before(module, hook)
                 if action.cut:
-                    self._handles.append(module.register_forward_hook(partial(self._cut, action)))
+                    self._behind(module, partial(self._cut, action))
+            case Neighbours():
+                change = partial(self._add_neighbours, action, path)
+                self._before(module, partial(self._change_argument, action.arg, change, positions(module)))
+                self._behind(module, partial(self._cut_neighbours, action))
             case Gather():
-                self._handles.append(module.register_forward_hook(partial(self._gather, action, path)))
+                self._behind(module, partial(self._gather, action, path))
 
-    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = {**dict(zip(positions(module), args)), **kwargs}
+    def _start(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        places = positions(module)
+        given = {**dict(zip(places, args)), **kwargs}
         self._entered.clear()
-        self._forward = _Forward(whole_between=bool(self.plan.blocks) and between_blocks(given))
+        counted = any(given.get(name) is not None for name in self.plan.whole_with)
+        whole_between = bool(self._changed) or counted or between_blocks(given)
+        self._forward = Forward(given, whole_between=bool(self.plan.blocks) and whole_between)
+        options = given.get("transformer_options")
+        if not options:
+            return None
+        self._view = TokenView(
+            self._forward, self.attention, self._slots, self._layout, self._named, self.plan.refuse,
+            joint=self.plan.joint, behind=bool(options.get("patches", {}).get("attn1_output_patch")),
+        )  # fmt: skip
+        self._forward.patched = bool(options.get("patches", {}).get("attn1_patch"))
+        changed = with_all_tokens(options, self._view, self.plan.refuse)
+        return replaced("transformer_options", places, args, kwargs, changed)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         unfinished = bool(self._forward.lengths) and not self._forward.gathered
-        self._forward = _Forward()
+        self._forward = Forward()
         if unfinished:
             raise self.plan.refuse("a patch that keeps its last layer from running")
 
@@ -175,25 +214,28 @@ class Sharding(Hooked):
             return (*x[: action.item], own, *x[action.item + 1 :])
         if action.until is not None:
             x = x.narrow(action.dim, 0, min(x.shape[action.dim], given(action.until)))
-        if action.grid > 1:
-            last = action.dim + action.grid - 1
-            self._forward.grids[action.segment] = x.shape[action.dim : last + 1]
-            x = x.flatten(action.dim, last)[(slice(None),) * (action.dim + 1) + (None,) * (action.grid - 1)]
-        return self._own_segment(x, action.segment, action.dim)
+        x = self._forward.off_grid(x, action.segment, action.dim, action.grid)
+        front = action.front(self._forward.given, given) if action.front else 0
+        return self._own_segment(x, action.segment, action.dim, front)
 
-    def _own_segment(self, x: Tensor, segment: str, dim: int) -> Tensor:
-        length, parts = x.shape[dim], self.attention.parts
+    def _own_segment(self, x: Tensor, segment: str, dim: int, front: int) -> Tensor:
+        length, parts = x.shape[dim] - front, self.attention.parts
         if length < parts:
             raise self.plan.refuse(f"{length} {segment} tokens on {parts} ranks")
-        self._forward.lengths[segment] = length
-        return TokenLayout((length,), parts).split(x, 0, dim, self.attention.part)
+        self._forward.lengths[segment], self._forward.fronts[segment] = length, front
+        own = TokenLayout((length,), parts).split(x.narrow(dim, front, length), 0, dim, self.attention.part)
+        return torch.cat([x.narrow(dim, 0, front), own], dim) if front else own
 
-    def _split_block(self, segments: tuple[str, ...], x: Tensor | None, given: Callable[[str], Any]) -> Tensor | None:
+    def _split_block(
+        self, blocks: Blocks, segments: tuple[str, ...], x: Tensor | None, given: Callable[[str], Any]
+    ) -> Tensor | None:
         if not self._forward.whole_between or x is None:
             return x
         if len(segments) == 1:
-            return self._own_segment(x, segments[0], 1)
-        return self._layout(segments).split_joint(x, 1, self.attention.part)
+            front = blocks.front(self._forward.given, given) if blocks.front else 0
+            x = self._forward.off_grid(x, segments[0], blocks.dim, blocks.grid)
+            return self._own_segment(x, segments[0], blocks.dim, front)
+        return self._layout(segments).split_joint(x, blocks.dim, self.attention.part)
 
     def _gather_block(self, blocks: Blocks, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._forward.whole_between:
@@ -203,7 +245,8 @@ class Sharding(Hooked):
             x = outputs[place or 0]
             if x is not None:
                 tag = Tag(path, f"tokens {' '.join(segments)}", self._slots, sensitive=True)
-                outputs[place or 0] = self.attention.gather_tokens(x, self._layout(segments), 1, tag)
+                x = self._all_behind(x, segments, 0, blocks.dim, tag)
+                outputs[place or 0] = self._forward.on_grid(x, segments[0], blocks.dim)
         self._forward.gathered = True
         return tuple(outputs) if isinstance(output, tuple) else outputs[0]
 
@@ -211,6 +254,9 @@ class Sharding(Hooked):
         if x is None:
             return None
         layout = self._layout(self.plan.joint)
+        if x.shape[action.dim] > layout.total and self._forward.patched:  # keys that a patch adds have their places
+            own = partial(layout.split_joint, x.narrow(action.dim, 0, layout.total), action.dim, self.attention.part)
+            return self._once(x, action.dim, own)
         if x.shape[action.dim] != layout.total:
             raise self.plan.refuse(f"{action.arg} for {x.shape[action.dim]} of {layout.total} tokens")
         return self._once(x, action.dim, lambda: layout.split_joint(x, action.dim, self.attention.part))
@@ -224,10 +270,14 @@ class Sharding(Hooked):
     def _take_mask(self, action: KeyMask, mask: Tensor | None, given: Callable[[str], Any]) -> None:
         if mask is None:
             return
+        if action.segment is None:
+            self._forward.key_mask = self._forward.taken_mask = mask
+            return
         layout, index = self._layout(self.plan.joint), self.plan.joint.index(action.segment)
         before, length = sum(layout.lengths[:index]), layout.lengths[index]
         if mask.shape[-1] != length:
             raise self.plan.refuse(f"{action.arg} for {mask.shape[-1]} of {length} {action.segment} tokens")
+        self._forward.taken_mask = mask
         self._forward.key_mask = nn.functional.pad(mask, (before, layout.total - before - length))[:, None]
 
     def _cut_residuals(
@@ -240,13 +290,27 @@ class Sharding(Hooked):
     def _whole(self, action: Whole, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
         if self._forward.whole_between and action.outside:
             return x
-        tag = Tag(self._named(path), "tokens", self._slots, sensitive=True)
+        tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
         return self.attention.gather_tokens(x, self._layout((action.segment,)), 1, tag)
 
-    def _cut(self, action: Whole, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _cut(self, action: Whole, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._forward.whole_between and action.outside:
             return output
+        if action.item is not None:
+            own = self._cut(replace(action, item=None), module, args, output[action.item])
+            return (*output[: action.item], own, *output[action.item + 1 :])
         return self._own((action.segment,)).tokens(output)
+
+    def _add_neighbours(self, action: Neighbours, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
+        part, parts = self.attention.part, self.attention.parts
+        tag = Tag(self._named(path), "neighbours", self._slots, sensitive=True)
+        ends = torch.cat([x[:, :1], x[:, -1:]], 1)
+        ends = self.attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
+        return torch.cat([ends[:, 2 * part - 1 : 2 * part], x, ends[:, 2 * part + 2 : 2 * part + 3]], 1)
+
+    def _cut_neighbours(self, action: Neighbours, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        part = self.attention.part
+        return output.narrow(1, int(part > 0), self._layout((action.segment,)).chunk(part))
 
     def _own(self, segments: tuple[str, ...]) -> Own:
         return Own(self._layout(segments), self.attention.part, self._forward.whole_between)
@@ -258,7 +322,9 @@ class Sharding(Hooked):
             self._forward.copies[key] = (value, make())
         return self._forward.copies[key][1]
 
-    def _enter_scope(self, action: AttentionScope, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter_scope(
+        self, action: AttentionScope, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self._forward.scope, self._forward.scope_module = action, module
         self._forward.scope_path, self._forward.scope_calls = self._named(path), 0
 
@@ -276,19 +342,33 @@ class Sharding(Hooked):
         self._forward.gathered = True
         tag = Tag(path, "tokens", self._slots, sensitive=True)
         kept = sum(self._layout(action.behind).local(self.attention.part)) if action.behind else 0
-        own = output.narrow(action.dim, kept, output.shape[action.dim] - kept)
-        layout = self._layout(action.segments)
-        if own.shape[action.dim] != layout.chunk(self.attention.part):
+        x = self._all_behind(output, action.segments, kept, action.dim, tag)
+        return self._forward.on_grid(x, action.segments[0], action.dim)
+
+    def _all_behind(self, x: Tensor, segments: tuple[str, ...], kept: int, dim: int, tag: Tag) -> Tensor:
+        """All tokens of the segments, behind the `kept` ones and those that every rank has."""
+        kept += self._forward.fronts.get(segments[0], 0)
+        own, layout = x.narrow(dim, kept, x.shape[dim] - kept), self._layout(segments)
+        if own.shape[dim] != layout.chunk(self.attention.part):
             raise self.plan.refuse("a patch that changes the number of tokens")
-        x = self.attention.gather_tokens(own, layout, action.dim, tag)
-        grid = self._forward.grids.get(action.segments[0])
-        if grid:
-            return x.reshape(*x.shape[: action.dim], *grid, *x.shape[action.dim + len(grid) :])
-        return torch.cat([output.narrow(action.dim, 0, kept), x], action.dim) if kept else x
+        everyones = self._all_tokens(own, layout, dim, tag)
+        return torch.cat([x.narrow(dim, 0, kept), everyones], dim) if kept else everyones
+
+    def _share_sequences(self, function: Callable[..., Tensor], **kwargs: Any) -> Tensor:
+        tag = Tag(self._named("sequences"), "all tokens", self._slots, sensitive=True)
+        parts, part = self.attention.parts, self.attention.part
+        return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
+
+    def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
+        """The tokens of all ranks; where they come before the batch, all its entries travel as one."""
+        if dim > 0:
+            return self.attention.gather_tokens(x, layout, dim, tag)
+        together = (" and ".join(f"{cond}, {sample}" for cond, sample in tag.slots), 0)
+        return self.attention.gather_tokens(x[None], layout, 1, replace(tag, slots=(together,)))[0]
 
     def _layout(self, segments: tuple[str, ...]) -> TokenLayout:
         lengths = self._forward.lengths
-        if any(segment not in lengths for segment in self.plan.joint):
+        if any(segment not in lengths for segment in segments):
             raise self.plan.refuse("a patch that keeps its first block from running")
         return TokenLayout(tuple(lengths[segment] for segment in segments), self.attention.parts)
 
@@ -300,7 +380,8 @@ class Sharding(Hooked):
         layout = self._layout(forward.scope.calls[call])
         dim = 2 if kwargs.get("skip_reshape") else 1
         expected = (len(self._slots), layout.chunk(self.attention.part))
-        for x in (q, k):
+        front = k.shape[dim] - q.shape[dim] if forward.scope.front else 0
+        for x in (q, k.narrow(dim, front, k.shape[dim] - front)) if not forward.all_given else ():
             if (x.shape[0], x.shape[dim]) != expected:
                 raise self.plan.refuse(
                     f"attention over (batch, tokens) {(x.shape[0], x.shape[dim])} where {expected} were expected"
@@ -308,6 +389,9 @@ class Sharding(Hooked):
         if forward.scope.mask is not None and kwargs.get("mask") is not None:
             kwargs["mask"] = forward.scope.mask(forward.scope_module, kwargs["mask"], layout.total)
         if forward.key_mask is not None and kwargs.get("mask") is None:
-            kwargs["mask"] = forward.key_mask
+            kwargs["mask"] = forward.key_mask.to(q.dtype)
+        if forward.all_given:
+            return self._view.attend(func, q, k, v, **kwargs)
         tag = Tag(forward.scope_path, "kv" if call == 0 else f"kv{call + 1}", self._slots)
-        return self.attention(func, q, k, v, layout=layout, tag=tag, **kwargs)
+        attend = partial(attend_with_front, self.attention) if front else self.attention
+        return attend(func, q, k, v, layout=layout, tag=tag, **kwargs)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from ..attention.sequence import SequenceAttention
+from .controlnet import ControlTokens
 from .hooks import Hooked
 from .plans import plan_for
+from .plans.controlnets import control_plan
+from .rows.controlnet import ControlRows
 from .rows.plan import RowPlan
 from .rows.shard import RowSharding
 from .shard import Sharding
@@ -17,3 +20,12 @@ def split_over_ranks(module: nn.Module, attention: SequenceAttention) -> Hooked:
     plan = plan_for(module)
     kind = RowSharding if isinstance(plan, RowPlan) else Sharding
     return kind(module, plan, attention)
+
+
+def split_control(control: nn.Module, attention: SequenceAttention) -> ControlTokens | ControlRows | None:
+    """The sharding of a ControlNet's module, tokens or rows; None for one without a plan."""
+    plan = control_plan(control)
+    if plan is None:
+        return None
+    kind = ControlRows if isinstance(plan, RowPlan) else ControlTokens
+    return kind(control, plan, attention)

@@ -40,10 +40,15 @@ def _lora(patcher, seed: int = 3) -> dict[str, torch.Tensor]:
 def lora(family: str) -> Scene:
     """LoraLoaderModelOnly twice, one upon the other."""
     plain = scene(family)
-    patched = plain.model
+    return replace(plain, model=with_two(plain.model))
+
+
+def with_two(patcher):
+    """The MODEL under two LoRA."""
+    patched = patcher
     for seed, strength in ((3, 1.0), (4, -0.5)):
-        patched = comfy.sd.load_lora_for_models(patched, None, _lora(plain.model, seed), strength, 0)[0]
-    return replace(plain, model=patched)
+        patched = comfy.sd.load_lora_for_models(patched, None, _lora(patcher, seed), strength, 0)[0]
+    return patched
 
 
 def adapters(family: str) -> Scene:

@@ -183,8 +183,14 @@ def own_attention(func, q, k, v, heads, *args, **kwargs):
 
 
 def reweighted(q, k, v, pe=None, attn_mask=None, extra_options=None):
-    """attn1_patch of the transformers."""
-    return {"q": q * 1.2, "k": k, "v": v, "pe": pe, "attn_mask": attn_mask}
+    """attn1_patch of the transformers: queries by those of all tokens."""
+    return {"q": q * 1.2 + q.mean(2, keepdim=True) - q.roll(1, 2) / 5, "k": k, "v": v, "pe": pe, "attn_mask": attn_mask}
+
+
+def with_reference(q, k, v, pe=None, attn_mask=None, extra_options=None):
+    """attn1_patch of the transformers: keys and values beside those of the picture."""
+    k, v = (torch.cat([x, x[:, :, -5:-1] * 0.5], dim=2) for x in (k, v))
+    return {"k": k, "v": v, "pe": torch.cat([pe, pe[:, :, 3:7]], dim=2)}
 
 
 def scaled_queries(q, k, v, extra_options=None, **kwargs):
@@ -337,6 +343,7 @@ TRANSFORMERS: dict[str, Feature] = {
         )
     ),
     "Attention patch (attn1)": _on_model(_patched(lambda clone: clone.set_model_attn1_patch(reweighted))),
+    "Reference attention (keys added)": _on_model(_patched(lambda clone: clone.set_model_attn1_patch(with_reference))),
     "Context windows": windows,
 }
 """Features of transformers only, with Flux (context windows: Wan)."""

@@ -112,10 +112,15 @@ def shape_of(family: str) -> tuple[int, ...]:
 
 @functools.cache
 def model(family: str):
-    """The MODEL, with random weights that give an output of about the size of its input."""
+    """The tiny MODEL of the family."""
     if family in STEERED:
         return STEERED[family][0]()
     kind, arguments, _ = FAMILIES[family]
+    return built(kind, arguments)
+
+
+def built(kind: Callable, arguments: dict[str, Any]):
+    """A MODEL of this configuration of ComfyUI, with random weights that give an output of about the input's size."""
     config = kind({**arguments, "dtype": torch.float32})
     config.set_inference_dtype(torch.float32, None)
     made = config.get_model({})
@@ -178,4 +183,4 @@ def content(family: str, batch: int = 1) -> torch.Tensor:
     return torch.randn((batch, *shape_of(family)), generator=torch.Generator().manual_seed(7))
 
 
-__all__ = ["FAMILIES", "SEED", "Scene", "conditioning", "content", "model", "replace", "scene", "shape_of"]
+__all__ = ["FAMILIES", "SEED", "Scene", "built", "conditioning", "content", "model", "replace", "scene", "shape_of"]

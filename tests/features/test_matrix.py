@@ -42,22 +42,13 @@ CELLS = [
     (*key, way) for key in FEATURES for way in WAYS if key[1] == "flux" or way == "sequence" or key[0] in patches.UNETS
 ]
 
-INSIDE = "a patch inside its blocks or attention"
 CACHE = r"Cache skips model calls .*use one of the two"
 # What cannot be had, and the words of the sentence that says so.
 REFUSED = {
-    ("Injection (motion modules)", "flux", "sequence"): r"with an injection \(motion\).*\(cfg_degree still works\)",
-    ("Injection (motion modules)", "sd", "sequence"): r"with an injection \(motion\)",
-    ("Object patch on a block", "flux", "sequence"): r"with an object patch \(diffusion_model.double_blocks",
-    ("Object patch on a block", "sd", "sequence"): r"with an object patch \(diffusion_model.middle_block",
-    ("NAG", "flux", "sequence"): INSIDE,
     ("NAG", "flux", "CFG"): r"such as NAG, puts the conditions of a call together.*set cfg_degree to 1",
-    ("EasyCache", "flux", "CFG"): "EasyCache decides by the first condition .*set cfg_degree to 1",
     ("EasyCache", "flux", "step"): CACHE,
     ("LazyCache", "flux", "step"): CACHE,
-    ("Attention patch (attn1)", "flux", "sequence"): INSIDE,
     ("SAG", "sd", "CFG"): "Self-Attention Guidance .*set cfg_degree to 1",
-    ("Deep shrink", "sd", "sequence"): "Deep Shrink; set ulysses_degree and ring_degree to 1",
 }
 # Calls with these are evaluated whole by every group of data_degree: exact, but no faster.
 WHOLE = "data_degree did nothing in some calls"
@@ -68,6 +59,7 @@ WHOLE_CALLS = {
         "EasyCache",
         "Skip layer guidance (SLG)",
         "Attention patch (attn1)",
+        "Reference attention (keys added)",
         "Function around the model",
         "Injection (motion modules)",
         "Object patch on a block",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy_models
 import pytest
 from compact_parallel.runtime.attention.errors import Unsupported
@@ -9,6 +11,7 @@ from compact_parallel.runtime.config import CompressionConfig, ConfigError, Para
 from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for, devices_of, unmet
 from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees, one_by_one
+from compact_parallel.runtime.sharding import plans
 from sampling import custom, model, without_plan
 
 KNOWN = {"splits_tokens": True, "heads": 24}
@@ -99,6 +102,16 @@ def guider(kind, patcher=None):
 @pytest.mark.parametrize(("kind", "count"), [("basic", 1), ("cfg 3", 2), ("cfg 1", 1), ("dual", 3)])
 def test_conditions_are_counted_as_the_guider_evaluates_them(kind, count):
     assert conditions_per_call(guider(kind)) == count
+
+
+def test_auto_splits_around_what_a_workflow_changes(monkeypatch):
+    changed = model("flux").clone()
+    changed.add_object_patch("diffusion_model.final_layer.forward", print)
+    assert degrees_for(ParallelConfig(), 2, guider("basic", changed), NOISE) == Degrees(ring=2)
+    monkeypatch.setattr(plans, "PLANS", (replace(plans.flux.PLAN, blocks=()),))
+    assert degrees_for(ParallelConfig(), 2, guider("cfg 3", changed), NOISE) == Degrees(cfg=2)
+    with pytest.raises(Unsupported, match=r"with an object patch \(diffusion_model.final_layer.forward\), which may"):
+        degrees_for(ParallelConfig(), 2, guider("basic", changed), NOISE)
 
 
 def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_controlnet import SetUnionControlNetType
-from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.config import CompressionConfig, StepReuseConfig
 from sampling import SEED, TOLERANCE, model, parallel, pool, relative_error, report
 
 import nodes as stock
@@ -219,14 +219,104 @@ UNET_CONTROLS = ("unet_controlnet", "unet_control_lora", "t2i_adapter")
 UNET_LATENT = torch.zeros(1, 4, 30, 14)
 
 
+UNET_ARRANGEMENTS = {**CFG, "rows 2": (2, {"ring_degree": 2}), "rows 3": (3, {"ring_degree": 3})}
+
+
+@pytest.mark.parametrize("arrangement", UNET_ARRANGEMENTS)
 @pytest.mark.parametrize("kind", UNET_CONTROLS)
-def test_controls_of_a_unet_without_a_recipe_steer_as_in_stock(kind):
+def test_controls_of_a_unet_without_a_recipe_steer_as_in_stock(kind, arrangement):
+    world, strategy = UNET_ARRANGEMENTS[arrangement]
     conds = controls.steered((made(kind), 1.0, 0.0, 1.0), (made("unet_controlnet", 12), 0.5, 0.0, 0.5))
     expected = ksampler(unet(), conds, latent=UNET_LATENT)
-    samples = ksampler(parallel(unet(), 2, cfg_degree=2), conds, latent=UNET_LATENT)
+    samples = ksampler(parallel(unet(), world, **strategy), conds, latent=UNET_LATENT)
     assert relative_error(samples, expected) < TOLERANCE
     only_one = controls.steered((made("unet_controlnet", 12), 0.5, 0.0, 0.5))
     assert relative_error(ksampler(unet(), only_one, latent=UNET_LATENT), expected) > 100 * TOLERANCE
+
+
+# {kind: (the model, a latent, the VAE, whether the workers share the ControlNet)}.
+SHARED = {
+    "flux_union": (lambda: model("flux"), None, controls.pixel_vae, True),
+    "sd3": (lambda: model("sd3"), None, controls.pixel_vae, True),
+    "qwen": (qwen, QWEN_LATENT, controls.NarrowVae, True),
+    "qwen_fun": (qwen, QWEN_LATENT, controls.NarrowVae, False),
+    "unet_controlnet": (unet, UNET_LATENT, lambda: None, True),
+    "unet_control_lora": (unet, UNET_LATENT, lambda: None, False),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_the_workers_share_a_controlnet_or_the_report_says_that_each_runs_it_whole(kind):
+    steered_model, latent, vae, shared = SHARED[kind]
+    sent = {}
+    for name, given in (("with", ((made(kind), 1.0, 0.0, 1.0),)), ("without", ())):
+        conds = controls.steered(*given, vae=vae())
+        ksampler(parallel(steered_model(), 2, ring_degree=2), conds, latent=latent)
+        sent[name] = report()["bytes_sent"]
+        whole = any("is run whole by every worker" in warning for warning in report()["warnings"])
+        assert whole == (name == "with" and not shared)
+    assert (sent["with"] > 1.1 * sent["without"]) == shared
+
+
+def with_reference():
+    """Flux, and a ControlNet beside a reference latent, which is more tokens of the picture."""
+    latent = torch.randn((1, 16, 8, 12), generator=torch.Generator().manual_seed(3))
+    return model("flux"), [
+        [[text, about | {"reference_latents": [latent]}] for text, about in conditions] for conditions in one()
+    ]
+
+
+def mixing(args, extra):
+    """A block that sees something of the whole picture, and of what was added to it."""
+    return extra["original_block"](args | {"img": args["img"] + args["img"].mean(1, keepdim=True)})
+
+
+def with_a_block_replaced():
+    """Flux with a patch in place of a block."""
+    patched = model("flux").clone()
+    patched.set_model_patch_replace(mixing, "dit", "double_block", 1)
+    return patched, one()
+
+
+def keeping_own(executor, *args, **kwargs):
+    """Runs in a worker: nobody looks whether the model takes each rank's own residuals only."""
+    from unittest import mock
+
+    with mock.patch("compact_parallel.runtime.parallel.controls._Controls._takes_own_only", lambda *_: True):
+        return executor(*args, **kwargs)
+
+
+@pytest.mark.parametrize("way", (with_reference, with_a_block_replaced))
+def test_residuals_are_gathered_where_more_than_the_own_ones_are_used(way):
+    steered, conds = way()
+    expected = ksampler(steered, conds)
+    patcher = parallel(steered, 2, ring_degree=2)
+    assert relative_error(ksampler(patcher, conds), expected) < TOLERANCE
+    patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, keeping_own)
+    assert relative_error(ksampler(patcher, conds), expected) > 100 * TOLERANCE
+
+
+def test_residuals_that_only_their_own_rank_adds_are_not_sent():
+    sent = []
+    for patches in ([], [lambda args: args]):
+        patched = model("flux").clone()
+        for patch in patches:
+            patched.set_model_post_input_patch(patch)
+        ksampler(parallel(patched, 2, ring_degree=2), union())
+        sent.append(report()["bytes_sent"])
+    assert sent[0] < 0.9 * sent[1]
+
+
+def test_a_controlnet_that_steers_twice_is_compressed_against_itself():
+    hints = {"one": controls.hint(9), "other": controls.hint(10)}
+    positive, negative = controls.steered((made("flux_xlabs"), 0.5, 0.0, 1.0), image=hints["one"])
+    again = {"positive": positive, "negative": negative, "image": hints["other"]}
+    conds = controls.steered((made("flux_xlabs"), 0.5, 0.0, 1.0), **again)
+    expected = ksampler(model("flux"), conds, steps=6)
+    compression = CompressionConfig(mode="codec", codec="int8")
+    samples = ksampler(parallel(model("flux"), 2, compression, ring_degree=2), conds, steps=6)
+    assert TOLERANCE < relative_error(samples, expected) < 0.02
+    assert report()["max_relative_error"] < 0.05
 
 
 def boxed():

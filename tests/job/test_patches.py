@@ -157,7 +157,7 @@ def test_a_model_without_a_plan_is_refused_or_runs_on_one_device():
 
 def test_what_a_guard_refuses_in_the_workers_is_a_sentence_or_runs_on_one_device():
     patched = model("flux").clone()
-    patched.set_model_patch(lambda q, k, v, **_: {"q": q, "k": k, "v": v}, "attn1_patch")
+    patched.set_model_patch(lambda q, k, v, **_: {"q": q, "k": k, "v": v}, "another_patch")
     stock = ksampler(patched, "flux")
     starts = pool(2).starts
     with pytest.raises(JobFailed, match=r"set ulysses_degree and ring_degree to 1") as caught:

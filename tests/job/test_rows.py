@@ -80,6 +80,11 @@ def shrink(patcher):
     return node.execute(patcher, 1, 2.0, 0.0, 0.7, True, "bicubic", "bicubic")[0]
 
 
+def patched_unknown(patcher):
+    patcher.set_model_patch(print, "another_patch")
+    return patcher
+
+
 def lora_weights():
     """A random LoRA on an attention and a convolution."""
     generator = torch.Generator().manual_seed(3)
@@ -159,13 +164,18 @@ def test_a_compiled_model_runs_as_it_is_and_says_so():
     assert report()["warnings"] == []
 
 
-def test_deep_shrink_is_refused_or_runs_on_one_device():
-    with pytest.raises(JobFailed, match="such as Kohya Deep Shrink; set ulysses_degree and ring_degree to 1") as caught:
-        ksampler(parallel(shrink(model().clone()), 2, ring_degree=2))
+def test_deep_shrink_is_exact():
+    assert relative_error(expected(shrink), expected()) > 100 * TOLERANCE
+    for degrees in ({"ring_degree": 2}, {"cfg_degree": 2}):
+        assert relative_error(ksampler(parallel(shrink(model().clone()), 2, **degrees)), expected(shrink)) < TOLERANCE
+
+
+def test_a_patch_nobody_knows_is_refused_or_runs_on_one_device():
+    with pytest.raises(JobFailed, match="of the kind another_patch; set ulysses_degree and ring_degree to 1") as caught:
+        ksampler(parallel(patched_unknown(model().clone()), 2, ring_degree=2))
     assert "Traceback" not in str(caught.value)
-    fallback = parallel(shrink(model().clone()), 2, on_unsupported="run on one device", ring_degree=2)
-    assert torch.equal(ksampler(fallback), expected(shrink))
-    assert relative_error(ksampler(parallel(shrink(model().clone()), 2, cfg_degree=2)), expected(shrink)) < TOLERANCE
+    fallback = parallel(patched_unknown(model().clone()), 2, on_unsupported="run on one device", ring_degree=2)
+    assert torch.equal(ksampler(fallback), expected())
 
 
 def test_displaced_keys_are_close_and_the_next_run_is_exact():

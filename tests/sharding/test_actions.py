@@ -10,11 +10,11 @@ from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plan import Residuals
+from compact_parallel.runtime.sharding.plan import Residuals, Sequences
 from compact_parallel.runtime.sharding.plans import PLANS, plan_for
 from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
 from distributed import launch
-from sequence_parts import axes
+from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, needs_comfyui
 
 pytestmark = needs_comfyui
@@ -25,7 +25,7 @@ ENOUGH = 1e-3
 def error_of(module, plan, attention, given, whole):
     """||sharded - whole|| / ||whole|| of the rank that is most wrong, infinite where the sharded one cannot run."""
     try:
-        error = difference(evaluate_split(Sharding(module, plan, attention), SLOTS, **given), whole)
+        error = difference(evaluate_split(Sharding(module, plan, attention), SLOTS[: batch_of(given)], **given), whole)
     except (Unsupported, RuntimeError, TypeError, ValueError, AssertionError, IndexError):
         error = float("inf")
     most = torch.tensor(error).nan_to_num(nan=float("inf"), posinf=float("inf"))
@@ -44,6 +44,8 @@ def without_one_action(rank, world):
         whole = evaluate_whole(Sharding(module, plan, attention), **given)
         differences = found.setdefault(plan.family, {})
         for index, action in enumerate(plan.actions):
+            if isinstance(action, Sequences):  # it shares work, which test_sequences is about
+                continue
             fewer = replace(plan, actions=plan.actions[:index] + plan.actions[index + 1 :])
             name = f"{index} {type(action).__name__} {action.path} {getattr(action, 'arg', '')}"
             if differences.get(name, 0.0) <= ENOUGH:
@@ -70,8 +72,8 @@ def test_no_action_of_a_plan_can_be_left_out(tmp_path):
 def not_known(family, plan, given):
     """{what: arguments that make it}: what this plan has no way to split."""
     options = given.get("transformer_options", {})
-    patches = {"attn1_patch": [lambda *args, **kwargs: {}]}
-    found = {"inside": {"transformer_options": options | {"patches": patches}}}
+    patches = {"another_patch": [lambda *args, **kwargs: {}]}
+    found = {"kind": {"transformer_options": options | {"patches": patches}}}
     if not plan.blocks:
         replaced = {"dit": {("double_block", 0): lambda args, extra: args}}
         found["between"] = {"transformer_options": options | {"patches_replace": replaced}}
@@ -96,7 +98,7 @@ def what_is_refused(rank, world):
             options = options | {"optimized_attention_override": sharding.attention_override()}
             found[plan.family, what] = None
             with sharding:
-                sharding.begin_forward(SLOTS)
+                sharding.begin_forward(SLOTS[: batch_of(given)])
                 try:
                     module(transformer_options=options, **given_now)
                 except Unsupported as refusal:
@@ -109,7 +111,11 @@ def what_is_refused(rank, world):
     return found
 
 
-EXPECTED = {"inside": "a patch ", "between": "a patch of its blocks", "control": "a ControlNet"}
+EXPECTED = {
+    "kind": "a patch of the kind another_patch",
+    "between": "a patch between its blocks",
+    "control": "a ControlNet",
+}
 
 
 def test_every_family_refuses_what_it_does_not_know(tmp_path):

@@ -12,7 +12,7 @@ from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
 from distributed import launch
-from sequence_parts import axes
+from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, flux, inputs, needs_comfyui, sd3
 
 pytestmark = needs_comfyui
@@ -27,6 +27,13 @@ class OwnChunkOnly(SequenceAttention):
     def __call__(self, func, q, k, v, heads, *, layout, tag, **kwargs):
         kwargs["mask"] = None
         return func(q, k, v, heads, **kwargs)
+
+    def gather_tokens(self, x, layout, dim, tag):
+        gathered = super().gather_tokens(x, layout, dim, tag)
+        if tag.name in ("all tokens", "neighbours"):  # what a module within the blocks is given of the others
+            ((first, last),) = layout.ranges(self.part)
+            gathered = torch.zeros_like(gathered).slice_scatter(x, dim, first, last)
+        return gathered
 
 
 @torch.inference_mode()  # as ComfyUI samples
@@ -45,10 +52,10 @@ def family_errors(rank, world, ways):
         alone = OwnChunkOnly(*by_degrees[ways[0][:2]], "all_gather", RawWire(), Ledger())
         control = Sharding(module, plan, alone)
         whole = evaluate_whole(control, **given)
-        controls[name] = difference(evaluate_split(control, SLOTS, **given), whole)
+        controls[name] = difference(evaluate_split(control, SLOTS[: batch_of(given)], **given), whole)
         for way in ways:
             attention = SequenceAttention(*by_degrees[way[:2]], way[2], RawWire(), Ledger())
-            split = evaluate_split(Sharding(module, plan, attention), SLOTS, **given)
+            split = evaluate_split(Sharding(module, plan, attention), SLOTS[: batch_of(given)], **given)
             errors[name, way] = difference(split, whole)
     return errors, controls
 
@@ -91,8 +98,8 @@ def refusals_and_compression(rank, world):
 
     model = flux()
     sharding = Sharding(model, plan_for(model), attention)
-    options = {"patches": {"attn1_patch": [lambda q, k, v, **_: {}]}}
-    sentences["attn1_patch"] = refused(sharding, inputs("flux") | {"transformer_options": options})
+    options = {"patches": {"another_patch": [lambda q, k, v, **_: {}]}}
+    sentences["another_patch"] = refused(sharding, inputs("flux") | {"transformer_options": options})
     sentences["too few tokens"] = refused(sharding, inputs("flux", text=1))
     sharding.plan = plan_for(sd3())
     with pytest.raises(Unsupported) as refusal, sharding:
@@ -127,7 +134,7 @@ def refusals_and_compression(rank, world):
 
 def test_what_is_refused_and_what_is_not(tmp_path):
     expected = {
-        "attn1_patch": "Flux cannot be split over ranks with a patch inside its blocks or attention",
+        "another_patch": "Flux cannot be split over ranks with a patch of the kind another_patch",
         "too few tokens": "with 1 text tokens on 2 ranks",
         "wrong plan": "SD3 cannot be split over ranks with no joint_blocks.first in the model",
         "override not given": "with an attention that does not go through ComfyUI's attention functions",

@@ -16,7 +16,7 @@ from compact_parallel.runtime.sharding.shard import batch_slots
 from compact_parallel.runtime.sharding.split import split_over_ranks
 from distributed import launch
 from sequence_parts import axes
-from tiny_diffusion import needs_comfyui, unet, unet_patched
+from tiny_diffusion import cascade, needs_comfyui, unet, unet_patched
 
 pytestmark = needs_comfyui
 LIMIT = 1e-5
@@ -25,7 +25,7 @@ WAYS = {
     3: [(1, 3, "all_gather"), (1, 3, "ring")],
 }
 """(ulysses degree, ring degree, exchange) by the number of ranks."""
-IN_ALL_WAYS = ("unet, rows that do not divide", "unet xl, odd", "unet video, odd")
+IN_ALL_WAYS = ("unet, rows that do not divide", "unet xl, odd", "unet video, odd", "cascade c", "cascade b")
 
 
 def slots(given):
@@ -77,7 +77,7 @@ def errors_of_cases(rank, world):
     """{(case, way): relative error}, {(case, what): the same without one kind of exchange}."""
     degrees = {way[:2]: axes(rank, *way[:2]) for way in WAYS[world]}
     errors, controls = {}, {}
-    for name, (build, given) in unet.cases().items():
+    for name, (build, given) in (unet.cases() | cascade.cases()).items():
         module = build()
         whole = evaluate_whole(sharding_of(module, degrees[1, world]), **given)
         for way in WAYS[world] if name in IN_ALL_WAYS else WAYS[world][:1]:
@@ -92,7 +92,7 @@ def errors_of_cases(rank, world):
 @pytest.mark.parametrize("world", WAYS)
 def test_split_equals_whole_and_every_exchange_is_needed(tmp_path, world):
     for errors, controls in launch(errors_of_cases, world, tmp_path, timeout_s=600):
-        assert {name for name, _ in errors} == set(unet.cases())
+        assert {name for name, _ in errors} == {*unet.cases(), *cascade.cases()}
         assert {case: error for case, error in errors.items() if not error < LIMIT} == {}
         assert {case: error for case, error in controls.items() if not error > 100 * LIMIT} == {}
         assert len(controls) == 3 * len(IN_ALL_WAYS)
@@ -131,8 +131,9 @@ def refused(sharding, given, changes=None):
     return str(refusal.value)
 
 
-def shrink(h, options):
-    return torch.nn.functional.avg_pool2d(h, 2) if options["block"][1] == 3 else h
+def shrink(h, skip, options):
+    halves = options["block"][1] == 5  # the last one
+    return tuple(torch.nn.functional.avg_pool2d(x, 2) if halves else x for x in (h, skip))
 
 
 @torch.inference_mode()
@@ -145,7 +146,7 @@ def sentences(rank, world):
     def patches(**kinds):
         return {"transformer_options": {"patches": {kind: [patch] for kind, patch in kinds.items()}}}
 
-    found["shrink"] = refused(sharding, given, patches(input_block_patch=shrink))
+    found["shrink"] = refused(sharding, given, patches(output_block_patch=shrink))
     found["kind"] = refused(sharding, given, patches(double_block=shrink))
     found["replaced"] = refused(sharding, given, {"transformer_options": {"patches_replace": {"dit": {1: shrink}}}})
     found["tokens"] = refused(sharding, given, patches(middle_patch=lambda x, options: x[:, ::2]))
@@ -172,7 +173,7 @@ def sentences(rank, world):
 
 def test_what_is_refused(tmp_path):
     expected = {
-        "shrink": "a patch that makes a feature map of 4 rows where 8 were expected, such as Kohya Deep Shrink",
+        "shrink": "a patch that makes a feature map of 8 rows where 16 were expected",
         "kind": "a patch of the kind double_block",
         "replaced": "a patch of the kind dit",
         "tokens": "a patch inside a transformer that makes 80 tokens of 160",

@@ -14,8 +14,8 @@ if __name__ == "__main__":
     import conftest  # noqa: F401
 
 from compact_parallel.runtime.sharding.plan import Residuals
-from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS
-from tiny_diffusion import cases, needs_comfyui
+from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS, plan_for
+from tiny_diffusion import cases, inside, needs_comfyui
 
 pytestmark = needs_comfyui
 COLUMNS = (
@@ -24,22 +24,32 @@ COLUMNS = (
     "CFG",
     "Step",
     "Data",
+    "Weights",
     "ControlNet residuals",
     "Patches between blocks",
     "Patches in attention",
+    "Object patches, injections",
 )
 EVERY_MODEL = ("exact", "approximate", "exact")
+BUT = {
+    "SeedVR2": ("exact (3B: refused)", "approximate", "exact (3B: refused)"),
+    "Hunyuan3D 2.1": ("exact (batches: refused)", "approximate", "exact"),
+}
+WEIGHTS = "replicated"
 
 
 def support_rows():
     """One row per family, under COLUMNS."""
     words = {True: "exact", False: "refused"}
+    calls = {plan_for(build()).family for build, _ in inside.cases().values()}
     for plan in PLANS:
         control = any(isinstance(action, Residuals) for action in plan.actions)
-        yield plan.family, "exact", *EVERY_MODEL, words[control], words[bool(plan.blocks)], "refused"
+        whole, inner = words[bool(plan.blocks)], "exact" if plan.family in calls else "not called"
+        yield plan.family, "exact", *BUT.get(plan.family, EVERY_MODEL), WEIGHTS, words[control], whole, inner, whole
     for plan in ROW_PLANS:
-        yield f"{plan.family} (rows)", "exact", *EVERY_MODEL, "exact", "exact", "exact"
-    yield "every other model", "refused", *EVERY_MODEL, "refused", "refused", "refused"
+        replaced = words[bool(plan.layers)]
+        yield f"{plan.family} (rows)", "exact", *EVERY_MODEL, WEIGHTS, "exact", "exact", "exact", replaced
+    yield "every other model", "refused", *EVERY_MODEL, WEIGHTS, "refused", "refused", "refused", "refused"
 
 
 def support_table():

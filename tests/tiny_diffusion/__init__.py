@@ -1,6 +1,6 @@
 """ComfyUI's own diffusion modules, tiny and with random weights, and inputs for them. Needs COMFYUI_PATH."""
 
-from . import first, image, patched, relatives, video
+from . import changed, first, guided, image, image_more, patched, recent, recent_video, relatives, video
 from .base import needs_comfyui, randn
 from .first import FLUX2, flux, inputs, sd3, wan
 
@@ -9,4 +9,7 @@ __all__ = ["FLUX2", "cases", "flux", "inputs", "needs_comfyui", "randn", "sd3", 
 
 def cases():
     """{name: (build, keyword arguments of one forward)}; a name begins with the family, up to a comma."""
-    return first.cases() | image.cases() | video.cases() | relatives.cases() | patched.cases()
+    found = {}
+    for each in (first, image, video, relatives, patched, guided, image_more, recent, recent_video, changed):
+        found |= each.cases()
+    return found

@@ -47,3 +47,13 @@ def build(path, **arguments):
 def randn(*shape, seed=3):
     """The same numbers for the same shape and seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Afresh(dict):
+    """A ControlNet's residuals; the model takes them out of their lists, and is given new lists by each forward."""
+
+    def get(self, name, default=None):
+        return list(super().get(name, default))
+
+    def items(self):
+        return [(name, list(residuals)) for name, residuals in super().items()]

@@ -23,15 +23,15 @@ from .relatives import animate, animate_inputs, humo, humo_inputs, sound_inputs,
 from .video import hunyuan, hunyuan_inputs, ltx, ltx_inputs
 
 
-def _by_position(tokens):
+def by_position(tokens):
     """Other for every token, and every token takes something of its neighbour."""
     ramp = torch.linspace(0.5, 1.5, tokens.shape[1])[None, :, None]
     return tokens * ramp + tokens.roll(1, 1) / 4
 
 
 def _around(args, extra):
-    out = extra["original_block"](args | {"img": _by_position(args["img"])})
-    return out | {"img": _by_position(out["img"])}
+    out = extra["original_block"](args | {"img": by_position(args["img"])})
+    return out | {"img": by_position(out["img"])}
 
 
 def _skip(args, extra):
@@ -39,7 +39,7 @@ def _skip(args, extra):
 
 
 def _behind(args):
-    return args | {"img": _by_position(args["img"])} | ({"txt": _by_position(args["txt"])} if "txt" in args else {})
+    return args | {"img": by_position(args["img"])} | ({"txt": by_position(args["txt"])} if "txt" in args else {})
 
 
 def _in_place(args):

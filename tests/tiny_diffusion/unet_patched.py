@@ -39,8 +39,41 @@ def _fused(h, skip, options):
     return torch.cat([h, _by_position(skip, 2)], dim=1), None
 
 
+def _shrunk(x, size):
+    return torch.nn.functional.interpolate(
+        x, size=[max(1, round(each * size)) for each in x.shape[-2:]], mode="bilinear"
+    )
+
+
+def deep_shrink(given, block, kind, size=0.5):
+    """In the manner of Kohya's Deep Shrink, as ComfyUI's node has it: smaller maps from an input block on."""
+
+    def shrink(h, options):
+        return _shrunk(h, size) if options["block"][1] == block else h
+
+    def restore(h, skip, options):
+        if h.shape[2] != skip.shape[2]:
+            h = torch.nn.functional.interpolate(h, size=skip.shape[-2:], mode="bilinear")
+        return h, skip
+
+    return _patched(given, **{kind: shrink}, output_block_patch=restore)
+
+
+def _shrunk_middle(given):
+    """Behind the middle, and back in front of the first output block's skip."""
+    return _patched(
+        given,
+        middle_block_after_patch=lambda middle: {"h": _shrunk(middle["h"], 0.5)},
+        output_block_patch=lambda h, skip, options: (torch.nn.functional.interpolate(h, size=skip.shape[-2:]), skip),
+    )
+
+
 def _upsample(layer, x, emb, context, options, output_shape, *more):
     assert output_shape[-2] > x.shape[-2]
+    return layer(_by_position(x, 2), output_shape=output_shape) + output_shape[-2] / 10
+
+
+def _upsample_any(layer, x, emb, context, options, output_shape, *more):
     return layer(_by_position(x, 2), output_shape=output_shape) + output_shape[-2] / 10
 
 
@@ -84,13 +117,15 @@ def _queries(x, context, value, options):
 
 def _patched(given, **patches):
     options = given.get("transformer_options", {})
-    return given | {"transformer_options": options | {"patches": {kind: [patch] for kind, patch in patches.items()}}}
+    kinds = options.get("patches", {}) | {kind: [patch] for kind, patch in patches.items()}
+    return given | {"transformer_options": options | {"patches": kinds}}
 
 
 def _replaced(given, kind, *layers, by):
     return given | {"transformer_options": {"patches_replace": {kind: dict.fromkeys(layers, by)}}}
 
 
+SKIPPED = "input_block_patch_after_skip"
 MAPS = ((32, 16, 10), (32, 16, 10), (32, 8, 5), (64, 8, 5), (64, 4, 3), (64, 4, 3))
 """Channels, rows and columns of what the input blocks of `unet` make of `unet_inputs`."""
 
@@ -108,11 +143,11 @@ def adapted(given):
     return given | {"control": {"input": residuals[::-1]}}
 
 
-def _upsampling(given):
+def _upsampling(given, patch=_upsample):
     use_comfyui()
     from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 
-    return _patched(given, forward_timestep_embed_patch=(Upsample, _upsample))
+    return _patched(given, forward_timestep_embed_patch=(Upsample, patch))
 
 
 def cases():
@@ -129,6 +164,18 @@ def cases():
             lambda: _patched(unet_inputs(21), output_block_patch=_fused, middle_block_after_patch=_middle),
         ),
         "upsampling layers": (unet, lambda: _upsampling(unet_inputs(21))),
+        "maps of half the size behind a skip": (unet, lambda: deep_shrink(unet_inputs(22, 12), 3, SKIPPED)),
+        "maps of half the size from the first block on": (unet_xl, lambda: deep_shrink(unet_xl_inputs(), 0, SKIPPED)),
+        "maps of half the size, and their skips": (unet, lambda: deep_shrink(unet_inputs(19), 2, "input_block_patch")),
+        "maps of nine tenths of the size": (unet, lambda: deep_shrink(unet_inputs(21), 1, SKIPPED, 0.9)),
+        "larger maps": (unet_xl, lambda: deep_shrink(unet_xl_inputs(13), 3, "input_block_patch", 1.5)),
+        "smaller maps in the middle": (unet, lambda: _shrunk_middle(unet_inputs(22, 12))),
+        "smaller maps and a ControlNet": (unet, lambda: deep_shrink(controlled(unet_inputs()), 3, SKIPPED)),
+        "smaller maps, upsampling layers": (
+            unet,
+            lambda: _upsampling(deep_shrink(unet_inputs(), 1, SKIPPED), _upsample_any),
+        ),
+        "smaller maps of frames": (unet_video, lambda: deep_shrink(unet_video_inputs(13), 2, SKIPPED)),
         "time": (unet, lambda: _patched(unet_inputs(), emb_patch=lambda emb, channels, options: emb * 1.5)),
         "self-attention in tiles": (
             unet,

@@ -1,10 +1,11 @@
-"""ACE-Step 1.5.
+"""ACE-Step 1 and 1.5.
 
-Every other layer attends to a window of tokens, whose mask the model makes for the tokens it sees; it is made for all
-tokens instead. Cross-attention sees all conditions with local queries. The model calls ComfyUI's attention without
+1.5: every other layer attends to a window of tokens, whose mask the model makes for the tokens it sees; it is made for
+all tokens instead. Cross-attention sees all conditions with local queries. The model calls ComfyUI's attention without
 transformer_options, so it is met in the module it calls it from.
 
-ACE-Step 1 has no plan: its linear attention is a sum over all tokens, made without ComfyUI's attention.
+1: self-attention is linear, sums over all tokens made without ComfyUI's attention: it is given all tokens, so every
+rank does that part, nearly a third of the work. Behind it a convolution takes one token from either side.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Plan, Split
-from .guards import CONTROL, PATCHES
+from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Neighbours, Plan, Split, Whole
+from .guards import CONTROL, INSIDE
 
 
 def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
@@ -41,5 +42,25 @@ PLAN = Plan(
         ),
         Gather("decoder.layers.last", ("audio",)),
     ),
-    guards=(PATCHES, CONTROL),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("decoder.layers.*", (("hidden_states", ("audio",), None),)),),
+)
+
+LINEAR = Plan(
+    family="ACE-Step 1",
+    models=("comfy.ldm.ace.model.ACEStepTransformer2DModel",),
+    joint=("audio",),
+    actions=(
+        Split("transformer_blocks.first", "hidden_states", "audio"),
+        Whole("transformer_blocks.*.attn", "hidden_states", "audio", item=0),
+        Localise("transformer_blocks.*.cross_attn", "rotary_freqs_cis", ("audio",), _rope),
+        Neighbours("transformer_blocks.*.ff", "x", "audio"),
+        Gather("transformer_blocks.last", ("audio",)),
+    ),
+    guards=(
+        INSIDE,
+        CONTROL,
+        Guard("", lambda arguments: arguments.get("attention_mask") is not None, "a mask of its sound"),
+    ),
+    blocks=(Blocks("transformer_blocks.*", (("hidden_states", ("audio",), None),)),),
 )

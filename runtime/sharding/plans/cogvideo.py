@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Plan, Split
-from .guards import CONTROL, PATCHES
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
 
 
 def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
@@ -27,5 +27,6 @@ PLAN = Plan(
         AttentionScope("blocks.*", calls=(("text", "video"),)),
         Gather("proj_out", ("video",)),
     ),
-    guards=(PATCHES, CONTROL),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("encoder_hidden_states", ("text",), 1), ("hidden_states", ("video",), 0))),),
 )

@@ -7,8 +7,8 @@ block self-attention comes first; cross-attention sees the whole text with local
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Gather, Localise, Plan, Split
-from .guards import CONTROL, PATCHES
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="Cosmos",
@@ -20,5 +20,6 @@ PLAN = Plan(
         AttentionScope("blocks.*.blocks.0", calls=(("video",),)),
         Gather("blocks.*", ("video",), dim=0),
     ),
-    guards=(PATCHES, CONTROL),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("x", ("video",), None),), dim=0, grid=3),),
 )

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..patches import OUTSIDE_THE_BLOCKS, between_blocks, patch_names
+from ..patches import between_blocks, unknown
 from ..plan import Guard
 
 
-def _inside(arguments: Mapping[str, Any]) -> bool:
-    """Whether a patch inside a block would see the tokens of one rank as if they were all."""
-    return bool(patch_names(arguments) - OUTSIDE_THE_BLOCKS - {"double_block"})
+def _unknown(arguments: Mapping[str, Any]) -> str:
+    kind = unknown(arguments)
+    return f"a patch of the kind {kind}" if kind else ""
 
 
-def _any(arguments: Mapping[str, Any]) -> bool:
-    return _inside(arguments) or between_blocks(arguments)
+def _between(arguments: Mapping[str, Any]) -> bool | str:
+    return _unknown(arguments) or between_blocks(arguments)
 
 
-PATCHES = Guard("", _any, "a patch of its blocks or attention (such as skip layer guidance or PAG)")
-INSIDE = Guard("", _inside, "a patch inside its blocks or attention")
+PATCHES = Guard("", _between, "a patch between its blocks (such as skip layer guidance)")
+INSIDE = Guard("", _unknown)
 CONTROL = Guard("", lambda arguments: arguments.get("control") is not None, "a ControlNet")

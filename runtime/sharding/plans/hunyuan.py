@@ -3,12 +3,13 @@
 The text (with ByT5 and image features joined to it) is joined in front of the video. The mask of the text is made for
 all tokens and passes as it is. Image to video by token replacement modulates the first frame by position: ranges of own
 tokens, in the single blocks counted from the first text token, as the model does. A reference latent is cut off by
-its full length before the last layer, where only own tokens are, so it is refused. 1.5 has no single blocks.
+its full length before the last layer, so with one the model is given all tokens between its blocks. 1.5 has no single
+blocks.
 """
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Residuals, Split, SplitJoint
 from .flux import ranges
 from .guards import INSIDE
 
@@ -29,12 +30,10 @@ PLAN = Plan(
         AttentionScope("single_blocks.*", calls=(("text", "video"),)),
         Gather("final_layer", ("video",)),
     ),
-    guards=(
-        INSIDE,
-        Guard("", lambda arguments: arguments.get("ref_latent") is not None, "a reference latent"),
-    ),
+    guards=(INSIDE,),
     blocks=(
         Blocks("double_blocks.*", (("img", ("video",), 0), ("txt", ("text",), 1))),
         Blocks("single_blocks.*", (("x", ("text", "video"), None),)),
     ),
+    whole_with=("ref_latent",),
 )

@@ -6,8 +6,8 @@ their grid, so they are gathered behind the last block.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Gather, Plan, Split, SplitJoint
-from .guards import CONTROL, PATCHES
+from ..plan import AttentionScope, Blocks, Gather, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="Kandinsky 5",
@@ -19,5 +19,6 @@ PLAN = Plan(
         AttentionScope("visual_transformer_blocks.*.self_attention", calls=(("video",),)),
         Gather("visual_transformer_blocks.last", ("video",)),
     ),
-    guards=(PATCHES, CONTROL),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("visual_transformer_blocks.*", (("visual_embed", ("video",), None),)),),
 )

@@ -2,22 +2,37 @@
 
 Only video tokens are split; cross-attention sees the whole text with local queries. Time steps are one for all or one
 per token (image to video, keyframes). Keyframes are more video tokens. The model modulates behind its blocks with a
-time step per token, so the tokens are gathered there. A guide with a strength of its own is masked by position.
+time step per token, so the tokens are gathered there. A guide with a strength of its own is masked by position: the
+mask, of which the model keeps a part per kind of query, is made for all tokens instead, once per forward.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
 from .guards import CONTROL, INSIDE
 
-GUIDE_STRENGTH = Guard(
-    "transformer_blocks.first",
-    lambda arguments: arguments.get("self_attention_mask") is not None,
-    "a guide of another strength than 1",
-)
+
+def guide_mask(mask: Any, own: Own) -> Any:
+    """ComfyUI's GuideAttentionMask as one in which all own queries are a guide's, so that attention is called once.
+
+    Its mask is (1, 1, N, N) for the N tokens of all ranks.
+    """
+    first, last = mask.guide_start, mask.guide_start + mask.tracked_count
+    whole = mask.noisy_mask.repeat(1, 1, own.total, 1)
+    whole[:, :, first:last] = mask.tracked_mask
+    whole[:, :, last:] = 0
+    local = object.__new__(type(mask))
+    local.guide_start, local.tracked_count = 0, own.lengths[0]
+    local.noisy_mask, local.tracked_mask = mask.noisy_mask, whole
+    return local
+
+
+GUIDE = Localise("transformer_blocks.*", "self_attention_mask", ("video",), guide_mask)
 
 
 def rope(pe: tuple[Tensor, bool], own: Own) -> tuple[Tensor, bool]:
@@ -33,9 +48,10 @@ PLAN = Plan(
         Split("transformer_blocks.first", "x", "video"),
         Localise("transformer_blocks.*", "pe", ("video",), rope),
         Localise("transformer_blocks.*", "timestep", ("video",), lambda t, own: own.tokens(t)),
+        GUIDE,
         AttentionScope("transformer_blocks.*.attn1", calls=(("video",),)),
         Gather("transformer_blocks.last", ("video",)),
     ),
-    guards=(INSIDE, CONTROL, GUIDE_STRENGTH),
+    guards=(INSIDE, CONTROL),
     blocks=(Blocks("transformer_blocks.*", (("x", ("video",), None),)),),
 )

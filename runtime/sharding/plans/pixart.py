@@ -6,8 +6,8 @@ without transformer_options, so it is met in the module it calls it from.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Gather, Plan, Split
-from .guards import CONTROL, PATCHES
+from ..plan import AttentionScope, Blocks, Gather, Plan, Split
+from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="PixArt",
@@ -18,5 +18,6 @@ PLAN = Plan(
         AttentionScope("blocks.*.attn", calls=(("image",),), caller="comfy.ldm.pixart.blocks"),
         Gather("final_layer", ("image",)),
     ),
-    guards=(PATCHES, CONTROL),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),
 )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Plan, Split
-from .guards import CONTROL, PATCHES
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
 
 
 def _per_token(x: Tensor, own: Own) -> Tensor:
@@ -31,10 +31,11 @@ PLAN = Plan(
         Localise("blocks.*", "adaln_lora_B_T_3D", ("video",), _per_token),
         Localise("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, own: own.tokens(x)),
         Localise("blocks.*", "extra_per_block_pos_emb", ("video",), _grid),
-        Localise("final_layer", "emb_B_T_D", ("video",), _per_token),
-        Localise("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token),
+        Localise("final_layer", "emb_B_T_D", ("video",), _per_token, outside=True),
+        Localise("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token, outside=True),
         AttentionScope("blocks.*.self_attn", calls=(("video",),)),
         Gather("final_layer", ("video",)),
     ),
-    guards=(PATCHES, CONTROL),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("x_B_T_H_W_D", ("video",), None),), grid=3),),
 )

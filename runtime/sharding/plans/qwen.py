@@ -1,4 +1,4 @@
-"""Qwen-Image, Qwen-Image-Edit and Qwen-Image-Layered.
+"""Qwen-Image, Qwen-Image-Edit and Qwen-Image-Layered, and Mage-Flow, which has the same blocks.
 
 The text is joined in front of the image. A mask of the text is made as long as the own text, so it is taken from the
 blocks and given to attention for the whole sequence. Reference latents are more image tokens; index_timestep_zero
@@ -6,6 +6,8 @@ modulates those behind a position, which becomes a number of own tokens. A Contr
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ..plan import AttentionScope, Blocks, Gather, KeyMask, Localise, Plan, Residuals, Split, SplitJoint
 from .guards import INSIDE
@@ -28,4 +30,10 @@ PLAN = Plan(
     blocks=(
         Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),
     ),
+)
+MAGE_FLOW = replace(
+    PLAN,
+    family="Mage-Flow",
+    models=("comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",),
+    actions=tuple(action for action in PLAN.actions if not isinstance(action, Localise)),
 )

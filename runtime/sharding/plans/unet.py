@@ -20,6 +20,9 @@ PLAN = RowPlan(
     upsamples=(f"{_OPENAI}.Upsample",),
     transformers=(f"{_ATTENTION}.SpatialTransformer", f"{_ATTENTION}.SpatialVideoTransformer"),
     over_frames=(f"{_ATTENTION}.SpatialVideoTransformer",),
+    skips="input_blocks.*",
+    layers=("input_blocks.*.*", "middle_block.*", "output_blocks.*.*", "out.*"),
+    without_rows=("time_embed", "label_emb"),
     self_attention=("transformer_blocks.*.attn1", "transformer_blocks.*.attn2"),
     local=(
         f"{_OPENAI}.TimestepEmbedSequential",

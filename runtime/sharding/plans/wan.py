@@ -1,17 +1,20 @@
-"""Wan 2.1 and 2.2: text or image to video, Bernini, camera, SCAIL, VACE, Animate, HuMo, sound to video.
+"""Wan 2.1 and 2.2: text or image to video, Bernini, camera, SCAIL, VACE, Animate, HuMo, sound to video, WanDancer.
 
 Only video tokens are split; cross-attention sees the whole text with local queries and needs no exchange. Reference,
 context, pose and motion latents are more video tokens, cut off behind the head. A time step per frame (2.2 5B, sound to
 video) becomes one per own token. VACE's blocks carry tokens of their own beside the model's. What joins frames with
-sound or faces looks at all frames, and is given them.
+sound or faces looks at all frames, and is given them. The causal model is one of text to video, unless its own sampler
+makes the video block by block: it then attends to the keys of earlier blocks, of which it keeps those of all tokens.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..own import Own
-from ..plan import Action, AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint, Whole
+from ..plan import Action, AttentionScope, Blocks, Gather, Guard, Localise, Plan, Split, SplitJoint, Whole
 from .guards import CONTROL, INSIDE, PATCHES
 
 
@@ -19,11 +22,15 @@ def _per_token(e: Tensor, own: Own) -> Tensor:
     return own.repeated(e) if e.ndim == 4 else e
 
 
+def _per_frame(e: Tensor, own: Own) -> Tensor:
+    return own.repeated(e) if e.ndim == 3 else e
+
+
 _ACTIONS = (
     Split("blocks.first", "x", "video"),
     SplitJoint("blocks.*", "freqs", dim=1),
     Localise("blocks.*", "e", ("video",), _per_token),
-    Localise("head", "e", ("video",), lambda e, own: own.repeated(e) if e.ndim == 3 else e, outside=True),
+    Localise("head", "e", ("video",), _per_frame, outside=True),
     AttentionScope("blocks.*.self_attn", calls=(("video",),)),
 )
 _BLOCKS = (Blocks("blocks.*", (("x", ("video",), None),)),)
@@ -48,6 +55,25 @@ ANIMATE = _plan(
 )
 SOUND = _plan("Wan sound to video", ("model.WanModel_S2V",), Whole("audio_injector", "x", "video", outside=True))
 HUMO = _plan("Wan HuMo", ("model.HumoWanModel",), Whole("blocks.*.audio_cross_attn_wrapper", "x", "video"))
+DANCER = _plan(
+    "WanDancer",
+    ("model_wandancer.WanDancerModel",),
+    Whole("music_injector", "x", "video", outside=True),
+    Localise("head_global", "e", ("video",), _per_frame, outside=True),
+    Gather("head_global", ("video",)),
+)
+CAUSAL = replace(
+    _plan("Wan causal", ("ar_model.CausalWanModel",)),
+    guards=(
+        INSIDE,
+        CONTROL,
+        Guard(
+            "",
+            lambda arguments: (arguments.get("transformer_options") or {}).get("ar_state") is not None,
+            "a sampler that makes the video block by block (ar_video)",
+        ),
+    ),
+)
 
 VACE = Plan(
     family="Wan VACE",

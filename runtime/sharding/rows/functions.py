@@ -22,7 +22,7 @@ Sizes = int | tuple[int, ...]
 
 
 class RowFunctions(TorchFunctionMode):
-    """While active, torch's convolutions and group norm take own rows and give own rows.
+    """While active, torch's convolutions and group norm take own rows and give own rows, and its norm is that of all.
 
     `rows` is the layout of their inputs, `below` that of what a convolution of stride 2 gives. `calls` counts the calls
     that were changed, and those that need no change. Raises refuse(what) for rows that are not the own ones.
@@ -43,6 +43,8 @@ class RowFunctions(TorchFunctionMode):
             return self._convolution(func, *args, **kwargs)
         if func is functional.group_norm:
             return self._group_norm(*args, **kwargs)
+        if func is torch.norm:
+            return self._norm(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _convolution(
@@ -77,6 +79,12 @@ class RowFunctions(TorchFunctionMode):
         shift_BC = -mean_BC * scale_BC if bias is None else bias.to(wide) - mean_BC * scale_BC
         scale, shift = (x.reshape(*x.shape, *[1] * (x_BCRW.ndim - 2)) for x in (scale_BC, shift_BC))
         return torch.addcmul(shift, x_wide, scale).to(x_BCRW.dtype)
+
+    def _norm(self, x_BRWC: Tensor, p: float, dim: tuple[int, int], keepdim: bool, **more: None) -> Tensor:
+        self._count(x_BRWC.movedim(-1, 1))
+        wide = torch.promote_types(x_BRWC.dtype, torch.float32)
+        own = torch.norm(x_BRWC, p=p, dim=dim, keepdim=keepdim, dtype=wide)
+        return self._exchange.from_all(own).norm(p=p, dim=0).to(x_BRWC.dtype)
 
     def _count(self, x_BCRW: Tensor) -> None:
         self.calls += 1

@@ -32,10 +32,27 @@ class RowLayout(TokenLayout):
         """The same rows as tokens of their pixels, row by row."""
         return replace(self, lengths=(self.height * width,), width=width)
 
+    def behind(self, tokens: int) -> TokensAndRows:
+        """See `TokenLayout.behind`."""
+        return TokensAndRows((tokens, self.total), self.parts, self)
+
     def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
         """See `TokenLayout.ranges`."""
         first, last = self.bounds[part * group], self.bounds[(part + 1) * group]
         return ((first * self.width, last * self.width),)
+
+
+@dataclass(frozen=True)
+class TokensAndRows(TokenLayout):
+    """Tokens, such as a text's, of which every part has its share, in front of `rows`."""
+
+    rows: RowLayout
+
+    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+        """See `TokenLayout.ranges`."""
+        front = self.lengths[:1]
+        ((first, last),) = self.rows.ranges(part, group)
+        return *TokenLayout(front, self.parts).ranges(part, group), (front[0] + first, front[0] + last)
 
 
 def heights_of(height: int, downs: int) -> list[int]:

@@ -18,16 +18,16 @@ def named(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def spans_rows(module: nn.Module) -> bool:
+def spans_rows(module: nn.Module, plan: RowPlan) -> bool:
     """Whether a pixel of what the module makes depends on more than that pixel of what it is given."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         return module.kernel_size[-2] > 1
-    return isinstance(module, nn.GroupNorm)
+    return isinstance(module, nn.GroupNorm) or named(module) in plan.norms
 
 
 def is_upsample(module: nn.Module, plan: RowPlan) -> bool:
     """Whether the module makes maps of the next higher resolution."""
-    return named(module) in plan.upsamples
+    return isinstance(module, nn.ConvTranspose2d) or named(module) in plan.upsamples
 
 
 def downs_of(module: nn.Module) -> int:
@@ -35,9 +35,16 @@ def downs_of(module: nn.Module) -> int:
     return sum(isinstance(m, nn.Conv2d | nn.Conv3d) and m.stride[-2] > 1 for m in module.modules())
 
 
+def must_divide(module: nn.Module) -> int:
+    """What the rows must be a multiple of: 1, or 2 to the number of resolutions that are halved without rounding up."""
+    return 2 ** sum(isinstance(m, nn.ConvTranspose2d) for m in module.modules())
+
+
 def lowest_rows(module: nn.Module, height: int) -> int:
     """How many rows a latent of `height` rows has at the lowest resolution: the most parts it can be split into."""
-    return heights_of(height, downs_of(module))[-1]
+    for unshuffle in (m for m in module.modules() if isinstance(m, nn.PixelUnshuffle)):
+        height //= unshuffle.downscale_factor
+    return 1 if height % must_divide(module) else heights_of(height, downs_of(module))[-1]
 
 
 def refused_module(module: nn.Module, plan: RowPlan) -> str:
@@ -48,13 +55,16 @@ def refused_module(module: nn.Module, plan: RowPlan) -> str:
         )
         reach = dilation * (kernel - 1)
         keeps = stride == 1 and 2 * padding == reach
-        halves = (stride, padding, reach) == (2, 1, 2)
+        halves = (stride, padding, reach) in ((2, 1, 2), (2, 0, 1))
         if module.padding_mode != "zeros" or not (keeps or halves):
             return f"a convolution of kernel {kernel}, stride {stride} and padding {padding}"
         return ""
+    if isinstance(module, nn.ConvTranspose2d):
+        doubles = (module.kernel_size[-2], module.stride[-2], module.padding[-2], module.output_padding[-2])
+        return "" if doubles == (2, 2, 0, 0) else f"a transposed convolution of kernel {doubles[0]}"
     known = (
         isinstance(module, (nn.GroupNorm, *_LOCAL))
-        or named(module) in (*plan.models, *plan.transformers, *plan.upsamples, *plan.local)
+        or named(module) in (*plan.models, *plan.transformers, *plan.upsamples, *plan.local, *plan.norms)
         or type(module).__module__ == _CASTING
     )
     return "" if known else f"a module of the class {named(module)}"

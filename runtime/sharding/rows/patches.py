@@ -1,8 +1,10 @@
 """Where the patches of a workflow look at a UNet's feature maps, and how they get to see all rows of them.
 
-Patches between the blocks are given all rows, alike on every rank, and what they return is cut to the own rows again.
-So are those that are given a transformer's tokens and return as many. Those that are given keys of self-attention, or
-may change the number of tokens, make that transformer run on all rows on every rank. `emb_patch` sees no rows.
+Patches between the blocks are given all rows, alike on every rank, and what they return is cut to the own rows again,
+unless they have made a map of another size, as Deep Shrink does: from there on the model holds all rows of the smaller
+map, until a patch has given it its size back. Those that are given a transformer's tokens and return as many see all
+and are cut, too. Those that are given keys of self-attention, or may change the number of tokens, make that transformer
+run on all rows on every rank. `emb_patch` sees no rows.
 """
 
 from __future__ import annotations
@@ -22,6 +24,19 @@ class View(Protocol):
 
     def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
         """All rows of a map of the resolution at hand. `what` names it, once per forward."""
+
+    def all_rows(self, x_BCRW: Tensor, what: str) -> Tensor:
+        """`gathered`, or the map itself where the model holds all rows."""
+
+    def all_rows_of_skip(self, x_BCRW: Tensor) -> Tensor:
+        """All rows of the skip of the output block at hand."""
+
+    def put(self, x_BCHW: Tensor, first_skip: int | None = None) -> Tensor:
+        """What the model goes on with: the own rows, or all of a map of another size. The skips from `first_skip` on
+        are then of that map, too."""
+
+    def put_with_skip(self, x_BCHW: Tensor, skip_BCHW: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What an output block goes on with, as `put`."""
 
     def cut(self, x_BCHW: Tensor) -> Tensor:
         """The own rows of a map of the resolution at hand."""
@@ -46,39 +61,55 @@ class View(Protocol):
 
 
 class WholePatch:
-    """A patch that is given all rows: `call(view, patch, arguments)` says how."""
+    """A patch, or several in turn, that are given all rows: `call(view, patch, arguments)` says how."""
 
-    def __init__(self, call: Callable[..., Any], view: View, patch: Callable[..., Any]) -> None:
+    def __init__(self, call: Callable[..., Any], view: View, patch: Any) -> None:
         self._call, self._view, self._patch = call, view, patch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(self._view, self._patch, *args, **kwargs)
 
 
-def _map(view: View, patch: Callable[..., Any], h: Tensor, options: dict[str, Any]) -> Tensor:
-    return view.cut(patch(view.gathered(h, "input block"), options))
+def _map(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
+    return view.put(_in_turn(view, patches, h, options), first_skip=options["block"][1])
+
+
+def _map_behind_skip(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
+    return view.put(_in_turn(view, patches, h, options), first_skip=options["block"][1] + 1)
+
+
+def _in_turn(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
+    h = view.all_rows(h, "input block")
+    for patch in patches:
+        h = patch(h, options)
+    return h
 
 
 def _map_and_skip(
-    view: View, patch: Callable[..., Any], h: Tensor, skip: Tensor | None, options: dict[str, Any]
+    view: View, patches: Sequence[Callable[..., Any]], h: Tensor, skip: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    skip = None if skip is None else view.gathered(skip, "skip")
-    h, skip = patch(view.gathered(h, "output block"), skip, options)
-    return view.cut(h), None if skip is None else view.cut(skip)
+    h, skip = view.all_rows(h, "output block"), None if skip is None else view.all_rows_of_skip(skip)
+    for patch in patches:
+        h, skip = patch(h, skip, options)
+    return view.put_with_skip(h, skip)
 
 
-def _after_middle(view: View, patch: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    result = patch({**given, "h": view.gathered(given["h"], "middle block")})
-    return {**result, "h": view.cut(result["h"])}
+def _after_middle(view: View, patches: Sequence[Callable[..., Any]], given: dict[str, Any]) -> dict[str, Any]:
+    result = {"h": view.all_rows(given["h"], "middle block")}
+    for patch in patches:
+        result = patch({**given, "h": result["h"]})
+    return {**result, "h": view.put(result["h"])}
 
 
 def _layer(
     view: View, patch: Callable[..., Any], layer: Any, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any],
     output_shape: Any = None, *more: Any,
 ) -> Tensor:  # fmt: skip
-    x = view.gathered(x, "layer")
     if output_shape is not None:
         output_shape = view.whole_shape(output_shape, layer)
+    if view.is_whole():
+        return patch(layer, x, emb, context, options, output_shape, *more)
+    x = view.gathered(x, "layer")
     with view.whole():
         x = patch(layer, x, emb, context, options, output_shape, *more)
     return view.cut(x)
@@ -111,7 +142,7 @@ def _cross_attention(
 _TOKENS = {"attn2_patch": _query_and_text, "attn2_output_patch": _tokens, "middle_patch": _tokens}
 _BETWEEN = {
     "input_block_patch": _map,
-    "input_block_patch_after_skip": _map,
+    "input_block_patch_after_skip": _map_behind_skip,
     "middle_block_after_patch": _after_middle,
     "output_block_patch": _map_and_skip,
 }
@@ -128,7 +159,11 @@ def unknown(options: Mapping[str, Any]) -> Iterator[str]:
 def with_all_rows(options: Mapping[str, Any], view: View) -> dict[str, Any]:
     """The same transformer_options, whose patches are given all rows where that is not left to `inside`."""
     patches, replaced = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
-    for kind, call in (_BETWEEN | _TOKENS).items():
+    between = any(patches.get(kind) for kind in _BETWEEN)
+    for kind, call in _BETWEEN.items():
+        if patches.get(kind) or (between and kind == "output_block_patch"):  # which meets maps of another size
+            patches[kind] = [WholePatch(call, view, patches.get(kind, []))]
+    for kind, call in _TOKENS.items():
         if patches.get(kind):
             patches[kind] = [WholePatch(call, view, patch) for patch in patches[kind]]
     if patches.get(_LAYERS):

@@ -31,5 +31,15 @@ class RowPlan(Family):
     self_attention: tuple[str, ...]
     """Paths inside a transformer of what attends to its own tokens, where it is given no argument "context"."""
     local: tuple[str, ...]
-    """Classes that do nothing across the rows but by the modules in them."""
+    """Classes that do nothing across the rows but by the modules in them, or that stand where all rows are."""
+    skips: str = ""
+    """Of what each makes a skip; the last one's is taken first."""
+    layers: tuple[str, ...] = ()
+    """Each is called with a map and gives one: where a workflow has changed one, it runs on all rows."""
+    without_rows: tuple[str, ...] = ()
+    """What sees no map."""
+    norms: tuple[str, ...] = ()
+    """Classes that take torch.norm over the pixels (B, R, W, C) of a map."""
+    text_in_attention: bool = False
+    """Whether keys of self-attention are followed by those of a text."""
     guards: tuple[Guard, ...] = ()

@@ -14,12 +14,14 @@ from ...attention.errors import Unsupported
 from ...attention.sequence import SequenceAttention
 from ...compression.wire import Tag
 from ..arguments import argument, positions, replaced
+from ..changed import holds
+from ..front import attend_with_front
 from ..hooks import Hooked
 from .control import own_control
 from .exchange import RowExchange
 from .functions import RowFunctions
 from .layout import RowLayout, levels_of
-from .modules import downs_of, is_upsample, named, refused_module, spans_rows
+from .modules import downs_of, is_upsample, must_divide, named, refused_module, spans_rows
 from .patches import added_later, inside, unknown, with_all_rows
 from .plan import RowPlan
 
@@ -42,6 +44,14 @@ class _Forward:
     scope: str | None = None
     scope_calls: int = 0
     functions: RowFunctions | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    whole_skips_from: int | None = None
+
+
+RUNS_WHOLE = (
+    "A workflow has put code of its own into {}: every worker runs {} layers of the model on the whole picture. "
+    "cfg_degree and Step Reuse lose nothing by it."
+)
 
 
 class RowSharding(Hooked):
@@ -58,34 +68,53 @@ class RowSharding(Hooked):
             )
         axis = attention.ring if attention.ring.size > 1 else attention.ulysses
         self._exchange = RowExchange(axis, attention.ledger)
-        self._downs = 0
+        self._downs = self._skips = 0
         self._forward = _Forward()
 
     def attach(self) -> None:
         """See `Hooked.attach`. Raises Unsupported, too, for a module of which nobody knows what it does to rows."""
+        changed = self._changed_layers()
         for path, module in self.module.named_modules():
             what = refused_module(module, self.plan)
-            if what:
+            if what and not any(holds(layer, path) for layer in changed):
                 raise self.plan.refuse(f"{what} ({path})")
+        self._skips = len(self._resolve(self.plan.skips)) if self.plan.skips else 0
         self._downs = downs_of(self.module)
         ((_, first),), ((last_path, last),) = self._resolve(self.plan.first), self._resolve(self.plan.last)
         self._before(self.module, self._start)
         self._attach_guards([(g, module) for g in self.plan.guards for _, module in self._resolve(g.path)])
         self._before(first, self._split)
+        for path, module in changed.items():
+            self._before(module, partial(self._enter_layer, path))
+            self._behind(module, self._leave_whole)
         for path, module in self.module.named_modules():
             self._attach_module(path, module)
         self._behind(last, partial(self._gather, last_path))
         self._behind(self.module, self._end)
 
+    def _changed_layers(self) -> dict[str, nn.Module]:
+        """The layers that hold code of the workflow's own. Raises Unsupported for such code between the layers."""
+        self._changed = self._look()
+        layers = dict(found for path in self.plan.layers for found in self._resolve(path))
+        changed = {}
+        for path in self._changed:
+            within = {name: each for name, each in layers.items() if holds(name, path) or (path and holds(path, name))}
+            if not within and not any(holds(each, path) for each in self.plan.without_rows):
+                raise self.plan.refuse(f"code of the workflow's own in place of the model's ({path or 'forward'})")
+            changed |= within
+        if changed:
+            self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(changed)))
+        return changed
+
     def _attach_module(self, path: str, module: nn.Module) -> None:
-        if spans_rows(module):
+        if spans_rows(module, self.plan):
             self._before(module, self._enter_functions)
             self._behind(module, partial(self._leave_functions, path), always_call=True)
         if is_upsample(module, self.plan):
             self._before(module, self._to_higher_level)
         if named(module) in self.plan.transformers:
             self._before(module, partial(self._enter_transformer, path, positions(module)))
-            self._behind(module, self._leave_transformer)
+            self._behind(module, self._leave_whole)
             for inner in self.plan.self_attention:
                 for attention_path, attention in self._resolve(f"{path}.{inner}"):
                     self._before(attention, partial(self._enter_attention, attention_path, positions(attention)))
@@ -101,6 +130,41 @@ class RowSharding(Hooked):
         self._check(x_BCRW, self._rows.chunk(self.attention.part))
         tag = Tag(self._named(what), "rows", self._slots, sensitive=True)
         return self.attention.gather_tokens(x_BCRW, self._rows, x_BCRW.ndim - 2, tag)
+
+    def all_rows(self, x_BCRW: Tensor, what: str) -> Tensor:
+        """See `View.all_rows`."""
+        return x_BCRW if self._forward.whole else self.gathered(x_BCRW, what)
+
+    def all_rows_of_skip(self, x_BCRW: Tensor) -> Tensor:
+        """See `View.all_rows_of_skip`."""
+        return x_BCRW if self._is_whole_skip(self._skip) else self.gathered(x_BCRW, "skip")
+
+    def put(self, x_BCHW: Tensor, first_skip: int | None = None) -> Tensor:
+        """See `View.put`."""
+        forward = self._forward
+        if not forward.whole:
+            if x_BCHW.shape[-2] == self._rows.height:
+                return self.cut(x_BCHW)
+            forward.whole, forward.whole_skips_from = True, self._skips if first_skip is None else first_skip
+        return x_BCHW
+
+    def put_with_skip(self, x_BCHW: Tensor, skip_BCHW: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """See `View.put_with_skip`."""
+        forward = self._forward
+        if x_BCHW.shape[-2] != self._rows.height or self._is_whole_skip(self._skip - 1):
+            return self.put(x_BCHW), skip_BCHW
+        forward.whole, forward.whole_skips_from = False, None
+        return self.cut(x_BCHW), None if skip_BCHW is None else self.cut(skip_BCHW)
+
+    @property
+    def _skip(self) -> int:
+        """The input block whose skip the output block at hand is given."""
+        return self._skips - 1 - self._forward.options["block"][1]
+
+    def _is_whole_skip(self, index: int) -> bool:
+        """Whether the skip of an input block is all of a map of another size."""
+        first = self._forward.whole_skips_from
+        return first is not None and index >= first
 
     def cut(self, x_BCHW: Tensor) -> Tensor:
         """See `View.cut`."""
@@ -142,6 +206,8 @@ class RowSharding(Hooked):
     def whole_shape(self, shape: Sequence[int], layer: Any) -> list[int]:
         """See `View.whole_shape`."""
         forward, rows = self._forward, self._rows
+        if forward.whole_skips_from is not None and self._is_whole_skip(self._skip - 1):
+            return list(shape)
         if is_upsample(layer, self.plan) or shape[-2] != rows.chunk(self.attention.part):
             rows = forward.levels[forward.level - 1]
         return [*shape[:-2], rows.height, shape[-1]]
@@ -153,6 +219,10 @@ class RowSharding(Hooked):
         return self._forward.levels[self._forward.level]
 
     def _cut_residual(self, residual: Tensor) -> Tensor:
+        if self._forward.whole_skips_from is not None:
+            of_skip = self._forward.options["block"][0] == "output"
+            if not of_skip or self._is_whole_skip(self._skip):
+                return residual
         if residual.shape[-2] != self._rows.height:
             raise self.plan.refuse(
                 f"a ControlNet or T2I adapter that gives {residual.shape[-2]} rows for a feature map of "
@@ -171,10 +241,7 @@ class RowSharding(Hooked):
 
     def _check(self, x: Tensor, rows: int) -> None:
         if x.shape[-2] != rows:
-            raise self.plan.refuse(
-                f"a patch that makes a feature map of {x.shape[-2]} rows where {rows} were expected, such as Kohya "
-                "Deep Shrink"
-            )
+            raise self.plan.refuse(f"a patch that makes a feature map of {x.shape[-2]} rows where {rows} were expected")
 
     def _behind(self, module: nn.Module, hook: Callable[..., Any], always_call: bool = False) -> None:
         self._handles.append(module.register_forward_hook(hook, always_call=always_call))
@@ -190,7 +257,8 @@ class RowSharding(Hooked):
         if kinds:
             raise self.plan.refuse(f"a patch of the kind {kinds[0]}")
         if options:
-            args, kwargs = replaced("transformer_options", places, args, kwargs, with_all_rows(options, self))
+            self._forward.options = with_all_rows(options, self)
+            args, kwargs = replaced("transformer_options", places, args, kwargs, self._forward.options)
         control = argument("control", places, args, kwargs)
         if control is None:
             return args, kwargs
@@ -205,11 +273,17 @@ class RowSharding(Hooked):
         lowest = -(-x_BCHW.shape[-2] // 2**self._downs)
         if lowest < parts:
             raise self.plan.refuse(f"a picture of {lowest} rows at its lowest resolution on {parts} ranks")
+        multiple = must_divide(self.module)
+        if x_BCHW.shape[-2] % multiple:
+            raise self.plan.refuse(f"a picture of {x_BCHW.shape[-2]} rows, a number that {multiple} does not divide")
         self._forward.levels = levels_of(x_BCHW.shape[-2], self._downs, parts)
         return (self.cut(x_BCHW), *args[1:]), kwargs
 
     def _gather(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self._forward.gathered = True
+        if self._forward.whole_skips_from is not None:
+            self._check(output, self._rows.height)
+            raise self.plan.refuse("a patch that makes a feature map of other rows behind the last block")
         return self.gathered(output, path)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -237,8 +311,25 @@ class RowSharding(Hooked):
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.stride[-2] > 1:
             forward.level += 1
 
-    def _to_higher_level(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _to_higher_level(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        places = positions(module)
+        shape = argument("output_shape", places, args, kwargs)
+        changed = None
+        if self._forward.whole and shape is not None:
+            changed = replaced("output_shape", places, args, kwargs, self.whole_shape(shape, module))
         self._forward.level -= 1
+        return changed
+
+    def _enter_layer(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._forward.whole:
+            return None
+        x_BCHW = self.gathered(args[0], path)
+        self._forward.whole, self._forward.whole_for = True, module
+        return (x_BCHW, *args[1:]), kwargs
 
     def _enter_transformer(
         self, path: str, places: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -251,11 +342,9 @@ class RowSharding(Hooked):
         if self._forward.whole or not inside(options, over_frames=named(module) in self.plan.over_frames):
             return None
         self.attention.ledger.warn(SEES_ALL)
-        x_BCHW = self.gathered(args[0], path)
-        self._forward.whole, self._forward.whole_for = True, module
-        return (x_BCHW, *args[1:]), kwargs
+        return self._enter_layer(path, module, args, kwargs)
 
-    def _leave_transformer(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _leave_whole(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self._forward.whole_for is not module:
             return output
         self._forward.whole, self._forward.whole_for = False, None
@@ -281,9 +370,13 @@ class RowSharding(Hooked):
         forward.scope_calls += 1
         layout = self._tokens()
         dim, own = 2 if kwargs.get("skip_reshape") else 1, (len(self._slots), layout.chunk(self.attention.part))
-        for x in (q, k):
+        for x in (q,) if self.plan.text_in_attention else (q, k):
             if (x.shape[0], x.shape[dim]) != own or forward.scope_calls > 1:
                 raise self.plan.refuse(
                     f"attention over (batch, tokens) {(x.shape[0], x.shape[dim])} where {own} were expected once"
                 )
-        return self.attention(func, q, k, v, layout=layout, tag=Tag(forward.scope, "kv", self._slots), **kwargs)
+        attend = self.attention
+        if self.plan.text_in_attention:
+            attend = partial(attend_with_front, attend)
+            k, v = (x.roll(-own[1], dim) for x in (k, v))
+        return attend(func, q, k, v, layout=layout, tag=Tag(forward.scope, "kv", self._slots), **kwargs)

@@ -1,0 +1,144 @@
+"""ControlNets under sequence parallelism: their tokens, or rows, are split as those of the model they steer.
+
+ComfyUI runs them before each model call, from `ControlNet.get_control`, on every rank in the same order with the same
+arguments. So their ranks may talk to each other there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from comfy.controlnet import ControlNet
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from ..attention.errors import Unsupported
+from ..attention.sequence import SequenceAttention
+from ..sharding.controlnet import ControlTokens
+from ..sharding.hooks import Hooked
+from ..sharding.rows.controlnet import ControlRows
+from ..sharding.shard import batch_slots
+from ..sharding.split import split_control
+from .wrappers import wrapped_by_others
+
+# The names under which the blocks of ControlNets call ComfyUI's attention, without transformer_options.
+ATTENTION = (
+    ("comfy.ldm.modules.attention", "optimized_attention"),
+    ("comfy.ldm.modules.diffusionmodules.mmdit", "optimized_attention"),
+    ("comfy.ldm.flux.math", "optimized_attention"),
+    ("comfy.ldm.qwen_image.model", "optimized_attention_masked"),
+)
+# What adds tokens to those of the picture, in front of which the residuals are added.
+REFERENCES = ("ref_latents", "ref_latent", "reference_latent")
+WHOLE = "The ControlNet {} is run whole by every worker: {}."
+
+
+@contextlib.contextmanager
+def shared_controls(patcher: Any, model: Hooked, attention: SequenceAttention) -> Iterator[None]:
+    """While active, the ControlNets that ComfyUI runs share their work over the ranks of `attention`, exactly.
+
+    They steer the `model` of `patcher`, which is split over the same ranks.
+    """
+    controls, original = _Controls(patcher, model, attention), ControlNet.get_control
+
+    def get_control(control: ControlNet, *args: Any) -> Any:
+        return controls.get_control(original, control, *args)
+
+    ControlNet.get_control = get_control
+    try:
+        yield
+    finally:
+        ControlNet.get_control = original
+        controls.detach()
+
+
+class _Known:
+    """In place of the ControlNet before one in a chain, whose residuals are known already."""
+
+    def __init__(self, residuals: Any) -> None:
+        self._residuals = residuals
+
+    def get_control(self, *_: Any) -> Any:
+        return self._residuals
+
+
+class _Controls:
+    """The ControlNets met so far, each with its sharding; None for one that is run whole."""
+
+    def __init__(self, patcher: Any, model: Hooked, attention: SequenceAttention) -> None:
+        self._patcher, self._model, self._attention = patcher, model, attention
+        self._known: dict[int, tuple[nn.Module, ControlTokens | ControlRows | None]] = {}
+        self._numbers: dict[int, tuple[ControlNet, int]] = {}
+
+    def get_control(
+        self, original: Callable, control: ControlNet, x: Tensor, t: Tensor, cond: Any, batched: int, options: dict
+    ) -> Any:
+        """What `original` gives for this control and those chained before it."""
+        given = (x, t, cond, batched, options)
+        sharding = self._sharding_of(control.control_model)
+        if sharding is None:
+            return original(control, *given)
+        previous = control.previous_controlnet
+        if previous is not None:
+            control.previous_controlnet = _Known(previous.get_control(*given))
+        # A module may be steered with twice in a chain: what is remembered of messages is for each on its own.
+        _, number = self._numbers.setdefault(id(control), (control, len(self._numbers)))
+        slots = tuple((f"control {number} {cond}", sample) for cond, sample in batch_slots(options, x.shape[0]))
+        try:
+            sharding.begin_forward(slots)
+            sharding.keeps_own = self._takes_own_only(cond, options) and not control.global_average_pooling
+            with attention_through(sharding):
+                return original(control, *given)
+        finally:
+            control.previous_controlnet = previous
+
+    def _takes_own_only(self, cond: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether every rank adds to its own tokens or rows only, those that are its own in the ControlNet, too.
+
+        Not where something of the workflow may look at the residuals, or move them, or add tokens to the picture's.
+        """
+        around = wrapped_by_others(options, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+        patched = any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
+        wrapped = "model_function_wrapper" in self._patcher.model_options
+        referred = any(cond.get(name) is not None for name in REFERENCES)
+        return not (around or patched or wrapped or referred or self._model.changed)
+
+    def _sharding_of(self, module: nn.Module) -> ControlTokens | ControlRows | None:
+        if id(module) not in self._known:
+            self._known[id(module)] = module, self._shard(module)
+        return self._known[id(module)][1]
+
+    def _shard(self, module: nn.Module) -> ControlTokens | ControlRows | None:
+        warn, name = self._attention.ledger.warn, type(module).__name__
+        try:
+            sharding = split_control(module, self._attention)
+            if sharding is not None:
+                sharding.attach()
+                return sharding
+            warn(WHOLE.format(name, "nobody wrote a plan for it"))
+        except Unsupported as reason:
+            warn(WHOLE.format(name, str(reason).partition(";")[0]))
+        return None
+
+    def detach(self) -> None:
+        """Takes all hooks off again."""
+        for _, sharding in self._known.values():
+            if sharding is not None:
+                sharding.detach()
+
+
+@contextlib.contextmanager
+def attention_through(sharding: Hooked) -> Iterator[None]:
+    """While active, the blocks of a ControlNet attend through its sharding."""
+    functions = {place: getattr(sys.modules[place[0]], place[1]) for place in ATTENTION}
+    try:
+        for (module, name), function in functions.items():
+            setattr(sys.modules[module], name, partial(sharding.attention_override(), function))
+        yield
+    finally:
+        for (module, name), function in functions.items():
+            setattr(sys.modules[module], name, function)

@@ -1,0 +1,35 @@
+"""A ControlNet whose tokens are split as those of the model it steers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .plan import Gather
+from .shard import Sharding
+
+
+class ControlTokens(Sharding):
+    """See `Sharding`. Its residuals are those of all tokens, alike on every rank.
+
+    With `keeps_own` they are right at the own tokens only, and zero elsewhere: for a model that takes no others. Then
+    nothing of them is sent.
+    """
+
+    keeps_own = False
+
+    def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not self.keeps_own:
+            return super()._gather(action, path, module, args, output)
+        self._forward.gathered = True
+        layout = self._layout(action.segments)
+        ((first, last),) = layout.ranges(self.attention.part)
+        return in_place(output, action.dim, layout.total, first, last)
+
+
+def in_place(own: Tensor, dim: int, total: int, first: int, last: int) -> Tensor:
+    """A tensor of `total` along `dim`, zero but from `first` to `last`, where the own values are."""
+    whole = own.new_zeros(*own.shape[:dim], total, *own.shape[dim + 1 :])
+    whole.narrow(dim, first, last - first).copy_(own)
+    return whole

@@ -1,0 +1,44 @@
+"""Attention to keys that every rank has, and to those of split tokens behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention.layout import TokenLayout
+from ..attention.sequence import SequenceAttention
+from ..compression.wire import Tag
+
+
+def attend_with_front(
+    attention: SequenceAttention,
+    func: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layout: TokenLayout,
+    tag: Tag,
+    **kwargs: Any,
+) -> Tensor:
+    """Attention of the own queries to the keys in front and those of all ranks; called like ComfyUI's.
+
+    Each rank hands on its share of the keys in front. Its queries become as many as its keys: those in front, which
+    nobody looks at, are zero.
+
+    Args:
+        k, v: all keys and values in front, then the own ones. layout: that of the others.
+    """
+    dim = 2 if kwargs.get("skip_reshape") else 1
+    own = q.shape[dim]
+    front = k.shape[dim] - own
+    layout = layout.behind(front)
+    first, last = layout.ranges(attention.part)[0]
+    share = last - first
+    k, v = (torch.cat([x.narrow(dim, first, share), x.narrow(dim, front, own)], dim) for x in (k, v))
+    none = torch.zeros_like(q.narrow(dim, 0, 1)).repeat_interleave(share, dim)
+    out = attention(func, torch.cat([none, q], dim), k, v, layout=layout, tag=tag, **kwargs)
+    return out.narrow(2 if kwargs.get("skip_output_reshape") else 1, share, own)

@@ -1,0 +1,56 @@
+"""Stable Cascade: stage C, which makes a small latent of a text, and stage B, which makes a larger one of that.
+
+The rows of the picture are split behind the embedding, where stage B has added the other stage's latent. A block takes
+the norm of every channel over all pixels. In a transformer the text is joined behind the picture's keys. Stage C has
+one resolution (a checkpoint that resizes between its levels is refused); stage B halves the rows without rounding up.
+"""
+
+from __future__ import annotations
+
+from ..family import Guard
+from ..rows.plan import RowPlan
+
+_CASCADE = "comfy.ldm.cascade"
+_COMMON = f"{_CASCADE}.common"
+
+PLAN = RowPlan(
+    family="Stable Cascade",
+    models=(f"{_CASCADE}.stage_c.StageC", f"{_CASCADE}.stage_b.StageB"),
+    first="down_downscalers.first",
+    last="clf.1",
+    upsamples=(),
+    transformers=(f"{_COMMON}.Attention2D",),
+    over_frames=(),
+    self_attention=("attn",),
+    local=(
+        f"{_COMMON}.LayerNorm2d_op.<locals>.LayerNorm2d",
+        f"{_COMMON}.ResBlock",
+        f"{_COMMON}.AttnBlock",
+        f"{_COMMON}.FeedForwardBlock",
+        f"{_COMMON}.TimestepBlock",
+        f"{_COMMON}.OptimizedAttention",
+        f"{_CASCADE}.stage_c.UpDownBlock2d",
+        "torch.nn.modules.pixelshuffle.PixelUnshuffle",
+        "torch.nn.modules.pixelshuffle.PixelShuffle",
+    ),
+    norms=(f"{_COMMON}.GlobalResponseNorm",),
+    text_in_attention=True,
+    without_rows=(
+        "clip_mapper",
+        "clip_txt_mapper",
+        "clip_txt_pooled_mapper",
+        "clip_img_mapper",
+        "clip_norm",
+        "embedding",
+        "effnet_mapper",
+        "pixels_mapper",
+    ),
+    guards=tuple(
+        Guard(
+            f"{blocks}.*.*",
+            lambda arguments: not getattr(arguments["self"], "self_attn", True),
+            "transformers that attend to the text alone",
+        )
+        for blocks in ("down_blocks", "up_blocks")
+    ),
+)

@@ -1,0 +1,80 @@
+"""ControlNets whose blocks are those of the model they steer: Flux, SD3, SD3.5, Qwen-Image, and those of UNets.
+
+They run before the model, on the same picture, and give residuals for all tokens or rows; these are gathered behind the
+small layer of each block, where the model does not take the own ones only. ControlNets of other classes are run whole
+by every rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from ..plan import Action, AttentionScope, Gather, Plan, Residuals, Split
+from ..rows.plan import RowPlan
+from . import flux, qwen, unet
+
+_RESIDUALS = Gather("controlnet_blocks.*", ("image",))
+
+
+def _inside(plan: Plan, last: str) -> tuple[Action, ...]:
+    """What a model's plan does within its blocks, all but the gathering behind its layer `last`."""
+    return tuple(action for action in plan.actions if not isinstance(action, Residuals) and action.path != last)
+
+
+FLUX = Plan(
+    family="Flux ControlNet",
+    models=("comfy.ldm.flux.controlnet.ControlNetFlux",),
+    joint=("text", "image"),
+    actions=(*_inside(flux.PLAN, "final_layer"), _RESIDUALS, Gather("controlnet_single_blocks.*", ("image",))),
+)
+QWEN = Plan(
+    family="Qwen-Image ControlNet",
+    models=("comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel",),
+    joint=("text", "image"),
+    actions=(*_inside(qwen.PLAN, "proj_out"), _RESIDUALS),
+)
+SD3 = Plan(
+    family="SD3 ControlNet",
+    models=("comfy.cldm.mmdit.ControlNet",),
+    joint=("text", "image"),
+    actions=(
+        Split("joint_blocks.first", 0, "text"),
+        Split("joint_blocks.first", 1, "image"),
+        AttentionScope("joint_blocks.*", calls=(("text", "image"), ("image",))),
+        _RESIDUALS,
+    ),
+)
+SD35 = Plan(
+    family="SD3.5 ControlNet",
+    models=("comfy.cldm.dit_embedder.ControlNetEmbedder",),
+    joint=("image",),
+    actions=(
+        Split("transformer_blocks.first", "x", "image"),
+        AttentionScope("transformer_blocks.*", calls=(("image",),)),
+        _RESIDUALS,
+    ),
+)
+# Its blocks (8B) all see the picture itself, not what the one before has made.
+SD35_PARALLEL = replace(SD35, actions=(Split("transformer_blocks.*", "x", "image"), *SD35.actions[1:]))
+
+# The first block, to whose output the hint is added, runs whole; paths are those of what is behind it.
+UNET = replace(
+    unet.PLAN,
+    family="UNet ControlNet",
+    models=("comfy.cldm.cldm.ControlNet",),
+    last="middle_block_out",
+    upsamples=(),
+    skips="",
+    layers=(),
+    without_rows=(),
+)
+
+
+def control_plan(module: nn.Module) -> Plan | RowPlan | None:
+    """The plan of a ControlNet, by its class; None for those that are run whole."""
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    if kind in SD35.models and module.double_y_emb:
+        return SD35_PARALLEL
+    return next((plan for plan in (FLUX, QWEN, SD3, SD35, UNET) if kind in plan.models), None)

@@ -1,0 +1,24 @@
+"""ERNIE-Image.
+
+The layers see one sequence, text behind the image, which is split as one: the model cuts the image out of all tokens.
+It calls ComfyUI's attention without transformer_options, so it is met in the module it calls it from.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="ERNIE-Image",
+    models=("comfy.ldm.ernie.model.ErnieImageModel",),
+    joint=("tokens",),
+    actions=(
+        Split("layers.first", "x", "tokens"),
+        SplitJoint("layers.*", "rotary_pos_emb", dim=1),
+        AttentionScope("layers.*.self_attention", calls=(("tokens",),), caller="comfy.ldm.ernie.model"),
+        Gather("final_linear", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
+)

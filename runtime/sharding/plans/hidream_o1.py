@@ -1,0 +1,45 @@
+"""HiDream O1, a language model that draws.
+
+Only what it draws is split, with the token of the time step. The text in front attends to itself alone: every rank has
+all of it, and its keys, which the model keeps from step to step. What is drawn attends to all keys. The first call sees
+the text's tokens in front of the others, later ones only its keys; where a patch sees the tokens between the layers,
+the model keeps none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
+
+
+def _text(of_model: Mapping[str, Any], of_layer: Callable[[str], Any]) -> int:
+    """The tokens of text in front: none where their keys are given."""
+    return 0 if of_layer("past_key_value") else of_model["ar_len"]
+
+
+def _rope(freqs: tuple[Tensor, ...], own: Own) -> tuple[Tensor, ...]:
+    """The tables of the text in front, where it is, and of the own tokens."""
+    front = freqs[0].shape[-2] - own.total
+    return tuple(torch.cat([x[..., :front, :], own.tokens(x[..., front:, :], dim=-2)], -2) for x in freqs)
+
+
+PLAN = Plan(
+    family="HiDream O1",
+    models=("comfy.ldm.hidream_o1.model.HiDreamO1Transformer",),
+    joint=("image",),
+    actions=(
+        Split("language_model.layers.first", "x", "image", front=_text),
+        Localise("language_model.layers.*", "freqs_cis", ("image",), _rope),
+        AttentionScope("language_model.layers.*", calls=(("image",),), front=True),
+        Gather("language_model.layers.last", ("image",), item=0),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("language_model.layers.*", (("x", ("image",), 0),), front=_text),),
+)

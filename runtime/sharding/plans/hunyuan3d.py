@@ -1,0 +1,46 @@
+"""Hunyuan3D 2.0, of Flux's blocks without positions, and 2.1, of blocks like HunyuanDiT's with experts.
+
+2.0: the image that is the condition is joined in front of the shape. 2.1: the time is the first token of one sequence,
+which is split as one; the last layer drops it by its position, so the tokens are gathered behind the last block. What
+the first blocks hand to the last ones is as in HunyuanDiT. The experts work on each token alone. Cross-attention sees
+the whole image with local queries. 2.1 calls ComfyUI's attention without transformer_options, so it is met in the
+module it calls it from.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
+from .hydit import handed_on
+
+PLAN = Plan(
+    family="Hunyuan3D 2",
+    models=("comfy.ldm.hunyuan3d.model.Hunyuan3Dv2",),
+    joint=("image", "shape"),
+    actions=(
+        Split("double_blocks.first", "txt", "image"),
+        Split("double_blocks.first", "img", "shape"),
+        AttentionScope("double_blocks.*", calls=(("image", "shape"),)),
+        AttentionScope("single_blocks.*", calls=(("image", "shape"),)),
+        Gather("final_layer", ("shape",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(
+        Blocks("double_blocks.*", (("img", ("shape",), 0), ("txt", ("image",), 1))),
+        Blocks("single_blocks.*", (("x", ("image", "shape"), None),)),
+    ),
+)
+
+MOE = Plan(
+    family="Hunyuan3D 2.1",
+    models=("comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain",),
+    joint=("tokens",),
+    actions=(
+        Split("blocks.first", "hidden_states", "tokens"),
+        Localise("blocks.*", "skip_tensor", ("tokens",), handed_on),
+        AttentionScope("blocks.*.attn1", calls=(("tokens",),), caller="comfy.ldm.hunyuan3dv2_1.hunyuandit"),
+        Gather("blocks.last", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("hidden_states", ("tokens",), None),)),),
+)

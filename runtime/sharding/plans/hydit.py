@@ -1,0 +1,41 @@
+"""HunyuanDiT.
+
+Only image tokens are split; cross-attention sees both texts with local queries. What the first blocks hand to the last
+ones are tokens, too: own ones, but all of them where a patch looks between the blocks. A ControlNet adds to those, and
+what it adds is cut. The model calls ComfyUI's attention without transformer_options, so it is met in the module it
+calls it from.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Residuals, Split
+from .guards import INSIDE
+
+
+def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
+    return tuple(own.tokens(x, dim=0) for x in cos_sin)
+
+
+def handed_on(skip: Tensor, own: Own) -> Tensor:
+    """The own tokens of what an earlier block made; they are all that there is if nothing looks between the blocks."""
+    return own.tokens(skip) if own.whole_between else skip
+
+
+PLAN = Plan(
+    family="HunyuanDiT",
+    models=("comfy.ldm.hydit.models.HunYuanDiT",),
+    joint=("image",),
+    actions=(
+        Residuals("", "control", "image"),
+        Split("blocks.first", "x", "image"),
+        Localise("blocks.*", "freq_cis_img", ("image",), _rope),
+        Localise("blocks.*", "skip", ("image",), handed_on),
+        AttentionScope("blocks.*.attn1", calls=(("image",),), caller="comfy.ldm.hydit.attn_layers"),
+        Gather("final_layer", ("image",)),
+    ),
+    guards=(INSIDE,),
+    blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),
+)

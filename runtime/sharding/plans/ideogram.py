@@ -1,0 +1,24 @@
+"""Ideogram 4.
+
+The layers see one sequence, text in front of image, or the image alone: it is split as one. The mask that keeps padding
+of the text apart is made for all tokens and passes as it is. The last layer works on each token alone.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="Ideogram 4",
+    models=("comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",),
+    joint=("tokens",),
+    actions=(
+        Split("layers.first", "x", "tokens"),
+        SplitJoint("layers.*", "freqs_cis", dim=1),
+        AttentionScope("layers.*", calls=(("tokens",),)),
+        Gather("final_layer", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
+)

@@ -1,0 +1,25 @@
+"""JoyImage Edit.
+
+The text, which has no rotary positions, is joined behind the image. Reference latents are more image tokens; the model
+cuts them off by the full length of the picture behind its last block, so the image is gathered there.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="JoyImage",
+    models=("comfy.ldm.joyimage.model.JoyImageTransformer3DModel",),
+    joint=("image", "text"),
+    actions=(
+        Split("double_blocks.first", "hidden_states", "image"),
+        Split("double_blocks.first", "encoder_hidden_states", "text"),
+        Localise("double_blocks.*", "image_rotary_emb", ("image",), lambda pe, own: own.tokens(pe)),
+        AttentionScope("double_blocks.*", calls=(("image", "text"),)),
+        Gather("double_blocks.last", ("image",), item=0),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("double_blocks.*", (("hidden_states", ("image",), 0), ("encoder_hidden_states", ("text",), 1))),),
+)

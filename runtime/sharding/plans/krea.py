@@ -1,0 +1,26 @@
+"""Krea 2.
+
+The blocks see one sequence, text in front of image, of which the model tells neither length: it is split as one. The
+text's own layers run before on every rank. Reference latents are more image tokens; index_timestep_zero modulates those
+behind a position, which becomes a number of own tokens. The last layer works on each token alone.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="Krea 2",
+    models=("comfy.ldm.krea2.model.SingleStreamDiT",),
+    joint=("tokens",),
+    actions=(
+        Split("blocks.first", "x", "tokens"),
+        SplitJoint("blocks.*", "freqs", dim=2),
+        Localise("blocks.*", "timestep_zero_index", ("tokens",), lambda token, own: own.position(token)),
+        AttentionScope("blocks.*", calls=(("tokens",),)),
+        Gather("last", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
+)

@@ -1,0 +1,29 @@
+"""Lens.
+
+The text is joined behind the image. The mask of both, which the model makes for all tokens, is taken from the blocks
+and given to attention. The last layer works on each token alone. What a ControlNet adds is cut to the own image tokens.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, KeyMask, Plan, Residuals, Split, SplitJoint
+from .guards import INSIDE
+
+PLAN = Plan(
+    family="Lens",
+    models=("comfy.ldm.lens.model.LensTransformer2DModel",),
+    joint=("image", "text"),
+    actions=(
+        Residuals("", "control", "image"),
+        Split("transformer_blocks.first", "hidden_states", "image"),
+        Split("transformer_blocks.first", "encoder_hidden_states", "text"),
+        SplitJoint("transformer_blocks.*", "freqs_cis", dim=2),
+        KeyMask("transformer_blocks.*", "attention_mask"),
+        AttentionScope("transformer_blocks.*", calls=(("image", "text"),)),
+        Gather("proj_out", ("image",)),
+    ),
+    guards=(INSIDE,),
+    blocks=(
+        Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),
+    ),
+)

@@ -1,0 +1,32 @@
+"""MiniMax H3, video with sound.
+
+Text, conditions, sound and video are one sequence without a batch, which is split as one. Each range of it has its own
+modulation; the ranges become those of own tokens. The model takes sound and video out of it by position before its last
+layer, so the tokens are gathered behind the last block.
+"""
+
+from __future__ import annotations
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+
+def _ranges(segments: list[tuple[int, int, int]], own: Own) -> list[tuple[int | None, int | None, int]]:
+    return [(own.position(first), own.position(last), row) for first, last, row in segments]
+
+
+PLAN = Plan(
+    family="MiniMax H3",
+    models=("comfy.ldm.minimax.model.MiniMaxH3Model",),
+    joint=("tokens",),
+    actions=(
+        Split("blocks.first", "x", "tokens", dim=0),
+        SplitJoint("blocks.*", "rope_freqs", dim=1),
+        Localise("blocks.*", "mod_segments", ("tokens",), _ranges),
+        AttentionScope("blocks.*", calls=(("tokens",),)),
+        Gather("blocks.last", ("tokens",), dim=0),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),), dim=0),),
+)

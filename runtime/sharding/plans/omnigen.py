@@ -1,0 +1,50 @@
+"""OmniGen2, and Boogu, which puts double blocks in front of its layers.
+
+The refiners before them run on every rank. Reference images are more image tokens, in front of the picture's. The
+layers of OmniGen2 see one sequence, of which the model tells no lengths: it is split as one. A double block of Boogu
+attends twice, over text and image, then over the image alone; behind its last layer the own text still lies in front of
+the image.
+"""
+
+from __future__ import annotations
+
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="OmniGen2",
+    models=("comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel",),
+    joint=("tokens",),
+    actions=(
+        Split("layers.first", "hidden_states", "tokens"),
+        SplitJoint("layers.*", "image_rotary_emb", dim=1),
+        AttentionScope("layers.*", calls=(("tokens",),)),
+        Gather("norm_out", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("layers.*", (("hidden_states", ("tokens",), None),)),),
+)
+
+BOOGU = Plan(
+    family="Boogu",
+    models=("comfy.ldm.boogu.model.BooguTransformer2DModel",),
+    joint=("text", "image"),
+    actions=(
+        Split("double_stream_layers.first", "instruct_hidden_states", "text"),
+        Split("double_stream_layers.first", "img_hidden_states", "image"),
+        SplitJoint("double_stream_layers.*", "joint_rotary_emb", dim=1),
+        Localise("double_stream_layers.*", "img_rotary_emb", ("image",), lambda pe, own: own.tokens(pe)),
+        SplitJoint("single_stream_layers.*", "image_rotary_emb", dim=1),
+        AttentionScope("double_stream_layers.*", calls=(("text", "image"), ("image",))),
+        AttentionScope("single_stream_layers.*", calls=(("text", "image"),)),
+        Gather("norm_out", ("image",), behind=("text",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(
+        Blocks(
+            "double_stream_layers.*",
+            (("img_hidden_states", ("image",), 0), ("instruct_hidden_states", ("text",), 1)),
+        ),
+        Blocks("single_stream_layers.*", (("hidden_states", ("text", "image"), None),)),
+    ),
+)

@@ -1,0 +1,54 @@
+"""PixelDiT and PiD, the decoder made of it.
+
+The text is joined in front of the image's patches, which are split as they enter: PiD mixes its latent into them before
+its first block. The two pixel blocks take all pixels apart by the size of the picture: the patches are gathered for
+them, and only their attention is shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
+
+
+def _rows(x: Tensor, own: Own) -> Tensor:
+    return own.tokens(x, dim=0)
+
+
+PLAN = Plan(
+    family="PixelDiT",
+    models=("comfy.ldm.pixeldit.model.PixDiT_T2I",),
+    joint=("text", "image"),
+    actions=(
+        Split("s_embedder", "x", "image"),
+        Split("patch_blocks.first", "y", "text"),
+        Localise("patch_blocks.*", "pos_img", ("image",), _rows),
+        Localise("patch_blocks.*", "pos_txt", ("text",), _rows),
+        AttentionScope("patch_blocks.*", calls=(("text", "image"),)),
+        Gather("patch_blocks.last", ("image",), item=0),
+        Split("pixel_blocks.*.attn", "x", "image"),
+        Localise("pixel_blocks.*.attn", "pos", ("image",), _rows),
+        AttentionScope("pixel_blocks.*.attn", calls=(("image",),)),
+        Gather("pixel_blocks.*.attn", ("image",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(
+        Blocks("patch_blocks.*", (("x", ("image",), 0), ("y", ("text",), 1))),
+        Blocks("pixel_blocks.*.attn", (("x", ("image",), None),)),
+    ),
+)
+PID = replace(
+    PLAN,
+    family="PiD",
+    models=("comfy.ldm.pixeldit.pid.PidNet",),
+    actions=(
+        *PLAN.actions[:1],
+        Localise("lq_proj.gate_modules.*", "lq", ("image",), lambda lq, own: own.tokens(lq), outside=True),
+        *PLAN.actions[1:],
+    ),
+)

@@ -1,0 +1,39 @@
+"""SeedVR2, which restores films.
+
+Tokens have no batch: those of all films lie in a row, which is split. A block attends within windows, whose shapes
+follow from the film's; a window may hold tokens of several ranks, and the text, whose results all windows average. So
+Q, K and V of all tokens are gathered, and each rank attends within its share of the windows. All else works on each
+token alone. The modulation is repeated for each token: the lengths of the films become those of their own tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..own import Own
+from ..plan import Gather, Localise, Plan, Sequences, Split
+from .guards import CONTROL, PATCHES
+
+
+def _lengths(hid_len: Any, own: Own) -> Any:
+    """The own tokens of each film."""
+    ((first, last),) = own.layout.ranges(own.part)
+    ends = hid_len.vid.cumsum(0)
+    return replace(hid_len, vid=(ends.clamp(max=last) - (ends - hid_len.vid).clamp(min=first)).clamp(min=0))
+
+
+PLAN = Plan(
+    family="SeedVR2",
+    models=("comfy.ldm.seedvr.model.NaDiT",),
+    joint=("video",),
+    actions=(
+        Split("blocks.first", "vid", "video", dim=0),
+        Localise("blocks.*.ada", "hid_len", ("video",), _lengths),
+        Gather("blocks.*.attn.proj_qkv", ("video",), dim=0, item=0),
+        Sequences("", module="comfy.ldm.seedvr.model", function="optimized_var_attention"),
+        Split("blocks.*.attn.proj_out", "vid", "video", dim=0),
+        Gather("vid_out.proj", ("video",), dim=0),
+    ),
+    guards=(PATCHES, CONTROL),
+)

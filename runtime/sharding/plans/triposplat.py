@@ -1,0 +1,33 @@
+"""TripoSplat.
+
+The blocks see one sequence, of the splats, the picture and a camera token, which is split as one: the model cuts splats
+and camera out of all tokens. Before each block it makes positions of the tokens themselves, so behind the first block
+they are of own tokens, where it holds those. The refiners (2 of 24 layers) run on every rank.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..own import Own
+from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
+
+
+def _rope(pe: Tensor, own: Own) -> Tensor:
+    return own.tokens(pe) if pe.shape[1] == own.total else pe
+
+
+PLAN = Plan(
+    family="TripoSplat",
+    models=("comfy.ldm.triposplat.model.LatentSeqMMFlowModel",),
+    joint=("tokens",),
+    actions=(
+        Split("blocks.first", "x", "tokens"),
+        Localise("blocks.*", "rotary_emb", ("tokens",), _rope),
+        AttentionScope("blocks.*", calls=(("tokens",),)),
+        Gather("blocks.last", ("tokens",)),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
+)

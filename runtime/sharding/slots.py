@@ -1,0 +1,36 @@
+"""The names of the entries of a batch, by which residual streams know them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..attention.errors import Unsupported
+from .hooks import Slots
+
+
+def batch_slots(options: Mapping[str, Any], batch: int) -> Slots:
+    """(cond, sample) of every batch entry; ComfyUI stacks the conds of a call, each with all its samples.
+
+    A uuid alone does not name a cond: for every cond with an area ComfyUI makes one of the other predictions with the
+    same area and the same uuid (create_cond_with_same_area_if_none), and evaluates both in one batch. And each context
+    window shows the same cond other frames.
+
+    Args:
+        options: transformer_options. "uuids" has one entry per cond in the call, "cond_or_uncond" the number of the
+            prediction it is for; a caller that gives neither evaluates one cond. "context_window" has the frames.
+        batch: B, a multiple of their number.
+    Raises:
+        Unsupported: a wrapper has taken the batch apart.
+    """
+    uuids = options.get("uuids") or [""]
+    predictions = options.get("cond_or_uncond") or [0] * len(uuids)
+    samples, rest = divmod(batch, len(uuids))
+    if rest:
+        raise Unsupported(
+            f"A patch of this workflow evaluates {batch} of the batch entries of {len(uuids)} conditions at a time; "
+            "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+        )
+    frames = getattr(options.get("context_window"), "index_list", "")
+    conds = [f"{prediction} {uuid} {frames}".rstrip() for prediction, uuid in zip(predictions, uuids)]
+    return tuple((cond, sample) for cond in conds for sample in range(samples))

@@ -1,0 +1,120 @@
+"""Models with code of a workflow's own in them, split over real processes, against the same evaluation in one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.compression.wire import RawWire
+from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding import hooks
+from compact_parallel.runtime.sharding.changed import changed_modules
+from compact_parallel.runtime.sharding.check import difference, evaluate_split
+from compact_parallel.runtime.sharding.plans import plan_for
+from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from compact_parallel.runtime.sharding.split import split_over_ranks
+from distributed import launch
+from sequence_parts import axes
+from tiny_diffusion import cases as all_cases
+from tiny_diffusion import changed, needs_comfyui, unet
+
+pytestmark = needs_comfyui
+LIMIT = 1e-5
+NO_BLOCK = {"flux, last layer", "flux, first layer", "flux, around the blocks", "unet, time"}
+RIGHT_ANYWAY = {"flux, first layer", "flux, around the blocks", "unet, time", "unet, a layer, and smaller maps"}
+"""What runs where nothing is split."""
+
+
+def error_of(module, degrees, given, whole):
+    """The relative error, infinite where it cannot run; and the warnings."""
+    ledger = Ledger()
+    attention = SequenceAttention(*degrees, "all_gather", RawWire(), ledger)
+    sharding = split_over_ranks(module, attention)
+    slots = batch_slots({"uuids": ["first", "second"]}, len(given["x"]))
+    try:
+        error = difference(evaluate_split(sharding, slots, **given), whole)
+    except (Unsupported, RuntimeError):
+        error = float("inf")
+    return error, ledger.to_json()["warnings"]
+
+
+@torch.inference_mode()
+def errors_of_changes(rank, world, kind):
+    """{case: (relative error, what the change does, error where nobody sees the change, warnings)}."""
+    degrees, found = axes(rank, 1, world), {}
+    for name, (build, change, given) in getattr(changed, kind)().items():
+        plain = build()(**given)
+        module = build()
+        change(module)
+        whole = module(**given)
+        error, warnings = error_of(module, degrees, given, whole)
+        looks, hooks.changed_modules = hooks.changed_modules, lambda root: ()
+        unseen, _ = error_of(module, degrees, given, whole)
+        hooks.changed_modules = looks
+        found[name] = error, difference(plain, whole), unseen, warnings
+    return found
+
+
+@pytest.mark.parametrize("kind", ["tokens", "rows"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_what_is_changed_runs_whole(tmp_path, world, kind):
+    outcomes = launch(errors_of_changes, world, tmp_path, kind, timeout_s=600)
+    for found in outcomes:
+        assert {name: error for name, (error, *_) in found.items() if not error < LIMIT} == {}
+        assert {name: change for name, (_, change, *_) in found.items() if not change > 100 * LIMIT} == {}
+        assert {name for name, (*_, warnings) in found.items() if not warnings} == NO_BLOCK & found.keys()
+    unseen = {name: max(found[name][2] for found in outcomes) for name in outcomes[0]}
+    assert {name for name, error in unseen.items() if not error > 100 * LIMIT} == RIGHT_ANYWAY & unseen.keys()
+
+
+def test_comfyui_s_own_code_is_not_taken_for_another_s():
+    for build, _ in (
+        unet.cases() | {name: all_cases()[name] for name in all_cases().keys() - changed.cases()}
+    ).values():
+        assert not list(changed_modules(build()))
+
+
+def test_a_forward_that_a_pack_puts_on_a_class_is_seen(monkeypatch):
+    module = changed.flux()
+    block = type(module.double_blocks[0])
+    monkeypatch.setattr(block, "forward", lambda self, *args, **kwargs: None)
+    assert list(changed_modules(module)) == ["double_blocks.0", "double_blocks.1"]
+
+
+def test_layers_that_hold_their_weights_in_another_way_are_no_change():
+    class Quantised(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x)
+
+    module = changed.flux()
+    module.double_blocks[0].img_mlp[0] = layer = Quantised(4, 4)
+    assert not list(changed_modules(module))
+    layer.forward = layer.forward  # as ComfyUI leaves it when it takes a LoRA off again that acts beside the weights
+    assert not list(changed_modules(module))
+
+
+@torch.inference_mode()
+def refusals(rank, world):
+    """The sentences for changes where nothing can be given all of the picture."""
+    attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
+    block, forward = changed.flux(), unet.unet()
+    changed.behind("double_blocks.0")(block)
+    forward.forward = lambda *args, **kwargs: None
+    found = {}
+    for sharding in (
+        Sharding(block, replace(plan_for(block), blocks=()), attention),
+        split_over_ranks(forward, attention),
+    ):
+        with pytest.raises(Unsupported) as refusal, sharding:
+            raise AssertionError("not reached")
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in sharding.module.modules())
+        found[sharding.plan.family] = str(refusal.value)
+    return found
+
+
+def test_what_is_refused(tmp_path):
+    for found in launch(refusals, 2, tmp_path):
+        for family, path in (("Flux", "double_blocks.0"), ("UNet", "forward")):
+            code = f"code of the workflow's own in place of the model's ({path}); set ulysses_degree"
+            assert found[family].startswith(f"{family} cannot be split over ranks with {code}")
