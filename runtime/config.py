@@ -215,7 +215,7 @@ class StepReuseConfig(JsonForm):
     warmup_calls: int = 3
     tail_calls: int = 1
     predictor: str = "auto"
-    tolerance: float = 0.055
+    tolerance: float = 0.06
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, ("off", "look_ahead"))
