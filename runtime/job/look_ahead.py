@@ -6,21 +6,17 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
-
 from ..attention.errors import Unsupported
 from ..config import ConfigError, ParallelConfig, StepReuseConfig
 from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
+from ..parallel.wrappers import AROUND_A_CALL
 from .checks import PAIRS_CONDITIONS, mixes_batch, predicts_by_cfg
 from .inside import acts_within, conditions_of, wraps
 
 # Fewer rounds than this gain too little for what they risk.
 LEAST_ROUNDS = 2
-
-# Wrappers that see a model call, outside of the model.
-AROUND_A_CALL = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from comfy.samplers import get_area_and_mult
 
 from ..attention.axis import Axis, exchange
 from ..report.ledger import Ledger
@@ -37,6 +38,8 @@ class CfgParallel:
         owner = owners(conds, self._axis.size)
         if len(owner) < 2:
             return executor(model, conds, x_in, timestep, model_options)
+        others = (conds[index] for index in owner if owner[index] != self._axis.index)
+        _see_schedules(model, others, x_in, timestep, model_options)
         mine = [cond if owner.get(index) == self._axis.index else None for index, cond in enumerate(conds)]
         outputs = [output.contiguous() for output in executor(model, mine, x_in, timestep, model_options)]
         self._share(outputs, owner)
@@ -58,3 +61,12 @@ class CfgParallel:
         for other, received in receives.items():
             for index, output in zip(held[other], received):
                 outputs[index] = output
+
+
+def _see_schedules(
+    model: Any, conds: Iterable[list[dict]], x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
+) -> None:
+    """Keyframes of hooks go by the calls they have seen, those with the conditions of other groups, too."""
+    for cond in (cond for several in conds for cond in several if cond.get("hooks") and "default" not in cond):
+        if get_area_and_mult(cond, x_in, timestep) is not None:
+            model.current_patcher.prepare_hook_patches_current_keyframe(timestep, cond["hooks"], model_options)

@@ -82,13 +82,13 @@ class _Controls:
         sharding = self._sharding_of(control.control_model)
         if sharding is None:
             return original(control, *given)
-        previous = control.previous_controlnet
-        if previous is not None:
-            control.previous_controlnet = _Known(previous.get_control(*given))
         # A module may be steered with twice in a chain: what is remembered of messages is for each on its own.
         _, number = self._numbers.setdefault(id(control), (control, len(self._numbers)))
         slots = tuple((f"control {number} {cond}", sample) for cond, sample in batch_slots(options, x.shape[0]))
+        previous = control.previous_controlnet
         try:
+            if previous is not None:
+                control.previous_controlnet = _Known(previous.get_control(*given))
             sharding.begin_forward(slots)
             sharding.keeps_own = self._takes_own_only(cond, options) and not control.global_average_pooling
             with attention_through(sharding):
@@ -105,7 +105,9 @@ class _Controls:
         patched = any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
         wrapped = "model_function_wrapper" in self._patcher.model_options
         referred = any(cond.get(name) is not None for name in REFERENCES)
-        return not (around or patched or wrapped or referred or self._model.changed)
+        # What is changed in the model is known from its first forward on, which comes after its ControlNets.
+        known = self._model.attached and not self._model.changed
+        return known and not (around or patched or wrapped or referred)
 
     def _sharding_of(self, module: nn.Module) -> ControlTokens | ControlRows | None:
         if id(module) not in self._known:

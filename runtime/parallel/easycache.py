@@ -58,7 +58,7 @@ class SharedEasyCache:
         outputs = executor(model, conds, x_in, timestep, model_options)
         decision, self._decision = self._decision, None
         if decision is not None:
-            self._decide(decision)  # where no condition of this group took part
+            self._decide(decision)  # where the model does not ask for wrappers
             if not decision.skips:
                 self._share_magnitude(decision, holder)
         return outputs
@@ -99,7 +99,10 @@ class SharedEasyCache:
             raise _moves()
         if self._first not in entries:
             return None
-        return _Decision({entries[place].uuid for place in _batch(entries)})
+        decision = _Decision({entries[place].uuid for place in _batch(entries)})
+        if self._axis.index not in {owner[index] for index, _ in entries}:
+            self._decide(decision)  # no forward of this group comes before its predictions are exchanged
+        return decision
 
     def _evaluate(self, decision: _Decision, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._decide(decision)

@@ -18,6 +18,7 @@ from ..sharding.split import split_over_ranks
 from .controls import shared_controls
 from .mesh import Degrees
 from .replaced import injections, replaced_modules
+from .wrappers import may_change_the_model
 
 OVERRIDE = "optimized_attention_override"
 NOT_COMPILED = "torch.compile does not apply to a model whose rows are split (ring_degree); cfg_degree keeps it."
@@ -52,15 +53,16 @@ def sequence_parallel(
         stack.enter_context(attention)
         stack.callback(sharding.detach)  # it attaches itself to the model that the first forward meets
         stack.enter_context(shared_controls(patcher, sharding, attention))
-        yield _ApplyModel(sharding, injections(patcher))
+        yield _ApplyModel(sharding, patcher)
 
 
 class _ApplyModel:
     """The APPLY_MODEL wrapper: names the batch entries for the residual streams and puts our attention in place."""
 
-    def __init__(self, sharding: Hooked, injected: list[str]) -> None:
+    def __init__(self, sharding: Hooked, patcher: Any) -> None:
         self._sharding = sharding
-        self._injected = injected
+        self._patcher = patcher
+        self._injected = injections(patcher)
 
     def __call__(
         self,
@@ -73,8 +75,10 @@ class _ApplyModel:
         transformer_options: dict,
         **conditioning: Any,
     ) -> torch.Tensor:
+        if may_change_the_model(self._patcher.model_options, transformer_options):
+            self._sharding.detach()  # what is in the model now is looked at anew
         self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
-        if self._injected and not self._sharding.changed:
+        if self._injected and not set(self._sharding.changed).difference(self._sharding.replaced):
             raise self._sharding.plan.refuse(
                 f"an injection ({self._injected[0]}) of which no module shows what it does"
             )

@@ -6,11 +6,12 @@ cannot be seen here.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -37,18 +38,33 @@ def holds(path: str, inner: str) -> bool:
 
 
 def _of_another(kind: type) -> bool:
-    return not (_from_known_package(kind) or issubclass(kind, _OF_EACH_TOKEN))
+    return not (_from_known_package(kind) or issubclass(kind, _OF_EACH_TOKEN) or _holds_weights_otherwise(kind))
+
+
+def _holds_weights_otherwise(kind: type) -> bool:
+    """Whether it is a layer of a loader that does what ComfyUI's does, as GGUF has them."""
+    return _is_known(kind.forward) and any(base.__module__ == "comfy.ops" for base in kind.__mro__)
 
 
 def _replaced(module: nn.Module) -> bool:
     """Whether the module, or its class, has other functions than the class was written with."""
     kind = type(module)
-    if _from_known_package(kind) and not _is_known(kind.forward):
+    if _class_replaced(kind):
         return True
     own = (
         (value, getattr(kind, name)) for name, value in vars(module).items() if callable(value) and hasattr(kind, name)
     )
     return any(not _is_known(value) and _is_other(value, before) for value, before in own)
+
+
+def _class_replaced(kind: type) -> bool:
+    functions = (
+        getattr(value, "__func__", value)
+        for base in kind.__mro__
+        if _from_known_package(base)
+        for value in vars(base).values()
+    )
+    return any(isinstance(function, FunctionType) and not _is_known(function) for function in functions)
 
 
 def _from_known_package(kind: type) -> bool:
@@ -65,10 +81,12 @@ def _is_other(function: Callable[..., Any], before: Callable[..., Any]) -> bool:
 
 
 def _code(function: Callable[..., Any]) -> CodeType | None:
-    return getattr(function, "__code__", None)
+    return getattr(inspect.unwrap(function), "__code__", None)
 
 
 @lru_cache(maxsize=4096)
 def _in_known_package(filename: str) -> bool:
+    if filename.startswith("<"):  # made by Python itself, such as what dataclasses add
+        return True
     folders = [folder for name in _KNOWN if name in sys.modules for folder in sys.modules[name].__path__]
     return any(Path(filename).is_relative_to(folder) for folder in folders)

@@ -79,7 +79,14 @@ def apart(patcher):
     return ksampler(patcher, "flux", steps=STEPS, negative=comfy_models.conditioning(2, tokens=11))
 
 
-@pytest.mark.parametrize("sample", (with_ranges, with_three, apart))
+def apart_with_ranges(patcher):
+    """The condition that does not decide, and is evaluated on its own, takes part in the first steps only."""
+    negative = comfy_models.conditioning(2, tokens=11)
+    early = stock.ConditioningSetTimestepRange().set_range(negative, 0.0, 0.5)[0]
+    return ksampler(patcher, "flux", steps=STEPS, negative=early)
+
+
+@pytest.mark.parametrize("sample", (with_ranges, with_three, apart, apart_with_ranges))
 def test_the_condition_that_decides_is_that_of_one_device(sample):
     agrees(sample, cfg_degree=2)
 

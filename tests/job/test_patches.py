@@ -77,6 +77,23 @@ def test_lora_on_the_conditioning_follows_its_schedule_and_leaves_no_trace(strat
 
 
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_a_schedule_that_both_prompts_share_goes_by_the_calls_of_both(strategy):
+    hook = comfy.hooks.create_hook_lora(comfy_models.lora_weights(model("flux")), strength_model=1.0, strength_clip=0.0)
+    schedule = comfy.hooks.HookKeyframeGroup()
+    for place in range(5):
+        schedule.add(comfy.hooks.HookKeyframe(1.5 - place / 4, start_percent=place / 5))
+    hook.set_keyframes_on_hooks(schedule)
+    positive, late = (comfy.hooks.set_hooks_for_conditioning(comfy_models.conditioning(seed), hook) for seed in (1, 3))
+    early = stock.ConditioningSetTimestepRange().set_range(comfy_models.conditioning(2), 0.0, 0.4)[0]
+    late = stock.ConditioningSetTimestepRange().set_range(late, 0.4, 1.0)[0]
+    run = {"steps": 10, "positive": positive, "negative": early + late}
+    expected = ksampler(model("flux"), "flux", **run)
+    plain = ksampler(model("flux"), "flux", steps=10, positive=comfy_models.conditioning(1), negative=early + late)
+    assert relative_error(plain, expected) > 100 * TOLERANCE
+    assert relative_error(ksampler(parallel(model("flux"), 2, **strategy), "flux", **run), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_lora_model_sampling_and_rescale_cfg_together(strategy):
     patched = lora(model("flux"), 1.0)
     patched = comfy_extras.nodes_model_advanced.ModelSamplingFlux().patch(patched, 1.15, 0.5, 512, 512)[0]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import comfy.ops
 import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
@@ -92,6 +93,38 @@ def test_layers_that_hold_their_weights_in_another_way_are_no_change():
     assert not list(changed_modules(module))
     layer.forward = layer.forward  # as ComfyUI leaves it when it takes a LoRA off again that acts beside the weights
     assert not list(changed_modules(module))
+
+
+def test_a_function_that_a_pack_puts_on_a_class_is_seen(monkeypatch):
+    module = changed.flux()
+    monkeypatch.setattr(type(module), "forward_orig", lambda self, *args, **kwargs: None)
+    assert list(changed_modules(module)) == [""]
+
+
+@pytest.mark.parametrize("decorate", (torch.no_grad(), torch.inference_mode(), torch.compiler.disable, torch.compile))
+def test_a_decorator_of_torch_does_not_hide_a_pack_s_code(decorate):
+    module = changed.flux()
+    block = module.double_blocks[1]
+    block.forward = decorate(block.forward)
+    assert not list(changed_modules(module))
+    block.forward = decorate(lambda *args, **kwargs: None)
+    assert list(changed_modules(module)) == ["double_blocks.1"]
+
+
+def test_layers_of_a_loader_that_come_from_comfyui_s_are_no_change():
+    class Quantised(comfy.ops.manual_cast.Conv2d):  # as ComfyUI-GGUF has them
+        def forward_comfy_cast_weights(self, x):
+            return super().forward_comfy_cast_weights(x)
+
+    class Another(comfy.ops.manual_cast.Conv2d):
+        def forward(self, x):
+            return super().forward(x).flip(2)
+
+    module = unet.unet()
+    path, layer = next((path, each) for path, each in module.named_modules() if isinstance(each, torch.nn.Conv2d))
+    for kind, seen in ((Quantised, []), (Another, [path])):
+        layer.__class__ = kind
+        assert list(changed_modules(module)) == seen
 
 
 @torch.inference_mode()

@@ -18,10 +18,12 @@ def wan_relative(kind, **changes):
     return build(f"comfy.ldm.wan.{kind}", **arguments | changes)
 
 
-class _Average(torch.nn.Module):
-    """A motion encoder that takes no minute: it runs before the blocks, on all frames."""
+class _Average(torch.nn.Linear):
+    """A motion encoder that takes no minute: it runs before the blocks, on all frames. Other packs' kinds of layers are
+    no change of a model, and no workflow has put it there."""
 
-    __module__ = "comfy.ldm.wan.model_animate"  # for which it stands: no workflow has put it there
+    def __init__(self):
+        super().__init__(1, 1)
 
     def get_motion(self, faces):
         return faces.flatten(1).unflatten(1, (512, -1)).mean(2)
