@@ -131,7 +131,7 @@ def cases():
     changes = {
         "cogvideo, a block changed": (cogvideo, behind("blocks.0"), cogvideo_inputs()),
         "pixart, a block changed": (pixart, behind("blocks.1.mlp"), pixart_inputs()),
-        "kandinsky, a block changed": (kandinsky, behind("visual_transformer_blocks.0"), kandinsky_inputs()),
+        "kandinsky, a block changed": (kandinsky, behind("visual_transformer_blocks.1"), kandinsky_inputs()),
         "predict2, a block changed": (predict2, behind("blocks.1"), predict2_inputs()),
         "omnigen2, a block changed": (omnigen, behind("layers.0"), omnigen_inputs()),
         "boogu, blocks changed": (
