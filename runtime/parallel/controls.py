@@ -23,7 +23,7 @@ from ..sharding.hooks import Hooked
 from ..sharding.rows.controlnet import ControlRows
 from ..sharding.shard import batch_slots
 from ..sharding.split import split_control
-from .wrappers import wrapped_by_others
+from .wrappers import may_change_the_model, wrapped_by_others
 
 # The names under which the blocks of ControlNets call ComfyUI's attention, without transformer_options.
 ATTENTION = (
@@ -102,12 +102,13 @@ class _Controls:
         Not where something of the workflow may look at the residuals, or move them, or add tokens to the picture's.
         """
         around = wrapped_by_others(options, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+        around = around or may_change_the_model(self._patcher.model_options, options)
         patched = any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
         wrapped = "model_function_wrapper" in self._patcher.model_options
         referred = any(cond.get(name) is not None for name in REFERENCES)
-        # What is changed in the model is known from its first forward on, which comes after its ControlNets.
-        known = self._model.attached and not self._model.changed
-        return known and not (around or patched or wrapped or referred)
+        if not self._model.attached:  # then what is changed in it is not known yet
+            self._model.attach()
+        return not (around or patched or wrapped or referred or self._model.changed)
 
     def _sharding_of(self, module: nn.Module) -> ControlTokens | ControlRows | None:
         if id(module) not in self._known:
