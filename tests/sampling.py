@@ -26,6 +26,16 @@ import nodes as stock
 
 TOLERANCE = 1e-5
 SEED = 5
+# Ways to share the work, {name: (workers, their degrees)}; with "step 2" no guess is accepted, so that it is exact.
+NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
+WAYS = {
+    "all_gather 2": (2, {"ring_degree": 2}),
+    "ulysses 2": (2, {"ulysses_degree": 2}),
+    "all_gather 3": (3, {"ring_degree": 3}),
+    "cfg 2": (2, {"cfg_degree": 2}),
+    "step 2": (2, {"step_degree": 2, "step_reuse": NOTHING_PASSES}),
+    "data 2": (2, {"data_degree": 2}),
+}
 _FOLDER = tempfile.TemporaryDirectory(prefix="compact-parallel-tests-")  # goes with this process
 
 

@@ -14,7 +14,7 @@ import torch
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
-from ..sharding.arguments import children
+from ..sharding.arguments import modules_at
 from ..sharding.plan import AttentionScope
 from ..sharding.plans import has_plan, plan_for, splits_rows
 from ..sharding.rows.modules import lowest_rows
@@ -133,17 +133,10 @@ def _changed_parts_run_whole(module: torch.nn.Module) -> bool:
 def _heads(module: torch.nn.Module) -> int | None:
     """What the heads of all attention that is split can be divided by; None where the model does not say."""
     actions = plan_for(module).actions if has_plan(module) else ()
-    scopes = [part for action in actions if isinstance(action, AttentionScope) for part in _at(module, action.path)]
-    parts = [part for scope in scopes for part in scope.modules()]
+    paths = [action.path for action in actions if isinstance(action, AttentionScope)]
+    parts = [part for path in paths for _, scope in modules_at(module, path) for part in scope.modules()]
     counts = {getattr(part, name, 0) for part in parts for name in ("num_heads", "num_kv_heads")}
     return math.gcd(*counts) or next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
-
-
-def _at(module: torch.nn.Module, path: str) -> list[torch.nn.Module]:
-    found = [module]
-    for part in path.split("."):
-        found = [child for each in found for _, child in children(each, part)]
-    return found
 
 
 def _against_cfg(guider: Any, noise: torch.Tensor) -> str:

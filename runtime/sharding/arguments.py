@@ -28,6 +28,14 @@ def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
             return []
 
 
+def modules_at(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """The modules a path stands for, each with its own path; none where there is no such module."""
+    found = [("", module)]
+    for part in path.split(".") if path else ():
+        found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
+    return found
+
+
 def positions(module: nn.Module) -> dict[str, int]:
     """The position of each named argument of a module's forward."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

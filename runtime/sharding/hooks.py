@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..attention.sequence import SequenceAttention
-from .arguments import children, positions
+from .arguments import modules_at, positions
 from .changed import changed_modules
 from .family import Family, Guard
 
@@ -105,9 +105,7 @@ class Hooked(ABC):
         """Attention over split tokens; the arguments are those of ComfyUI's attention functions."""
 
     def _resolve(self, path: str) -> list[tuple[str, nn.Module]]:
-        found = [("", self.module)]
-        for part in path.split(".") if path else ():
-            found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
+        found = modules_at(self.module, path)
         if not found and "*" not in path:
             raise self.plan.refuse(f"no {path} in the model")
         return found

@@ -10,19 +10,9 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 import video_controls
-from compact_parallel.runtime.config import StepReuseConfig
 from features.scenes import Scene, replace
-from sampling import TOLERANCE, parallel, relative_error, report
+from sampling import TOLERANCE, WAYS, parallel, relative_error, report
 
-NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
-WAYS = {
-    "all_gather 2": (2, {"ring_degree": 2}),
-    "ulysses 2": (2, {"ulysses_degree": 2}),
-    "all_gather 3": (3, {"ring_degree": 3}),
-    "cfg 2": (2, {"cfg_degree": 2}),
-    "step 2": (2, {"step_degree": 2, "step_reuse": NOTHING_PASSES}),
-    "data 2": (2, {"data_degree": 2}),
-}
 SCENES = {
     name: getattr(audio_video, name)
     for name in ("plain", "inpainting", "first_frames", "guides", "lora", "reference_sound")

@@ -9,9 +9,8 @@ import cloudpickle
 import model_patches
 import pytest
 import torch
-from compact_parallel.runtime.config import StepReuseConfig
 from features.scenes import Scene, replace, scene
-from sampling import TOLERANCE, parallel, relative_error
+from sampling import TOLERANCE, WAYS, parallel, relative_error
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -35,15 +34,6 @@ ALSO = {
         functools.partial(scene, "qwen_image"),
     ),
     "Wan Uni3C, in the middle steps": (functools.partial(model_patches.wan_uni3c, 0.2, 0.7), model_patches.wan_uni3c),
-}
-NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
-WAYS = {
-    "all_gather 2": (2, {"ring_degree": 2}),
-    "ulysses 2": (2, {"ulysses_degree": 2}),
-    "all_gather 3": (3, {"ring_degree": 3}),
-    "cfg 2": (2, {"cfg_degree": 2}),
-    "step 2": (2, {"step_degree": 2, "step_reuse": NOTHING_PASSES}),
-    "data 2": (2, {"data_degree": 2}),
 }
 
 

@@ -8,9 +8,9 @@ import sys
 import cloudpickle
 import model_patches
 import pytest
+import sampling
 import torch
 import video_controls
-from compact_parallel.runtime.config import StepReuseConfig
 from features.scenes import Scene, replace, scene
 from sampling import TOLERANCE, parallel, relative_error
 from video_controls import guided
@@ -39,14 +39,7 @@ STEERED = {
     ),
     "LTX-Video, guide by region": (functools.partial(guided, 0.5, mask=True), functools.partial(guided, 0.5)),
 }
-NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
-WAYS = {
-    "all_gather 2": (2, {"ring_degree": 2}),
-    "ulysses 2": (2, {"ulysses_degree": 2}),
-    "all_gather 3": (3, {"ring_degree": 3}),
-    "cfg 2": (2, {"cfg_degree": 2}),
-    "step 2": (2, {"step_degree": 2, "step_reuse": NOTHING_PASSES}),
-}
+WAYS = {way: how for way, how in sampling.WAYS.items() if way != "data 2"}
 
 
 @functools.cache
