@@ -31,6 +31,7 @@ def main() -> int:
         sys.exit(str(error))
     python = str(environment.python)
     environ = dict(os.environ, COMFYUI_PATH=str(environment.comfyui), OMP_NUM_THREADS="1")
+    environ.pop("COMPACT_PARALLEL_NEWEST", None)  # which has been done
     print("Checking the code with ruff", flush=True)
     code = subprocess.call([python, "-m", "ruff", "check", "--quiet", "--output-format", "concise"], cwd=str(ROOT))
     print("Running the tests with pytest", flush=True)

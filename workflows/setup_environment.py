@@ -3,7 +3,8 @@
 Standard library only. Everything is remembered by stamps, so that a second run does nothing, an interrupted one goes on
 where it stopped, and a changed requirement is installed again. Every failure is a SetupError of one sentence.
 
-Environment variables: COMFYUI_PATH, a ComfyUI of your own; COMPACT_PARALLEL_VENV, where the environment is or goes.
+Environment variables: COMFYUI_PATH, a ComfyUI of your own; COMPACT_PARALLEL_VENV, where the environment is or goes;
+COMPACT_PARALLEL_NEWEST=1, bring an environment that is there to what a new one would get, and say the versions.
 """
 
 from __future__ import annotations
@@ -90,14 +91,20 @@ def prepare(*, tests: bool = False) -> Environment:
 def _prepare(venv: Path, cache: Path, tests: bool) -> Environment:
     python = venv_python(venv)
     comfyui = find_comfyui(ROOT, cache, os.environ)
+    newest = bool(os.environ.get("COMPACT_PARALLEL_NEWEST"))
     if not (python.exists() and _is_stamped(venv, TORCH_LAYER)):
         check_space(venv, NEEDED_GB)
-    if not (comfyui.is_dir() and python.exists() and all(_is_stamped(venv, layer) for layer in layers(comfyui, tests))):
+    there = comfyui.is_dir() and python.exists() and all(_is_stamped(venv, layer) for layer in layers(comfyui, tests))
+    if newest or not there:
         make_venv(venv, cache)
         if not comfyui.is_dir():
             fetch_comfyui(python, cache, comfyui)
         for layer in layers(comfyui, tests):
-            install(python, cache, layer)
+            install(python, cache, layer, newest=newest)
+    if newest:
+        say_versions(python, layers(comfyui, tests))
+    if tests:
+        install_oldest(python, cache)
     return Environment(python, comfyui)
 
 
@@ -201,20 +208,52 @@ def _is_stamped(venv: Path, layer: Layer) -> bool:
     return stamp.is_file() and stamp.read_text() == layer.stamp
 
 
-def install(python: Path, cache: Path, layer: Layer) -> None:
-    """Installs one layer unless its stamp says that it is there; torch never changes with it. Raises SetupError."""
+def install(python: Path, cache: Path, layer: Layer, *, newest: bool = False) -> None:
+    """Installs one layer unless its stamp says that it is there; torch never changes with it. Raises SetupError.
+
+    With `newest` it is installed in any case, with the newest release of everything that its requirements allow.
+    """
     venv = python.parent.parent
-    if _is_stamped(venv, layer):
+    if _is_stamped(venv, layer) and not newest:
         return
     say(f"Installing {layer.description}")
     start = time.monotonic()
-    run_pip(python, cache, ["install", *TORCH, *layer.requirements], layer.description)
+    upgrade = ["--upgrade", "--upgrade-strategy", "eager"] if newest else []
+    run_pip(python, cache, ["install", *upgrade, *TORCH, *layer.requirements], layer.description)
     stamp = _stamp_file(venv, layer)
     stamp.parent.mkdir(exist_ok=True)
     partial = stamp.with_suffix(".partial")
     partial.write_text(layer.stamp)
     os.replace(partial, stamp)
     say(f"  done in {time.monotonic() - start:.0f} s")
+
+
+def say_versions(python: Path, layers: Sequence[Layer]) -> None:
+    """Tells which release of everything that a requirement names is installed."""
+    names = {_name(line) for layer in layers for line in (*TORCH, *layer.requirements)}
+    command = [python, "-m", "pip", "list", "--format=freeze"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    say("Installed: " + ", ".join(line for line in listed if _name(line) in names))
+
+
+def _name(requirement: str) -> str:
+    """The name of a package as pip compares it."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def install_oldest(python: Path, cache: Path) -> None:
+    """Puts the oldest releases that this pack allows into the folder "oldest" of `cache`, for a test.
+
+    Raises SetupError.
+    """
+    oldest = [re.sub(r">=([\d.]+).*", r"==\1", line) for line in read_requirements(ROOT / "requirements.txt")]
+    folder, stamp = cache / "oldest", cache / "oldest" / "stamp"
+    if stamp.is_file() and stamp.read_text() == "\n".join(oldest):
+        return
+    say(f"Getting the oldest releases that are allowed: {', '.join(oldest)}")
+    shutil.rmtree(folder, ignore_errors=True)
+    run_pip(python, cache, ["install", "--no-deps", "--target", str(folder), *oldest], "the oldest releases")
+    stamp.write_text("\n".join(oldest))
 
 
 def run_pip(python: Path, cache: Path, arguments: Sequence[str], what: str) -> None:
