@@ -6,6 +6,7 @@ Its `__init__.py` is not executed (it needs a running ComfyUI), only its path is
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
@@ -25,3 +26,12 @@ if "COMFYUI_PATH" in os.environ:
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     cli_args = importlib.import_module("comfy.cli_args")
     cli_args.args.cpu = True
+
+
+def take_destructor_away() -> None:
+    """Python takes modules apart before the last models go, and ComfyUI's `ModelPatcher.__del__` calls into them."""
+    if patcher := sys.modules.get("comfy.model_patcher"):
+        del patcher.ModelPatcher.__del__
+
+
+atexit.register(take_destructor_away)
