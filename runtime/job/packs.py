@@ -63,9 +63,9 @@ class Packs:
         }
 
     def names(self) -> dict[str, str]:
-        """{file: what people call its pack} of every loaded module of every pack that is not ComfyUI's own."""
-        named = {file: self.name_of(self.root_of(name)) for name, file in self.modules().items()}
-        return {file: name for file, name in named.items() if name}
+        """{module: what people call its pack} of every loaded module of every pack that is not ComfyUI's own."""
+        named = {module: self.name_of(self.root_of(module)) for module in self.modules()}
+        return {module: name for module, name in named.items() if name}
 
     def states(self, roots: Iterable[str]) -> dict[str, dict[str, Any]]:
         """{module: {name: value}} of the plain data in the global variables of these packs' modules.
@@ -82,8 +82,8 @@ class Packs:
 
 def pack_in(error: BaseException, names: dict[str, str]) -> str | None:
     """The pack whose code was the last to run, of those in `names`, when an error was raised; None if there is none."""
-    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((names[file] for file in reversed(frames) if file in names), None)
+    modules = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((names[module] for module in reversed(modules) if module in names), None)
 
 
 def adopt(states: dict[str, dict[str, Any]], modules: PathModules) -> None:

@@ -160,8 +160,12 @@ class JobPickler(cloudpickle.Pickler):
 
     def _note(self, obj: Any) -> None:
         """Remember what is of a pack."""
-        definer = obj if isinstance(obj, (FunctionType, type)) else type(obj)
-        name = obj.__name__ if isinstance(obj, ModuleType) else definer.__module__
+        if isinstance(obj, FunctionType):  # whose __module__ is another's where it bears another's name
+            name = obj.__globals__.get("__name__")
+        elif isinstance(obj, ModuleType):
+            name = obj.__name__
+        else:
+            name = (obj if isinstance(obj, type) else type(obj)).__module__
         if name not in self._roots:
             self._roots[name] = self.packs.root_of(name)
         if root := self._roots[name]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import cloudpickle
 import comfy.supported_models_base
 import torch
 
+from ..sharding.origin import home_of
 from .modules import attribute
 
 # What ComfyUI's memory management hangs on modules while it has them on a device. A worker's own does so by itself.
@@ -62,8 +62,8 @@ def _function(function: FunctionType) -> tuple | None:
     It gets the globals of the worker's module, and the variables it closes over stay shared with its siblings, which
     cloudpickle would both copy: a step counter that two patches share would become two.
     """
-    module = sys.modules.get(function.__module__)
-    if module is None or function.__globals__ is not vars(module) or _by_value(module):
+    module = home_of(function)
+    if module is None or _by_value(module):
         return None
     if _importable(module, function):
         return None
@@ -71,6 +71,7 @@ def _function(function: FunctionType) -> tuple | None:
         "__defaults__": function.__defaults__,
         "__dict__": dict(vars(function)),
         "__kwdefaults__": function.__kwdefaults__,
+        "__module__": function.__module__,
         "__qualname__": function.__qualname__,
     }
     arguments = (function.__code__, module, function.__name__, function.__closure__)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import comfy
 from comfy.patcher_extension import WrappersMP
+
+from ..sharding.origin import homes_of
 
 # Those in which the model, called, is not yet at work.
 AROUND_A_CALL = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
-_COMFYUI = ("comfy", "comfy_api", "comfy_extras")
 _OURS = f"{__name__.partition('.runtime.')[0]}.runtime."
+_COMFYUI = ("comfy.", "comfy_api.", "torch.")
+_EXTRAS = os.path.join(os.path.dirname(comfy.__path__[0]), "comfy_extras", "")
 
 
 def wrapped_by_others(options: Mapping[str, Any], *kinds: str) -> bool:
     """Whether transformer_options hold wrappers of these kinds (WrappersMP) that are not this pack's own."""
     wrappers = options.get("wrappers", {})
     return any(
-        not getattr(wrapper, "__module__", "").startswith(_OURS)
+        not _is_ours(wrapper)
         for kind in kinds
         for functions in wrappers.get(kind, {}).values()
         for wrapper in functions
@@ -30,9 +34,17 @@ def may_change_the_model(model_options: Mapping[str, Any], transformer_options: 
     function = model_options.get("model_function_wrapper")
     wrappers = transformer_options.get("wrappers", {})
     around = [f for kind in AROUND_A_CALL for functions in wrappers.get(kind, {}).values() for f in functions]
-    return any(not _of_comfyui(f) for f in (*around, *([function] if function is not None else ())))
+    return any(not (_is_ours(f) or _is_of_comfyui(f)) for f in (*around, *([function] if function is not None else ())))
 
 
-def _of_comfyui(function: Any) -> bool:
-    module = getattr(function, "__module__", None) or ""
-    return module.startswith(_OURS) or any(part in _COMFYUI for part in re.split(r"[./\\\\]", module))
+def _is_ours(function: Any) -> bool:
+    return all(home is not None and home.__name__.startswith(_OURS) for home in homes_of(function))
+
+
+def _is_of_comfyui(function: Any) -> bool:
+    """Of ComfyUI itself, a decorator of torch, or of its extra nodes, whose modules bear their paths as names."""
+    return all(
+        home is not None
+        and (home.__name__.startswith(_COMFYUI) or (getattr(home, "__file__", None) or "").startswith(_EXTRAS))
+        for home in homes_of(function)
+    )

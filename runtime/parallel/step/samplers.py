@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...sharding.origin import is_function_of
+
 LINE = "line"
 REPLAY = "replay"
 SERIAL = "serial"
@@ -100,7 +102,9 @@ def kind_of(sampler: Any) -> Kind:
 
 def kind_of_function(function: Callable, options: Mapping[str, Any]) -> Kind:
     """How a sampler's function called with `options` looks ahead."""
-    kind = _KINDS.get((getattr(function, "__module__", ""), getattr(function, "__qualname__", "")), _UNKNOWN)
+    name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
+    # Another pack's function may bear the name of the sampler it is around (functools.wraps).
+    kind = _KINDS.get(name, _UNKNOWN) if is_function_of(("comfy", "torch"), function) else _UNKNOWN
     if kind.way != SERIAL and options.get("noise_sampler") is not None:
         return _OWN_NOISE
     # Churn adds noise to a sampler that has none of its own.

@@ -1,0 +1,74 @@
+"""Whose code a function or class is.
+
+A function belongs to the module in whose namespace it runs. That cannot be borrowed, as `functools.wraps` borrows a
+name, and it is the same in a worker: what travels by value gets a namespace of its own there, and what is found again
+under its name runs in the worker's module. Names of files say nothing: a pickler may change them.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Collection, Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+
+def home_of(function: FunctionType) -> ModuleType | None:
+    """The loaded module in whose namespace the function runs; None where that is no module's."""
+    module = sys.modules.get(function.__globals__.get("__name__", ""))
+    return module if module is not None and vars(module) is function.__globals__ else None
+
+
+def homes_of(function: Any) -> Iterator[ModuleType | None]:
+    """The modules of a callable's code and of what it decorates; None for code that is in no module, or not to be seen.
+
+    The code of an object that can be called is its class's.
+    """
+    for part in _decorated(function):
+        if isinstance(part, FunctionType):
+            yield home_of(part)
+        elif is_class_of((type(part).__module__.partition(".")[0],), type(part)):
+            yield sys.modules[type(part).__module__]
+        else:
+            yield None
+
+
+def is_function_of(packages: Collection[str], function: Any) -> bool:
+    """Whether all code of `function`, with that of the functions it decorates, is in modules of these packages.
+
+    The standard library counts as one of them. A callable that is no function or method has no code to look at.
+    """
+    return all(isinstance(part, FunctionType) and _is_home(home_of(part), packages) for part in _decorated(function))
+
+
+def is_class_of(packages: Collection[str], kind: type) -> bool:
+    """Whether a class is found under its name in a module of these packages.
+
+    One that a function made is nowhere to be found: it counts as one of the module it names, and so look at its
+    functions, too.
+    """
+    if kind.__module__.partition(".")[0] not in packages:
+        return False
+    try:
+        return "<locals>" in kind.__qualname__ or _found(kind) is kind
+    except (AttributeError, KeyError):
+        return False
+
+
+def _found(kind: type) -> Any:
+    return operator.attrgetter(kind.__qualname__)(sys.modules[kind.__module__])
+
+
+def _is_home(module: ModuleType | None, packages: Collection[str]) -> bool:
+    root = module.__name__.partition(".")[0] if module is not None else ""
+    return root in packages or root in sys.stdlib_module_names
+
+
+def _decorated(function: Any) -> Iterator[Any]:
+    """The function and what it decorates, from the outside in; of methods their functions."""
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen:
+        seen.add(id(function))
+        yield getattr(function, "__func__", function)
+        function = getattr(function, "__wrapped__", None)
