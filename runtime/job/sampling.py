@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from comfy.sampler_helpers import get_additional_models
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees
 from ..pool.errors import Refused
+from .core_changes import Change, core_changes, make_changes
 from .modules import PathModules
 from .packs import adopt, pack_in
 from .patcher import cook, read_delta, recipe_of, write_delta
@@ -67,7 +68,7 @@ class SamplingJob:
     `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
     `alone` are the degrees for calls that Step Reuse evaluates one by one, and `batches` tells whether it may evaluate
     several calls of a worker as one batch. `random_state`: some samplers draw from torch's global generators, which
-    must be where the parent's are.
+    must be where the parent's are. `warnings`: what a worker that rebuilt the job has to tell.
     """
 
     guider: comfy.samplers.CFGGuider
@@ -78,6 +79,7 @@ class SamplingJob:
     random_state: dict[str, torch.Tensor]
     alone: Degrees
     batches: bool
+    warnings: tuple[str, ...] = ()
 
     @property
     def expected_calls(self) -> int:
@@ -105,13 +107,15 @@ class SamplingJob:
             described += 1
         by_model = {id(patcher.model): recipe_of(patcher, directory) for patcher in _one_each(pickler.patchers)}
         recipes = [by_model[id(patcher.model)] for patcher in pickler.patchers]
-        roots = pickler.roots().union(*(recipe.roots for recipe in recipes))
+        changes = core_changes(pickler.packs)
+        roots = pickler.roots().union(*(recipe.roots for recipe in recipes), {change.root for change in changes})
         pickler.write(pickler.packs.states(roots), "What a custom node pack remembers")
         keep_only(directory, pickler.tensor_keys, frozenset().union(*(recipe.tensor_keys for recipe in recipes)))
         return pickle.dumps(
             {
                 "modules": pickler.packs.modules(),
                 "packs": pickler.packs.names(),
+                "core_changes": [tuple(change) for change in changes],
                 "recipes": [recipe.stream for recipe in recipes],
                 "stream": pickler.stream(),
                 "config": self.config.to_json(),
@@ -149,8 +153,9 @@ class JobRebuilder:
         data = pickle.loads(payload)
         self._finder.table.update(data["modules"])
         importlib.invalidate_caches()
+        warnings = make_changes([Change(*change) for change in data["core_changes"]], self._finder)
         try:
-            return self._rebuild(data)
+            return replace(self._rebuild(data), warnings=tuple(warnings))
         except Exception as error:
             if pack := pack_in(error, data["packs"]):
                 raise Refused(

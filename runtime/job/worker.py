@@ -63,6 +63,8 @@ class SamplingHandler:
 
     def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         ledger = Ledger()
+        for warning in job.warnings:
+            ledger.warn(warning)
         with torch.inference_mode(), Arrangements() as arrangements:
             options = job.guider.model_options
             mind = OneMind(job.guider.model_patcher, ledger, control.cancelled)
