@@ -5,9 +5,10 @@ import json
 import torch
 from comfy_api.latest import io
 
-from ..runtime.report.history import runs
+from ..runtime.job.workflow import place
 from ..runtime.report.plot import draw, to_pixels
 from ..runtime.report.summary import summarize
+from .provenance import report_of
 from .types import CATEGORY
 
 
@@ -36,12 +37,7 @@ class CompactParallelReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict) -> io.NodeOutput:
-        report = runs().of(latent["samples"])
-        if report is None:
-            raise ValueError(
-                "latent: no run has gone through Parallel Model since ComfyUI started; put Parallel Model between the "
-                "loader and the sampler of this workflow."
-            )
+        report = report_of(latent["samples"], place())
         plot = torch.from_numpy(to_pixels(draw(report))).float().div(255).unsqueeze(0)
         summary = summarize(report)
         return io.NodeOutput(latent, plot, summary, json.dumps(report), ui={"text": (summary,)})

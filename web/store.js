@@ -14,7 +14,7 @@ const EVENT = "compact_parallel";
  * @property {string} run_id once done
  * @property {string} model
  * @property {number} step
- * @property {number} total
+ * @property {number} total 0 where nobody knows how many steps there will be
  * @property {number|null} seconds_per_step
  * @property {number} bytes_sent of worker 0
  * @property {number} bytes_uncompressed of worker 0

@@ -162,18 +162,15 @@ def load(path: Path) -> Workflow:
 async def _follow(client: Client, workflow: Workflow, bar: _Bar) -> tuple[list[dict], dict[str, dict]]:
     """Runs a workflow and shows its progress. Returns the reports of its parallel runs and what its outputs showed."""
     prompt_id = await client.queue(workflow)
-    earlier: set[str] | None = None
     try:
         async for event in client.events(prompt_id):
-            if earlier is None:  # it began: later runs are its own
-                earlier = {report["run_id"] for report in await _runs(client)}
             bar.show(event)
     except asyncio.CancelledError:
         await client.cancel(prompt_id)
         raise
     finally:
         bar.close()
-    made = [report for report in await _runs(client) if report["run_id"] not in (earlier or ())]
+    made = [report for report in await _runs(client) if report.get("prompt_id") == prompt_id]
     return made[::-1], (await client.history(prompt_id))["outputs"]
 
 
@@ -230,7 +227,10 @@ class _Bar:
                 name = title_of(self._workflow, event.node) if event.node in self._workflow else event.node
                 self._bar = tqdm(total=event.maximum, desc=name, disable=self._disable)
                 self._node = event.node
-            self._bar.total = event.maximum
+            # ComfyUI counts no further than it said at first; a node that goes on (dpm_adaptive) tells its end again.
+            beyond = event.value == event.maximum == self._bar.n
+            self._bar.total = None if beyond else event.maximum
+            self._bar.set_postfix_str("and more" if beyond else "", refresh=False)
             self._bar.update(event.value - self._bar.n)
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -15,7 +14,6 @@ import comfy.model_management
 import comfy.options
 import safetensors.torch
 import torch
-from tqdm.auto import tqdm
 
 from ..attention.errors import Unsupported
 from ..config import ParallelConfig
@@ -31,7 +29,9 @@ from .checks import degrees_alone, degrees_for, devices_of, unmet
 from .look_ahead import chosen, limited, look_ahead_for
 from .memory import make_room, show_weights
 from .pickling import Local, ShippingError
+from .progress import Progress, watched
 from .sampling import Arguments, SamplingJob, random_state
+from .workflow import place
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,9 @@ class ParallelSampling(Local):
 
     def _on_one_device(self, run: LiveRun, executor: Any, reason: str, *args: Any, **kwargs: Any) -> torch.Tensor:
         log.warning("Parallel Model runs on one device. %s", reason)
+        arguments = watched(Arguments(*args, **kwargs), run)
         started = time.perf_counter()
-        samples = executor(*args, **kwargs)
+        samples = executor(*arguments[:-1], latent_shapes=arguments.latent_shapes)
         seconds = time.perf_counter() - started
         # Where the sampling nodes move it next: the report is found by the tensor they return.
         samples = samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
@@ -89,7 +90,7 @@ class ParallelSampling(Local):
             sampling_seconds=seconds,
             fallbacks=[reason],
         )
-        _keep(run, report, len(Arguments(*args, **kwargs).sigmas) - 1, samples)
+        _keep(run, report, samples)
         return samples
 
     def _sample(self, run: LiveRun, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
@@ -103,7 +104,8 @@ class ParallelSampling(Local):
         wrappers = executor.wrappers[executor.idx + 1 :]
         pool = pool_for(self.config, devices)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-        with pool.reserve(check_interrupt), _Progress(arguments, run) as progress:
+        with pool.reserve(check_interrupt), Progress(arguments, run) as progress:
+            starts = pool.starts
             make_room(pool, guider.model_patcher)
             link = Link.from_json(pool.link) if pool.link else None
             itemsize = guider.model_patcher.model.get_dtype_inference().itemsize
@@ -129,37 +131,17 @@ class ParallelSampling(Local):
             warnings=[*unmet(self.config, degrees, guider, arguments.noise), *ahead.warnings],
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
-            restarts=pool.starts - 1,
+            restarts=pool.starts - starts,
         )
-        _keep(run, report, run.step, samples)
+        _keep(run, report, samples)
         return samples
 
 
-def _keep(run: LiveRun, report: dict, steps: int, samples: torch.Tensor) -> None:
-    """Add the sampler's steps, the moment and the run in one line to its report, and keep it."""
-    report |= {"steps": steps, "ended_at": time.time()}
+def _keep(run: LiveRun, report: dict, samples: torch.Tensor) -> None:
+    """Add the sampler's steps, the moment, the place and the run in one line to its report, and keep it."""
+    here = place()
+    report |= {"steps": run.step, "ended_at": time.time()}
+    report |= {"prompt_id": here.prompt_id if here else "", "node": here.node if here else ""}
     report["result"] = result_line(report)
-    runs().add(report, samples)
+    runs().add(report, samples, here.origins() if here else ())
     run.run_id, run.result = report["run_id"], report["result"]
-
-
-class _Progress:
-    """Hands the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel."""
-
-    def __init__(self, arguments: Arguments, run: LiveRun) -> None:
-        self._callback = arguments.callback
-        self._run = run
-        self._bar = tqdm(total=len(arguments.sigmas) - 1, disable=arguments.disable_pbar)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def __call__(self, step: int, total: int, payload: bytes) -> None:
-        self._bar.update(step + 1 - self._bar.n)
-        tensors = safetensors.torch.load(payload)
-        live().step(self._run, step + 1, total, json.loads(bytes(tensors["figures"].tolist())))
-        if self._callback is not None:
-            self._callback(step, tensors["x0"], tensors["x"], total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+from collections.abc import Iterable
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -16,11 +17,13 @@ class RunHistory:
 
     def __init__(self) -> None:
         self._reports: collections.deque[dict] = collections.deque(maxlen=KEPT_RUNS)
+        self._origins: collections.deque[frozenset[str]] = collections.deque(maxlen=KEPT_RUNS)
         self._made = WeakTensorKeyDictionary()
 
-    def add(self, report: dict, latent: torch.Tensor) -> None:
-        """Keep a report and remember the latent that the run returned."""
+    def add(self, report: dict, latent: torch.Tensor, origins: Iterable[str] = ()) -> None:
+        """Keep a report, and remember the latent that the run returned and by what else it can be found."""
         self._reports.append(report)
+        self._origins.append(frozenset(origins))
         self._made[latent] = report
 
     def latest(self) -> dict | None:
@@ -35,9 +38,14 @@ class RunHistory:
         """The report of this run, None if it is not kept."""
         return next((report for report in self._reports if report["run_id"] == run_id), None)
 
-    def of(self, latent: torch.Tensor) -> dict | None:
-        """The report of the run that made this latent; the newest one when the latent was changed since."""
-        return self._made.get(latent) or self.latest()
+    def of(self, latent: object) -> dict | None:
+        """The report of the run that returned this very tensor, None where none did."""
+        return self._made.get(latent) if isinstance(latent, torch.Tensor) else None
+
+    def made_by(self, origin: str) -> dict | None:
+        """The report of the newest run with this origin, None where there is none."""
+        runs = zip(reversed(self._reports), reversed(self._origins))
+        return next((report for report, origins in runs if origin in origins), None)
 
 
 @functools.cache

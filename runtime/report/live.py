@@ -26,9 +26,10 @@ LEAST_SHOWN = 0.001
 class LiveRun:
     """A run as it can be told while it goes on.
 
-    `outcome` is "" until it is "done", "failed" (then `error` says why) or "cancelled". `seconds` are those of the
-    sampler so far, `bytes_sent` and `bytes_uncompressed` those of worker 0. `rounds` and `ahead` belong to Step Reuse:
-    rounds evaluated, and calls that were taken over from a round beyond its first.
+    `outcome` is "" until it is "done", "failed" (then `error` says why) or "cancelled". `total` steps there will be; 0
+    where nobody knows. `seconds` are those of the sampler so far, `bytes_sent` and `bytes_uncompressed` those of worker
+    0. `rounds` and `ahead` belong to Step Reuse: rounds evaluated, and calls that were taken over from a round beyond
+    its first.
     """
 
     pool: str
@@ -99,7 +100,7 @@ class Live:
             self.changed()
 
     def step(self, run: LiveRun, step: int, total: int, figures: dict[str, Any]) -> None:
-        """Step `step` (from 1) of `total` is done; `figures` are fields of `LiveRun`."""
+        """Step `step` (from 1) of `total` (0: nobody knows) is done; `figures` are fields of `LiveRun`."""
         run.step, run.total = step, total
         for name, value in figures.items():
             setattr(run, name, value)
@@ -162,11 +163,11 @@ def status(run: LiveRun, pool: dict[str, Any] | None) -> list[Said]:
         return [("The run failed; the tab Parallel in the sidebar shows why", {})]
     steps = {"step": run.step, "total": run.total}
     if run.outcome == "cancelled":
-        text = "Cancelled after step {step} of {total}" if run.step else "Cancelled before the first step"
-        return [(text, steps)]
+        text = "Cancelled after step {step} of {total}" if run.total else "Cancelled after step {step}"
+        return [(text if run.step else "Cancelled before the first step", steps)]
     if run.step:
         pace = ("{seconds} s per step", {"seconds": _short(run.seconds / run.step)})
-        return [("Step {step} of {total}", steps), pace]
+        return [("Step {step} of {total}" if run.total else "Step {step}", steps), pace]
     workers = [worker["state"] for worker in pool["workers"]] if pool else []
     count = len(workers)
     if pool and pool["state"] == "starting":

@@ -69,6 +69,11 @@ class Replay:
         self._noise = RememberedNoise()
 
     @property
+    def sigmas(self) -> list[float]:
+        """The schedule that the sampler was given."""
+        return self._sigmas.tolist()
+
+    @property
     def nbytes(self) -> int:
         """Bytes of one latent."""
         return self._x.numel() * self._x.element_size()

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...config import StepReuseConfig
 from .extrapolate import Extrapolation
 from .inputs import Answering, Predict, Replay, along_the_line
+from .rises import rises_of
 from .samplers import LINE, Kind
 from .space import Call, Preconditioned, Process, Slopes, moved
 
@@ -80,6 +81,14 @@ class Rounds:
     ) -> None:
         self.accepted: list[int] = []
         self.levels = replay.rehearse()
+        rises = rises_of(replay.sigmas, self.levels)
+        if rises.calls:
+            evaluator.warn(
+                f"Step Reuse began its warm-up after {rises.calls} of {len(self.levels)} calls: up to there the "
+                "schedule rises again, where a small error may grow."
+            )
+        self._warmup = rises.calls + config.warmup_calls
+        self._tolerance = config.tolerance * (NOISY if kind.noisy else 1) / rises.growth
         self._config = config
         self._kind = kind
         self._evaluator = evaluator
@@ -115,7 +124,7 @@ class Rounds:
 
     def _round(self, call: Call, extra: dict) -> list[_Evaluated]:
         ahead = min(self._evaluator.capacity, len(self.levels) - self._config.tail_calls - self._calls)
-        if self._calls < self._config.warmup_calls or ahead < 2 or self._alone:
+        if self._calls < self._warmup or ahead < 2 or self._alone:
             self._alone = max(0, self._alone - 1)
             return [_Evaluated(call, self._evaluator.serial(self._calls, call, extra))]
         call = self._evaluator.together(self._calls, call, extra)
@@ -161,16 +170,16 @@ class Rounds:
         A latent x~ is close to where the sampler will be, x, if RMS(x - x~) / f <= tolerance * RMS(D) in every batch
         entry, with the standard deviation f of latents at this noise level, as which an error shrinks until the end.
         The first that is not close is not accepted, nor those after it. The first of all is no guess. A sampler that
-        adds noise may be NOISY times as far off: its noise covers what was before.
+        adds noise may be NOISY times as far off: its noise covers what was before. On a schedule that rises again an
+        error may grow: rounds begin behind the last rise, and the tolerance is divided by the growth (see rises.py).
         """
-        tolerance = self._config.tolerance * (NOISY if self._kind.noisy else 1)
-        if tolerance:
+        if self._tolerance:
             there = self._follow(evaluated[0].call, len(evaluated), partial(self._said, evaluated))
         for place, guess in enumerate(evaluated[1:], start=1):
             if not _finite(guess.denoised):
                 return place
-            if tolerance:
-                allowed = tolerance * _rms(guess.denoised) * self._process.deviation(guess.call.level)
+            if self._tolerance:
+                allowed = self._tolerance * _rms(guess.denoised) * self._process.deviation(guess.call.level)
                 if not _close(there[place].x, guess.call.x, allowed):
                     return place
         return len(evaluated)

@@ -18,12 +18,14 @@ class Kind:
     """How a sampler looks ahead: along a line, by replay (see inputs.py), or not at all, with the reason.
 
     `noisy`: it adds noise of its own on the way. `refused`: asking it to look ahead is an error, not a warning.
+    `own_steps`: the steps it tells of are not those of the schedule.
     """
 
     way: str
     noisy: bool = False
     reason: str = ""
     refused: bool = False
+    own_steps: bool = False
 
 
 _DETERMINISTIC = Kind(REPLAY)
@@ -32,7 +34,10 @@ _CFG_PP = Kind(
     SERIAL, reason="it also needs the negative prompt's prediction at every step, which is not exchanged between calls"
 )
 _ADAPTIVE = Kind(
-    SERIAL, reason="it decides by each prediction which call comes next, so no call can be made ahead", refused=True
+    SERIAL,
+    reason="it decides by each prediction which call comes next, so no call can be made ahead",
+    refused=True,
+    own_steps=True,
 )
 _KV_CACHE = Kind(
     SERIAL, reason="it makes a video block by block and remembers the blocks before (a KV cache)", refused=True
@@ -89,7 +94,7 @@ _KINDS: dict[tuple[str, str], Kind] = {
     **{("comfy.k_diffusion.sampling", f"sample_{name}"): kind for name, kind in _K_DIFFUSION.items()},
     ("comfy.extra_samplers.uni_pc", "sample_unipc"): _DETERMINISTIC,
     ("comfy.extra_samplers.uni_pc", "sample_unipc_bh2"): _DETERMINISTIC,
-    ("comfy.samplers", "ksampler.<locals>.dpm_fast_function"): _DETERMINISTIC,
+    ("comfy.samplers", "ksampler.<locals>.dpm_fast_function"): Kind(REPLAY, own_steps=True),
     ("comfy.samplers", "ksampler.<locals>.dpm_adaptive_function"): _ADAPTIVE,
 }
 

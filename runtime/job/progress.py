@@ -1,0 +1,76 @@
+"""How far a run is: the sampler's steps as its callback tells them, for ComfyUI, the terminal and the panel."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import safetensors.torch
+import torch
+from tqdm.auto import tqdm
+
+from ..parallel.step.samplers import kind_of
+from ..report.live import LiveRun, live
+from .sampling import Arguments
+
+
+class Steps:
+    """The steps a sampler has done, and how many there will be as far as that is known.
+
+    ComfyUI tells a sampler's callback as many steps as its schedule has. That is not so for samplers with steps of
+    their own (dpm_adaptive), nor for one of another pack that goes on beyond them or begins to count again.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.done = 0
+        self._last = -1
+        self._planned = 0 if kind_of(arguments.sampler).own_steps else len(arguments.sigmas) - 1
+
+    @property
+    def total(self) -> int:
+        """All steps of the run; 0 where nobody knows."""
+        return self._planned if self.done <= self._planned else 0
+
+    def __call__(self, step: int) -> None:
+        """The sampler says that it has done its step `step`, from 0; one that it counts backwards begins again."""
+        self.done += step - self._last if step >= self._last else step + 1
+        self._last = step
+
+
+class Progress:
+    """Hands the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel."""
+
+    def __init__(self, arguments: Arguments, run: LiveRun) -> None:
+        self._callback = arguments.callback
+        self._run = run
+        self._steps = Steps(arguments)
+        self._bar = tqdm(total=self._steps.total or None, disable=arguments.disable_pbar)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def __call__(self, step: int, total: int, payload: bytes) -> None:
+        """A worker's sampler has called back, with what ComfyUI would give its own callback here."""
+        self._steps(step)
+        self._bar.total = self._steps.total or None
+        self._bar.update(self._steps.done - self._bar.n)
+        tensors = safetensors.torch.load(payload)
+        live().step(self._run, self._steps.done, self._steps.total, json.loads(bytes(tensors["figures"].tolist())))
+        if self._callback is not None:
+            self._callback(step, tensors["x0"], tensors["x"], total)
+
+
+def watched(arguments: Arguments, run: LiveRun) -> Arguments:
+    """`arguments` of a sampler that runs in this process, with a callback that also tells the panel of its steps."""
+    steps, started = Steps(arguments), time.perf_counter()
+
+    def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> Any:
+        steps(step)
+        live().step(run, steps.done, steps.total, {"seconds": time.perf_counter() - started})
+        return arguments.callback(step, x0, x, total) if arguments.callback is not None else None
+
+    return arguments._replace(callback=callback)
