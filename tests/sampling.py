@@ -172,12 +172,13 @@ def custom_advanced(patcher, family: str, guider: str, output=0):
 
 
 @torch.inference_mode()
-def sample_with(patcher, sampler, steps=4, batch=1):
-    """The samples of a guider with this sampler."""
+def sample_with(patcher, sampler, steps=4, batch=1, sigmas=None):
+    """The samples of a guider with this sampler, on `sigmas` or a schedule of so many steps."""
     guider = comfy.samplers.CFGGuider(patcher)
     guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
     guider.set_cfg(3.0)
-    sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
+    if sigmas is None:
+        sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
     latent = comfy_models.latent("flux", batch)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
     return guider.sample(noise, latent, sampler, sigmas, seed=1)

@@ -132,6 +132,16 @@ def test_workflows(workflow):
     assert relative_error(run(stepped(step_degree=2, changes={"tolerance": 1e-9})), exact) < TOLERANCE
 
 
+def test_where_the_schedule_rises_again_nothing_is_guessed():
+    """See parallel/step/test_rises.py for what would come of it."""
+    sigmas = torch.tensor([1.0, 0.7, 0.9, 0.6, 0.8, 0.5, 0.44, 0.38, 0.31, 0.25, 0.19, 0.12, 0.06, 0.0])
+    sampler = comfy.samplers.sampler_object("euler")
+    samples = sample_with(stepped(step_degree=2, changes={"tolerance": 0.5}), sampler, sigmas=sigmas)
+    assert TOLERANCE < relative_error(samples, sample_with(model("flux"), sampler, sigmas=sigmas)) < NEAR
+    assert report()["accepted"] == [1] * (4 + 3) + [2, 2, 1, 1]
+    assert any("began its warm-up after 4 of 13 calls" in warning for warning in report()["warnings"])
+
+
 def test_a_model_without_a_plan_looks_ahead_too():
     with sampling.without_plan(model("flux")):
         ksampler(stepped(changes=LENIENT), "flux", cfg=1.0, steps=STEPS)

@@ -1,0 +1,41 @@
+"""The restarts in a report are those that its run needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from compact_parallel.runtime.job import outer_sample
+from compact_parallel.runtime.report.summary import summarize
+from sampling import ksampler, model, parallel, pool, report
+
+
+def test_workers_that_stopped_between_runs_are_no_restart_of_the_next():
+    patcher = parallel(model("flux"), 2, ring_degree=2)
+    ksampler(patcher, "flux")
+    assert report()["restarts"] == 0
+    starts = pool(2).starts
+    pool(2).stop()  # as it does when it was idle for long
+    ksampler(patcher, "flux")
+    assert pool(2).starts == starts + 1
+    assert report()["restarts"] == 0
+    assert "restarted" not in summarize(report())
+
+
+def test_a_worker_that_died_when_the_run_had_begun_is_one(monkeypatch):
+    patcher = parallel(model("flux"), 2, ring_degree=2)
+    ksampler(patcher, "flux")
+
+    def make_room_and_die(reserved, *args):
+        os.kill(reserved.status()["workers"][1]["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while reserved._crew.workers[1].exit_code() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(outer_sample, "make_room", make_room_and_die)
+    ksampler(patcher, "flux")
+    assert report()["restarts"] == 1
+    monkeypatch.undo()
+    ksampler(patcher, "flux")
+    assert report()["restarts"] == 0
