@@ -106,6 +106,11 @@ class SamplingHandler:
             batches=job.batches,
         )
 
+    def renew(self) -> None:
+        """After a job that broke off: other process groups, and every model as its file has it."""
+        self._mesh = Mesh(self._orders.rank, self._orders.world)
+        self.park()
+
     def park(self) -> int:
         """Move the weights off the device. Returns the bytes that stay allocated there."""
         comfy.model_management.unload_all_models()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import PoolConfig
-from .errors import JobFailed, PoolError, WorkerDied
+from .errors import JobFailed, PoolError, Stopped, WorkerDied
 from .launcher import WorkerProcess
 from .messages import Failed, Message, Ready
 from .worker import Orders
@@ -154,7 +154,7 @@ class Crew:
     def death(self, rank: int) -> PoolError:
         """The error that the end of a worker is."""
         if self.stopping:
-            return PoolError(f"The parallel pool {self._config.name or 'default'} was stopped while it was in use.")
+            return Stopped(f"The parallel pool {self._config.name or 'default'} was stopped while it was in use.")
         worker = self.workers[rank]
         worker.kill()
         worker.join()

@@ -7,6 +7,10 @@ class PoolError(RuntimeError):
     """The pool could not start, or what it was asked cannot be done."""
 
 
+class Stopped(PoolError):
+    """Somebody stopped the pool while it was in use."""
+
+
 class WorkerDied(PoolError):
     """A worker process ended by itself. The pool is stopped and starts again on the next run."""
 
@@ -26,7 +30,8 @@ class JobFailed(PoolError):
 class AgreedError(RuntimeError):
     """Raised inside a job by every rank at the same model call, so that no rank waits in a collective.
 
-    After an AgreedError the workers are usable at once; after any other exception the pool is restarted.
+    After an AgreedError the workers are usable at once. After any other exception they need new connections, and where
+    a rank does not come out of the job they are restarted.
     """
 
 

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .crew import Crew
-from .errors import PoolError
-from .messages import Abandon, Cancel, Done, Failed, Prepare, Progress, Run
+from .errors import JobFailed, PoolError
+from .messages import Abandon, Cancel, Done, Failed, Prepare, Progress, Renew, Renewed, Run
 
 # After an agreed failure every rank is already on its way out of the job.
 AGREED_SECONDS = 10.0
+# After any other failure the others meet the same error by now, or wait for a message that will not come.
+ALONE_SECONDS = 2.0
+# What new connections between the workers may take.
+RENEW_SECONDS = 30.0
 # A cancelled run ends with the model call it is in, and a video model's call may take minutes.
 CANCEL_SECONDS = 600.0
 
@@ -70,27 +74,53 @@ class JobRun:
                 crew.tell_all(Cancel(self._job))
             if time.monotonic() > self._deadline:
                 late = ", ".join(worker.name for worker in crew.workers if worker.rank not in ended)
-                raise self._interrupt or PoolError(f"{late} did not end the job; the pool restarts on the next run.")
+                late_error = PoolError(f"{late} did not end the job; the pool restarts on the next run.")
+                raise self._interrupt or self._not_agreed(ended) or late_error
             match crew.hear():
                 case rank, None:
                     raise crew.death(rank)
                 case _, Progress(step=step, total=total, payload=payload) if self._interrupt is None:
                     if self._watch(on_progress, step, total, payload):
                         crew.tell_all(Cancel(self._job))
-                case rank, Failed(agreed=False) as failure:
-                    raise crew.blame(rank, failure)
                 case rank, (Failed() | Done()) as message:
                     ended[rank] = message
                     crew.workers[rank].about = dict(message.about)
                     if isinstance(message, Failed):
-                        self._deadline = min(self._deadline, time.monotonic() + AGREED_SECONDS)
-        self.over = True
+                        seconds = AGREED_SECONDS if message.agreed else ALONE_SECONDS
+                        self._deadline = min(self._deadline, time.monotonic() + seconds)
+        error = self._not_agreed(ended)
+        self.over = error is None or self._renew()
+        if error is not None:
+            raise self._interrupt or error
         failed = {rank: message for rank, message in ended.items() if isinstance(message, Failed)}
         if self._interrupt is not None:
             raise self._interrupt
         if failed:
             raise crew.failure(*min(failed.items()))
         return JobResult(ended[0].result, [ended[rank].ledger for rank in range(crew.world)])
+
+    def _not_agreed(self, ended: dict[int, Done | Failed]) -> JobFailed | None:
+        """The first failure of a rank that did not know what the others do."""
+        failed = (pair for pair in ended.items() if isinstance(pair[1], Failed) and not pair[1].agreed)
+        return next((self._crew.failure(*pair) for pair in failed), None)
+
+    def _renew(self) -> bool:
+        """Give the workers new connections: what the job has left on its way goes with the old ones.
+
+        All are out of the job. False where one cannot go on, as its device is of no more use.
+        """
+        self._crew.tell_all(Renew(str(self._crew.directory / f"rendezvous-{self._job}")))
+        deadline = time.monotonic() + RENEW_SECONDS
+        waiting = set(range(self._crew.world))
+        while waiting and time.monotonic() < deadline:
+            match self._crew.hear():
+                case rank, None:
+                    raise self._crew.death(rank)
+                case _, Failed():
+                    return False
+                case rank, Renewed():
+                    waiting.discard(rank)
+        return not waiting
 
     def _set_states(self, state: str, rank: int | None = None) -> None:
         """Of one worker, or of all."""

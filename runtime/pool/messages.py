@@ -79,7 +79,7 @@ class Done:
 class Failed:
     """Worker to pool: the job raised `kind`, or the start did, which is no job (0).
 
-    `agreed`: every rank did so at the same place, the workers stay usable.
+    `agreed`: every rank did so at the same place and nothing is on its way between them.
     """
 
     job: int
@@ -88,6 +88,18 @@ class Failed:
     traceback: str
     agreed: bool
     about: dict
+
+
+@dataclass(frozen=True)
+class Renew:
+    """Pool to worker: all ranks are out of a job that was not ended together; meet the others at `rendezvous` anew."""
+
+    rendezvous: str
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """Worker to pool: a new process group stands, and the device works."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,9 @@ class Parked:
     device_bytes: int
 
 
-Message = Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed | Park | Parked
+Message = (
+    Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed | Renew | Renewed | Park | Parked
+)
 _KINDS = {kind.__name__: kind for kind in Message.__args__}
 
 

@@ -36,6 +36,8 @@ from .messages import (
     Prepared,
     Progress,
     Ready,
+    Renew,
+    Renewed,
     Run,
     decode,
     encode,
@@ -73,8 +75,10 @@ class JobControl:
 class Handler(Protocol):
     """Rebuilds and runs jobs on one worker.
 
-    A handler may have one more method, `probe() -> dict`: it measures, all ranks together, what is between them, and
-    all return the same plain data. It is called once, when the process group stands, unless there is one rank only.
+    A handler may have two more methods. `probe() -> dict` measures, all ranks together, what is between them, and all
+    return the same plain data; it is called once, when the process group stands, unless there is one rank only.
+    `renew()` is called when a job was not ended by all ranks together: the process groups are gone, the default one is
+    new, and what the job has left elsewhere is to be put right.
     """
 
     def prepare(self, payload: bytes) -> Any:
@@ -139,15 +143,20 @@ def main(connection: Connection, orders: Orders) -> None:
     package = __name__.removesuffix(".runtime.pool.worker")
     module, _, attribute = orders.handler.partition(":")
     handler: Handler = getattr(importlib.import_module(f"{package}.{module}"), attribute)(orders)
+    _meet(orders, orders.rendezvous)
+    connection.send_bytes(_begin(handler, orders.world))
+    _serve(connection, inbox, handler, orders)
+
+
+def _meet(orders: Orders, rendezvous: str) -> None:
+    """The process group of all ranks."""
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if orders.backend == "nccl" else "gloo",
-        store=dist.FileStore(orders.rendezvous, orders.world),
+        store=dist.FileStore(rendezvous, orders.world),
         rank=orders.rank,
         world_size=orders.world,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    connection.send_bytes(_begin(handler, orders.world))
-    _serve(connection, inbox, handler)
 
 
 def _begin(handler: Handler, world: int) -> bytes:
@@ -158,7 +167,7 @@ def _begin(handler: Handler, world: int) -> bytes:
         return _failed(handler, 0, error, agreed=False)
 
 
-def _serve(connection: Connection, inbox: _Inbox, handler: Handler) -> None:
+def _serve(connection: Connection, inbox: _Inbox, handler: Handler, orders: Orders) -> None:
     jobs: dict[int, Any] = {}
     while True:
         message = inbox.messages.get()
@@ -177,6 +186,8 @@ def _serve(connection: Connection, inbox: _Inbox, handler: Handler) -> None:
             case Abandon(job=job):
                 jobs.pop(job, None)
                 continue
+            case Renew(rendezvous=rendezvous):
+                answer = _renew(handler, orders, rendezvous)
             case Park():
                 answer = encode(Parked(handler.park()))
             case _:
@@ -198,6 +209,19 @@ def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) 
         return encode(Done(job, result, ledger, handler.about()))
     except (Exception, SystemExit) as error:  # leaving would close the peers' connections before the pool sees why
         return _failed(handler, job, error, agreed=isinstance(error, AgreedError))
+
+
+def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
+    try:
+        dist.destroy_process_group()
+        _meet(orders, rendezvous)
+        if hasattr(handler, "renew"):
+            handler.renew()
+        # An error may have left a device unusable, which its next use tells.
+        dist.all_reduce(torch.ones(1, device=orders.device))
+        return encode(Renewed())
+    except Exception as error:
+        return _failed(handler, 0, error, agreed=False)
 
 
 def _failed(handler: Handler, job: int, error: BaseException, agreed: bool) -> bytes:

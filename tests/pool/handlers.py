@@ -27,10 +27,18 @@ from ...runtime.pool.probe import measure_link, slowest
 from ...runtime.pool.worker import JobControl, Orders
 
 
+ON_THEIR_WAY: list[Any] = []
+
+
 def all_reduced(value: float) -> float:
     tensor = torch.tensor([value], dtype=torch.float64)
     dist.all_reduce(tensor)
     return tensor.item()
+
+
+def leave_for_rank_1(number: torch.Tensor) -> None:
+    """A message that nobody waits for here."""
+    ON_THEIR_WAY.append((number, dist.isend(number, 1)))
 
 
 def never_comes() -> None:
@@ -73,6 +81,24 @@ def fail(rank: int, control: JobControl, on: int, message: str) -> None:
     if rank == on:
         raise ValueError(message)
     never_comes()
+
+
+def fail_everywhere(rank: int, control: JobControl, message: str, left: float) -> None:
+    """Every rank raises, none knows of the others, and rank 0 leaves a message on its way to rank 1."""
+    all_reduced(1.0)
+    if rank == 0:
+        leave_for_rank_1(torch.tensor([left]))
+    raise ValueError(message)
+
+
+def pass_on(rank: int, control: JobControl, value: float) -> float:
+    """What rank 1 has received from rank 0, on both."""
+    number = torch.tensor([value])
+    if rank == 0:
+        leave_for_rank_1(number)
+    else:
+        dist.recv(number, 0)
+    return number.item()
 
 
 def refuse(rank: int, control: JobControl, message: str) -> None:
@@ -139,7 +165,7 @@ def pid_of(rank: int, control: JobControl) -> int:
 
 
 JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (
-    add, count, until_cancelled, deaf, fail, refuse, end, wait_in_collective, say, rude, start_child, inspect, pid_of
+    add, count, until_cancelled, deaf, fail, fail_everywhere, pass_on, refuse, end, wait_in_collective, say, rude, start_child, inspect, pid_of
 )}  # fmt: skip
 
 
@@ -191,6 +217,14 @@ class CannotPark(Workshop):
 
     def park(self) -> int:
         raise OSError("the car park is full")
+
+
+class CannotRenew(Workshop):
+    """A handler whose device is of no more use after a failure, on rank 1."""
+
+    def renew(self) -> None:
+        if self._rank == 1:
+            raise RuntimeError("the device is broken")
 
 
 class Surveyor(Workshop):

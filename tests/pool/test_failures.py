@@ -89,6 +89,39 @@ def test_an_error_on_one_rank_is_reported_while_the_other_waits_for_it(started, 
     assert started.starts == starts + 1
 
 
+def test_an_error_that_every_rank_meets_leaves_the_workers_warm_and_nothing_on_its_way(started):
+    before, starts = pids(started), started.starts
+    for message in ("out of nails", "out of nails again"):
+        with pytest.raises(JobFailed, match=message) as caught:
+            run(started, "fail_everywhere", message=message, left=1.0)
+        assert caught.value.kind == "ValueError"
+        assert "in fail_everywhere" in str(caught.value)
+        assert (started.state, started.status()["error"]) == ("idle", "")
+        assert answers(Background(run, started, "pass_on", value=7.0).result()) == [7.0, 7.0]
+    assert (pids(started), started.starts) == (before, starts)
+    assert works(started)
+
+
+def test_without_new_connections_the_next_job_would_meet_the_message(started, monkeypatch):
+    """The control of the test above."""
+    monkeypatch.setattr(job_run.JobRun, "_renew", lambda self: True)
+    with pytest.raises(JobFailed):
+        run(started, "fail_everywhere", message="out of nails", left=1.0)
+    assert answers(Background(run, started, "pass_on", value=7.0).result()) == [7.0, 1.0]
+    started.restart()
+
+
+def test_an_error_that_leaves_a_device_broken_ends_the_workers(own_pool):
+    fresh = own_pool(2, handler="handlers:CannotRenew")
+    fresh.start()
+    before = pids(fresh)
+    with pytest.raises(JobFailed, match="out of nails"):
+        run(fresh, "fail_everywhere", message="out of nails", left=1.0)
+    assert gone(before)
+    assert fresh.status()["state"] == "failed"
+    assert works(fresh)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_killed_during_a_job_is_named(rank, started, watch):
     before, starts = pids(started), started.starts

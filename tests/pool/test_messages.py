@@ -18,6 +18,8 @@ from compact_parallel.runtime.pool.messages import (
     Prepared,
     Progress,
     Ready,
+    Renew,
+    Renewed,
     Run,
     decode,
     encode,
@@ -33,6 +35,8 @@ ONE_OF_EACH = [
     Progress(5, 0, 20, b"preview"),
     Done(6, b"latent", {"calls": [{"sigma": 0.5, "error": None}], "warnings": ["ö \udc80"]}, {"device_bytes": 7}),
     Failed(7, "ValueError", "wrong", "Traceback ...", False, {}),
+    Renew("/tmp/rendezvous-7"),
+    Renewed(),
     Park(),
     Parked(0),
 ]
