@@ -68,8 +68,9 @@ class CompactParallelModel(io.ComfyNode):
                     default=ON_UNSUPPORTED[0],
                     optional=True,
                     tooltip=(
-                        "What to do with a model or patch that cannot be parallelised this way: stop with an error "
-                        "that says why, or warn and sample on one device as if this node were not there."
+                        "What to do with a model or patch that cannot be parallelised this way, or when the workers "
+                        "fail: stop with an error that says why, or warn and sample on one device as if this node were "
+                        "not there."
                     ),
                 ),
             ],

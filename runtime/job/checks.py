@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import comfy.model_base
 import comfy.model_management
-import comfy.samplers
 import torch
 
 from ..attention.errors import Unsupported
@@ -18,6 +18,7 @@ from ..sharding.arguments import modules_at
 from ..sharding.plan import AttentionScope
 from ..sharding.plans import has_plan, plan_for, splits_rows
 from ..sharding.rows.modules import lowest_rows
+from .asking import Asked, asked_by, predicts_by_cfg
 from .conditions import reason_against_cfg
 from .inside import acts_within, conditions_of, replaced_within
 
@@ -44,35 +45,35 @@ def devices_of(config: ParallelConfig) -> tuple[str, ...]:
     return devices
 
 
-def predicts_by_cfg(guider: Any) -> bool:
-    """Whether the guider combines its conditions as ComfyUI's CFGGuider does, not in a way of its own."""
-    return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
-
-
-def conditions_per_call(guider: Any) -> int:
-    """How many conditions the guider evaluates at every model call."""
-    given = sum(1 for conds in guider.conds.values() if conds)
-    skips_negative = math.isclose(guider.cfg, 1.0) and not guider.model_options.get("disable_cfg1_optimization", False)
-    # Guiders that predict in their own way inherit a `cfg` that means nothing to them.
-    return min(given, 1) if predicts_by_cfg(guider) and skips_negative else given
+class NothingToShare(Unsupported):
+    """One device does this run as well as all, and nothing that was asked for is lost by it."""
 
 
 def degrees_for(
-    config: ParallelConfig, world: int, guider: Any, noise: torch.Tensor, *, look_ahead: int = 1
+    config: ParallelConfig,
+    world: int,
+    guider: Any,
+    noise: torch.Tensor,
+    *,
+    look_ahead: int = 1,
+    asked: Asked | None = None,
+    idle: Collection[str] = (),
 ) -> Degrees:
     """The degrees of this job, which evaluates `look_ahead` calls of latents like `noise` (B, ..., H, W) at a time.
 
+    `asked`: what is known of its calls, also from earlier runs; `idle` are the kinds of parallelism that found nothing
+    to do in those, which mode "auto" does not choose again.
     Raises ConfigError or Unsupported, each with the way out.
     In mode "auto" they may multiply to less than `world`, where that many have nothing to share.
     """
     module = guider.model_patcher.model.diffusion_model
-    conditions = conditions_per_call(guider)
+    asked = asked or asked_by(guider)
     batch_is_frames = isinstance(guider.model_patcher.model, comfy.model_base.SVD_img2vid)
     batch = 1 if batch_is_frames else noise.shape[0]
     if batch_is_frames and config.strategy.mode == "manual" and config.strategy.data_degree > 1:
         raise Unsupported(
-            "The batch of Stable Video Diffusion is the frames of one video, which belong together; set data_degree to "
-            "1 and use cfg_degree or ring_degree."
+            "The batch of Stable Video Diffusion is the frames of one video, which belong together; "
+            f"{way_out('data_degree', guider, noise, asked)}."
         )
     if mixes_batch(module):
         batch = 1
@@ -81,31 +82,31 @@ def degrees_for(
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         raise Unsupported(
             "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
-            "Model divides the conditions by itself (cfg_degree 2)."
+            "Model divides the work by itself."
         )
     against_cfg = _against_cfg(guider, noise)
     replaced = "" if _changed_parts_run_whole(module) else replaced_within(guider)
     if config.strategy.mode == "manual":
-        degrees = manual_degrees(config.strategy, world, conditions, batch)
+        degrees = manual_degrees(config.strategy, world, asked.most, batch)
         if degrees.cfg > 1 and against_cfg:
             raise Unsupported(against_cfg)
     else:
         degrees = auto_degrees(
             world,
-            conditions=1 if against_cfg else conditions,
-            splits_tokens=has_plan(module) and not replaced,
+            conditions=1 if against_cfg else asked.usual,
+            splits_tokens=has_plan(module) and not replaced and "sequence" not in idle,
             heads=None if splits_rows(module) else _heads(module),
             rows=lowest_rows(module, noise.shape[-2]) if splits_rows(module) else None,
             look_ahead=look_ahead,
-            batch=1 if acts_within(guider) else batch,
+            batch=1 if acts_within(guider) or "data" in idle else batch,
         )
         degrees = replace(degrees, overlap=config.strategy.overlap)
     if degrees.sequence > 1:
         plan_for(module)
         if replaced:
-            raise Unsupported(_whole_with(module, replaced))
+            raise Unsupported(_whole_with(replaced, guider, noise, asked))
     if look_ahead == 1 and degrees.step > 1:  # a sampler that makes one call after the other
-        degrees = degrees_alone(degrees, guider, noise)
+        degrees = degrees_alone(degrees, guider, noise, asked=asked)
         if degrees.step > 1:
             raise Unsupported(
                 f"step_degree is {config.strategy.step_degree}, but this sampler makes one call after the other, and "
@@ -113,15 +114,47 @@ def degrees_for(
                 "step_degree to 1."
             )
     if degrees.world == 1 and look_ahead == 1:
-        if against_cfg and conditions > 1:
+        if idle:
+            raise NothingToShare(
+                "The last run of this workflow has shown that its workers have nothing to share, so ComfyUI samples as "
+                "always."
+            )
+        if against_cfg and asked.usual > 1:
             raise Unsupported(against_cfg)
         if replaced and has_plan(module):
-            raise Unsupported(_whole_with(module, replaced))
-        raise Unsupported(
-            f"There is no sequence-parallel plan for {type(module).__name__} and one condition per call, so there is "
-            'nothing to share; set CFG above 1, or on_unsupported of Parallel Model to "run on one device".'
-        )
+            raise Unsupported(_whole_with(replaced, guider, noise, asked))
+        raise Unsupported(_nothing_to_share(module, guider))
     return degrees
+
+
+def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
+    name = type(module).__name__
+    tokens = f"There is no sequence-parallel plan for {name}"
+    if has_plan(module):
+        tokens = f"The picture has too few rows for {name} to be split"
+    # Where only CFG keeps the guider from asking for both.
+    at_cfg_1 = predicts_by_cfg(guider) and guider.conds.get("negative")
+    higher = "set CFG above 1, or " if at_cfg_1 else "set "
+    return (
+        f"{tokens} and one condition per call, so there is nothing to share; {higher}on_unsupported of Parallel Model "
+        'to "run on one device".'
+    )
+
+
+def way_out(degrees: str, guider: Any, noise: torch.Tensor, asked: Asked) -> str:
+    """What to do instead of the named degrees ("ulysses_degree and ring_degree"), as far as this job has it."""
+    module = guider.model_patcher.model.diffusion_model
+    whole = replaced_within(guider) and not _changed_parts_run_whole(module)
+    frames = isinstance(guider.model_patcher.model, comfy.model_base.SVD_img2vid)
+    others = {
+        "cfg_degree": asked.usual > 1 and not _against_cfg(guider, noise),
+        "data_degree": noise.shape[0] > 1 and not (acts_within(guider) or mixes_batch(module) or frames),
+        "ring_degree": has_plan(module) and not whole,
+    }
+    left = [name for name, works in others.items() if works and name not in degrees]
+    if not left:
+        return 'set on_unsupported of Parallel Model to "run on one device"'
+    return f"set {degrees} to 1 and use {' or '.join(left)}"
 
 
 def _changed_parts_run_whole(module: torch.nn.Module) -> bool:
@@ -156,14 +189,17 @@ def mixes_batch(module: torch.nn.Module) -> bool:
     return type(module).__qualname__ == "NaDiT" and not module._7b_version
 
 
-def _whole_with(module: torch.nn.Module, replaced: str) -> str:
+def _whole_with(replaced: str, guider: Any, noise: torch.Tensor, asked: Asked) -> str:
+    name = type(guider.model_patcher.model.diffusion_model).__name__
     return (
-        f"{type(module).__name__} cannot be split over ranks with {replaced}, which may look at all of the "
-        "picture; set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+        f"{name} cannot be split over ranks with {replaced}, which may look at all of the picture; "
+        f"{way_out('ulysses_degree and ring_degree', guider, noise, asked)}."
     )
 
 
-def degrees_alone(degrees: Degrees, guider: Any, noise: torch.Tensor, *, may_split_tokens: bool = True) -> Degrees:
+def degrees_alone(
+    degrees: Degrees, guider: Any, noise: torch.Tensor, *, may_split_tokens: bool = True, asked: Asked | None = None
+) -> Degrees:
     """The degrees of the same workers for a call that is evaluated alone.
 
     The tokens are split only where nothing may refuse it, as nobody asked for it: no guard of the model's plan, no
@@ -174,26 +210,29 @@ def degrees_alone(degrees: Degrees, guider: Any, noise: torch.Tensor, *, may_spl
     may_split_tokens = may_split_tokens and not steered
     return one_by_one(
         degrees,
-        conditions=1 if _against_cfg(guider, noise) else conditions_per_call(guider),
+        conditions=1 if _against_cfg(guider, noise) else (asked or asked_by(guider)).usual,
         splits_tokens=may_split_tokens and has_plan(module) and not splits_rows(module),
     )
 
 
-def unmet(config: ParallelConfig, degrees: Degrees, guider: Any, noise: torch.Tensor) -> list[str]:
+def unmet(
+    config: ParallelConfig, degrees: Degrees, guider: Any, noise: torch.Tensor, conditions: int | None = None
+) -> list[str]:
     """Warnings: what a person has asked for and does not get, or could have for less.
 
-    `config` is as chosen, before "auto" is resolved.
+    `config` is as chosen, before "auto" is resolved. `conditions`: what most calls have asked for.
     """
+    conditions = asked_by(guider).usual if conditions is None else conditions
     warnings = []
     if config.compression.mode not in ("auto", "off") and degrees.sequence == 1:
         warnings.append(
             "Nothing was compressed: the workers share calls, batch entries or conditions, which sends one prediction "
             "per call. Residual Compression acts on ulysses_degree and ring_degree."
         )
-    shareable = conditions_per_call(guider) > 1 and not _against_cfg(guider, noise)
+    shareable = conditions > 1 and not _against_cfg(guider, noise)
     if shareable and degrees.cfg == 1 and degrees.step % 2 == 0:
         warnings.append(
             f"cfg_degree 2 with step_degree {degrees.step // 2} would be as fast here as step_degree {degrees.step} "
-            "and change the picture less: CFG is above 1, so every call has two halves to share."
+            "and change the picture less: the calls ask for two conditions, which are two halves to share."
         )
     return warnings

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-# Functions that ComfyUI calls with the predictions of all conditions.
-AROUND_CFG = ("sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_cfg_function")
+# Functions that see the predictions of all conditions.
+AROUND_CFG = (
+    "sampler_calc_cond_batch_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_cfg_function",
+)
 OUTPUT_PATCHES = ("attn1_output_patch", "attn2_output_patch")
 
 
 def reason_against_cfg(model_options: dict) -> str:
     """Why the conditions of a call cannot go to different workers; empty when they can."""
-    if "sampler_calc_cond_batch_function" in model_options:
-        return (
-            "A patch on this model evaluates the conditions itself (sampler_calc_cond_batch_function), so cfg_degree "
-            "cannot divide them; set cfg_degree to 1."
-        )
     options = model_options.get("transformer_options", {})
     for kind in OUTPUT_PATCHES:
         if any(_may_name(patch, "cond_or_uncond") for patch in options.get("patches", {}).get(kind, ())):

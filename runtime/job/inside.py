@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from comfy.hooks import EnumHookType
 from comfy.patcher_extension import WrappersMP
 
 from ..parallel.replaced import injections, object_patches
+from .sampling import WRAPPER_KEY
 
 
 def replaced_within(guider: Any) -> str:
@@ -35,9 +37,22 @@ def acts_within(guider: Any) -> bool:
 
 def wraps(guider: Any, *kinds: str) -> bool:
     """Whether the workflow has put wrappers of one of these kinds (WrappersMP) on the model."""
+    return any(True for _ in wrappers_of(guider, *kinds))
+
+
+def wrappers_of(guider: Any, *kinds: str) -> Iterator[Callable]:
+    """The wrappers of these kinds that the workflow has put on the model, each once, in the order they are called."""
     options = guider.model_options.get("transformer_options", {})
     given = (guider.model_patcher.wrappers, options.get("wrappers", {}))
-    return any(any(wrappers.get(kind, {}).values()) for wrappers in given for kind in kinds)
+    found = {
+        id(wrapper): wrapper
+        for kind in kinds
+        for wrappers in given
+        for key, several in wrappers.get(kind, {}).items()
+        if key != WRAPPER_KEY
+        for wrapper in several
+    }
+    yield from found.values()
 
 
 def conditions_of(guider: Any) -> list[dict]:

@@ -12,7 +12,8 @@ from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
 from ..parallel.wrappers import AROUND_A_CALL
-from .checks import PAIRS_CONDITIONS, mixes_batch, predicts_by_cfg
+from .asking import predicts_by_cfg
+from .checks import PAIRS_CONDITIONS, mixes_batch
 from .inside import acts_within, conditions_of, wraps
 
 # Fewer rounds than this gain too little for what they risk.
@@ -71,10 +72,15 @@ def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookA
     calls = calls_of(guider, arguments)
     least = reuse.warmup_calls + reuse.tail_calls + LEAST_ROUNDS * reuse.look_ahead
     if calls < least:
+        # So far ahead it could look in these calls; each worker of step_degree needs one.
+        fits = (calls - reuse.warmup_calls - reuse.tail_calls) // LEAST_ROUNDS
+        step_degree = config.strategy.step_degree if config.strategy.mode == "manual" else 1
+        smaller = f"look_ahead {fits}" if fits >= max(2, step_degree) else ""
+        unplug = "unplug Step Reuse" if step_degree == 1 else "set step_degree to 1 and unplug Step Reuse"
         raise Unsupported(
             f"Step Reuse needs at least {least} model calls (warmup_calls {reuse.warmup_calls} + tail_calls "
             f"{reuse.tail_calls} + {LEAST_ROUNDS} rounds of look_ahead {reuse.look_ahead}), but this run has {calls}; "
-            "use more steps or a smaller look_ahead, or unplug Step Reuse (distilled models with few steps do not "
+            f"use more steps{' or ' + smaller if smaller else ''}, or {unplug} (distilled models with few steps do not "
             "gain from it)."
         )
     reason = _reason_against_batches(guider, arguments)
@@ -102,15 +108,23 @@ def limited(ahead: LookAhead, degrees: Degrees, *, auto: bool) -> LookAhead:
     if not ahead.config.enabled or reach == ahead.config.look_ahead:
         return replace(ahead, warnings=() if ahead.config.enabled else ahead.warnings)
     if reach == 1 and auto and degrees.world > 1:
-        shared = (
-            "Step Reuse did nothing: the workers share the conditions and the batch, which is as fast and changes "
-            "nothing. More workers would look ahead."
+        what = " and ".join(
+            name for name, size in (("the conditions", degrees.cfg), ("the batch", degrees.data)) if size > 1
         )
+        shared = (
+            f"Step Reuse did nothing: the workers share {what}, which is as fast and changes nothing. More workers "
+            "would look ahead."
+        )
+        if degrees.sequence > 1:
+            shared = (
+                f"Step Reuse did nothing: these {degrees.world} workers cannot be divided into groups for it, so they "
+                "share the tokens."
+            )
         return LookAhead(StepReuseConfig(), ahead.kind, warnings=(shared,))
     if reach == 1:
+        more = "use two workers or more" if degrees.world == 1 else "set step_degree of Parallel Strategy to 2 or more"
         raise Unsupported(
-            f"{ahead.warnings[0]} With step_degree 1 nothing is left to look ahead with; set step_degree of Parallel "
-            "Strategy to 2 or more, or unplug Step Reuse."
+            f"{ahead.warnings[0]} With step_degree 1 nothing is left to look ahead with; {more}, or unplug Step Reuse."
         )
     return replace(ahead, config=replace(ahead.config, look_ahead=reach))
 

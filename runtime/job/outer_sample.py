@@ -15,20 +15,20 @@ import comfy.options
 import safetensors.torch
 import torch
 
-from ..attention.errors import Unsupported
 from ..config import ParallelConfig
 from ..planner.compression import resolve
 from ..planner.link import Link
-from ..pool.errors import JobFailed
+from ..pool.errors import Stopped
 from ..pool.pool import Entry, Pool
 from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
 from ..report.live import LiveRun, live, result_line
-from .checks import degrees_alone, degrees_for, devices_of, unmet
-from .look_ahead import chosen, limited, look_ahead_for
+from .checks import NothingToShare, degrees_alone, devices_of
+from .choice import choose
+from .fallback import TRAINING, needs_gradients, told
 from .memory import make_room, show_weights
-from .pickling import Local, ShippingError
+from .pickling import Local
 from .progress import Progress, watched
 from .sampling import Arguments, SamplingJob, random_state
 from .workflow import place
@@ -59,16 +59,21 @@ class ParallelSampling(Local):
             return self._run(run, executor, devices, *args, **kwargs)
 
     def _run(self, run: LiveRun, executor: Any, devices: tuple[str, ...], *args: Any, **kwargs: Any) -> torch.Tensor:
-        if len(devices) == 1 and not chosen(self.config).enabled:
-            reason = "There is one device, so ComfyUI samples as always."
-            return self._on_one_device(run, executor, reason, *args, **kwargs)
+        arguments = Arguments(*args, **kwargs)
         try:
-            return self._sample(run, executor, devices, Arguments(*args, **kwargs))
-        except (Unsupported, ShippingError, JobFailed) as error:
-            broken = isinstance(error, JobFailed) and error.kind != "Refused"
-            if broken or self.config.on_unsupported == "error":
+            if needs_gradients(executor.class_obj, arguments):
+                raise NothingToShare(TRAINING)
+            return self._sample(run, executor, devices, arguments)
+        except NothingToShare as nothing:
+            reason = str(nothing)
+        except Stopped:  # whoever stops the workers in a run does not want it done elsewhere
+            raise
+        except Exception as error:
+            if self.config.on_unsupported == "error":
                 raise
-            return self._on_one_device(run, executor, str(error), *args, **kwargs)
+            log.info("What ComfyUI is to do on one device:", exc_info=error)
+            reason = told(error)
+        return self._on_one_device(run, executor, reason, *args, **kwargs)
 
     def _on_one_device(self, run: LiveRun, executor: Any, reason: str, *args: Any, **kwargs: Any) -> torch.Tensor:
         log.warning("Parallel Model runs on one device. %s", reason)
@@ -96,22 +101,22 @@ class ParallelSampling(Local):
     def _sample(self, run: LiveRun, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
         started = time.perf_counter()
         guider = executor.class_obj
-        ahead = look_ahead_for(self.config, guider, arguments)
-        reach = ahead.config.look_ahead if ahead.config.enabled else 1
-        degrees = degrees_for(self.config, len(devices), guider, arguments.noise, look_ahead=reach)
-        ahead = limited(ahead, degrees, auto=self.config.strategy.mode == "auto")
+        choice = choose(self.config, len(devices), guider, arguments)
+        ahead, degrees = choice.ahead, choice.degrees
         devices = devices[: degrees.world]
         wrappers = executor.wrappers[executor.idx + 1 :]
         pool = pool_for(self.config, devices)
+        choice.expect_failure(pool)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-        with pool.reserve(check_interrupt), Progress(arguments, run) as progress:
+        with choice.noting_failures(pool), pool.reserve(check_interrupt), Progress(arguments, run) as progress:
             starts = pool.starts
             make_room(pool, guider.model_patcher)
             link = Link.from_json(pool.link) if pool.link else None
             itemsize = guider.model_patcher.model.get_dtype_inference().itemsize
             compression = resolve(self.config.compression, link, dtype_itemsize=itemsize)
             config = replace(self.config, step_reuse=ahead.config, compression=compression)
-            alone = degrees_alone(degrees, guider, arguments.noise, may_split_tokens=link is not None and link.fast)
+            fast = link is not None and link.fast
+            alone = degrees_alone(degrees, guider, arguments.noise, may_split_tokens=fast, asked=choice.asked)
             job = SamplingJob(guider, arguments, wrappers, config, degrees, random_state(), alone, ahead.batches)
             payload = job.pack(pool.directory)
             try:
@@ -128,7 +133,7 @@ class ParallelSampling(Local):
             compression=config.compression.to_json(),
             step_reuse=ahead.to_json(),
             accepted=result.ledgers[0]["accepted"],
-            warnings=[*unmet(self.config, degrees, guider, arguments.noise), *ahead.warnings],
+            warnings=choice.learn(guider, arguments, result.ledgers),
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - starts,

@@ -14,6 +14,7 @@ from ..attention.axis import Axis
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from .cfg import CfgParallel
+from .counting import CountConditions, CountSplit
 from .data import DataParallel
 from .easycache import SharedEasyCache
 from .mesh import Degrees
@@ -34,11 +35,13 @@ class Arrangement:
         whole_batch: bool = False,
     ) -> None:
         """`whole_batch`: something within the model may go by all entries of a batch (see DataParallel)."""
-        self.wrappers: dict[str, Callable] = {}
+        self.wrappers: dict[str, Callable] = {WrappersMP.CALC_COND_BATCH: CountConditions(ledger)}
         if degrees.cfg > 1:
             cache = SharedEasyCache(axes["cfg"], ledger)
-            self.wrappers[WrappersMP.CALC_COND_BATCH] = _inside(cache.call, CfgParallel(axes["cfg"], ledger))
+            shared = _inside(cache.call, CfgParallel(axes["cfg"], ledger))
+            self.wrappers[WrappersMP.CALC_COND_BATCH] = _inside(CountConditions(ledger), shared)
             self.wrappers[WrappersMP.DIFFUSION_MODEL] = cache.forward
+        self._ledger = ledger
         self._data = DataParallel(axes["data"], ledger, whole=whole_batch) if degrees.data > 1 else None
         self._shard = None
         if degrees.sequence > 1:
@@ -51,7 +54,7 @@ class Arrangement:
         with contextlib.ExitStack() as stack:
             around_the_model = [self._data] if self._data is not None else []
             if self._shard is not None:
-                around_the_model.append(stack.enter_context(self._shard()))
+                around_the_model += [CountSplit(self._ledger), stack.enter_context(self._shard())]
             if around_the_model:
                 self.wrappers[WrappersMP.APPLY_MODEL] = reduce(_inside, around_the_model)
             yield

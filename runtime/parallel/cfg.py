@@ -13,8 +13,8 @@ from ..report.ledger import Ledger
 
 
 def owners(conds: list, groups: int) -> dict[int, int]:
-    """{index of a condition: group that evaluates it}, in turns; conditions that are None have none."""
-    active = [index for index, cond in enumerate(conds) if cond is not None]
+    """{index of a condition: group that evaluates it}, in turns; conditions that are None or empty have none."""
+    active = [index for index, cond in enumerate(conds) if cond]
     return {index: turn % groups for turn, index in enumerate(active)}
 
 
@@ -36,6 +36,7 @@ class CfgParallel:
     ) -> list[torch.Tensor]:
         """The predictions of all conditions, each shaped like `x_in`. Every group evaluates a single condition."""
         owner = owners(conds, self._axis.size)
+        self._ledger.shared("cfg", len(owner) > 1)
         if len(owner) < 2:
             return executor(model, conds, x_in, timestep, model_options)
         others = (conds[index] for index in owner if owner[index] != self._axis.index)

@@ -68,8 +68,9 @@ class DataParallel:
             given = [_narrow(value, own, x.shape[0]) for value in (x, t, c_concat, c_crossattn, control)]
             narrow = {name: _narrow(value, own, x.shape[0]) for name, value in conditioning.items()}
         except _Whole as reason:
-            self._ledger.warn(f"data_degree did nothing in some calls, because {reason}; every worker did them whole.")
+            self._ledger.shared("data", False, str(reason))
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conditioning)
+        self._ledger.shared("data", True)
         return self._gather(executor(*given, transformer_options, **narrow), shares)
 
     def _gather(self, own: Tensor, shares: list[list[int]]) -> Tensor:

@@ -43,12 +43,14 @@ class SharedEasyCache:
         self._first: tuple[int, int] | None = None
         self._leader: int | None = None
         self._decision: _Decision | None = None
+        self._alone = False
 
     def call(
         self, executor: Callable, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
     ) -> list[Tensor]:
         """CALC_COND_BATCH, around CfgParallel: who decides in this call.
 
+        Where every call asks for one condition, each group has all of EasyCache's own.
         Raises Unsupported when the first condition moves from group to group on the way.
         """
         holder = _easycache(model_options.get("transformer_options", {}))
@@ -86,6 +88,11 @@ class SharedEasyCache:
 
     def _begin(self, conds: list, x_in: Tensor, timestep: Tensor) -> _Decision | None:
         owner = owners(conds, self._axis.size)
+        if len(owner) < 2 and self._first is None:
+            self._alone = True
+            return None
+        if self._alone or len(owner) < 2:
+            raise _mixed()
         entries = _entries(conds, x_in, timestep)
         if self._first is None and entries:
             self._first = _batch(entries)[-1]
@@ -95,7 +102,7 @@ class SharedEasyCache:
                 raise _moves()
         if self._first is None:
             return None
-        if len(owner) < 2 or owner.get(self._first[0]) != self._leader:
+        if owner.get(self._first[0]) != self._leader:
             raise _moves()
         if self._first not in entries:
             return None
@@ -159,6 +166,14 @@ def _add_magnitude(decision: _Decision, output: Any, uuids: list, channels: int)
     for uuid, own in zip(uuids, video[:, :channels].chunk(len(uuids))):
         if uuid in decision.together:
             decision.magnitude += torch.tensor([float(own.abs().sum(dtype=torch.float64)), own.numel()])
+
+
+def _mixed() -> Unsupported:
+    return Unsupported(
+        "EasyCache decides by the first condition what all of them do, and in this workflow some calls ask for one and "
+        "others for more (CFG is 1 in a part of the run), which workers share in different ways; set cfg_degree to 1, "
+        "or use LazyCache."
+    )
 
 
 def _moves() -> Unsupported:

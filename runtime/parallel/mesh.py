@@ -55,9 +55,10 @@ class Degrees:
         return cls(**data)
 
 
-def manual_degrees(strategy: StrategyConfig, world: int, conditions: int, batch: int = 1) -> Degrees:
-    """The degrees the user set; `conditions` is how many the guider evaluates at every call, of `batch` entries each.
+def manual_degrees(strategy: StrategyConfig, world: int, conditions: int | None, batch: int = 1) -> Degrees:
+    """The degrees the user set; no call evaluates more than `conditions` of `batch` entries each.
 
+    `conditions` is None where that is not certain: then the calls show whether cfg_degree has something to do.
     Raises ConfigError when they do not multiply to `world`, or there are fewer conditions than cfg_degree or fewer
     entries than data_degree.
     """
@@ -67,10 +68,11 @@ def manual_degrees(strategy: StrategyConfig, world: int, conditions: int, batch:
             f"data_degree is {strategy.data_degree} but the latent has a batch of {batch}; set data_degree to {batch} "
             f"or less, or batch_size of the latent to {strategy.data_degree} or more."
         )
-    if strategy.cfg_degree > max(1, conditions):
+    if conditions is not None and strategy.cfg_degree > max(1, conditions):
+        count = f"{conditions} condition{'' if conditions == 1 else 's'}"
+        fewer = "1" if conditions < 2 else f"{conditions} or less"
         raise ConfigError(
-            f"cfg_degree is {strategy.cfg_degree} but the guider evaluates {conditions} "
-            f"condition{'' if conditions == 1 else 's'} per call; set cfg_degree to {max(1, conditions)} or less."
+            f"cfg_degree is {strategy.cfg_degree} but the guider evaluates {count} per call; set cfg_degree to {fewer}."
         )
     return Degrees(
         data=strategy.data_degree,

@@ -18,12 +18,13 @@ class WorkerDied(PoolError):
 class JobFailed(PoolError):
     """The job raised on a worker; the message holds the cause and, unless it is meant for users, the traceback.
 
-    `kind` is the name of the exception's class, `cause` its message.
+    `kind` is the name of the exception's class, `cause` its message, which is `for_people` where no traceback is added.
     """
 
     def __init__(self, kind: str, cause: str, where: str, traceback: str = "") -> None:
         self.kind = kind
         self.cause = cause
+        self.for_people = not traceback
         super().__init__(f"{cause}\n\n{kind}, raised on {where}:\n{traceback}" if traceback else cause)
 
 

@@ -34,6 +34,15 @@ class _Record:
     max_error: float | None = None
 
 
+@dataclass
+class _Shared:
+    """How often something was divided, how often not, and why not."""
+
+    divided: int = 0
+    whole: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+
 class Ledger:
     """What one rank did in one job. Not shared between threads."""
 
@@ -47,6 +56,8 @@ class Ledger:
         self.first_not_finite = ""
         """Where NaN or Inf was first met in a tensor on its way; "" if nowhere."""
         self._warnings: dict[str, None] = {}
+        self._asked: Counter[int] = Counter()
+        self._shared: dict[str, _Shared] = {}
 
     def begin_call(self, index: int, sigma: float) -> None:
         """Later records belong to model call `index` (from 0), made at noise level `sigma`."""
@@ -113,6 +124,18 @@ class Ledger:
         """Residual bases hold `nbytes` now; the largest value is kept."""
         self._base_bytes = max(self._base_bytes, int(nbytes))
 
+    def asked(self, conditions: int) -> None:
+        """The guider has asked for the predictions of so many conditions at once."""
+        self._asked[conditions] += 1
+
+    def shared(self, kind: str, divided: bool, reason: str = "") -> None:
+        """What `kind` of parallelism divides has come by, and was `divided` or, for a `reason`, not."""
+        shared = self._shared.setdefault(kind, _Shared())
+        shared.divided += divided
+        shared.whole += not divided
+        if reason and reason not in shared.reasons:
+            shared.reasons.append(reason)
+
     def warn(self, sentence: str) -> None:
         """Adds a sentence for the user, once."""
         self._warnings[sentence] = None
@@ -125,6 +148,8 @@ class Ledger:
             "base_bytes": self._base_bytes,
             "corrections": self._corrections,
             "warnings": list(self._warnings),
+            "asked": {str(conditions): calls for conditions, calls in sorted(self._asked.items())},
+            "shared": {kind: asdict(shared) for kind, shared in self._shared.items()},
         }
 
 

@@ -95,14 +95,14 @@ class StepGroups:
 
     def decide(self, accepted: int) -> int:
         """What rank 0 says of a round: how many of its calls count, and how many the next may have."""
-        if dist.get_world_size() == 1:
-            return accepted
-        decision = torch.tensor([accepted, self.capacity])
-        with self._ledger.phase("exposed"):
-            dist.broadcast(decision, src=0)
-        accepted, self.capacity = decision.tolist()
-        if self.capacity < self._batches:  # worker 0 has given batches up, whatever they took here
-            self._batches = 0
+        if dist.get_world_size() > 1:
+            decision = torch.tensor([accepted, self.capacity])
+            with self._ledger.phase("exposed"):
+                dist.broadcast(decision, src=0)
+            accepted, self.capacity = decision.tolist()
+            if self.capacity < self._batches:  # worker 0 has given batches up, whatever they took here
+                self._batches = 0
+        self._ledger.shared("step", accepted > 1)
         return accepted
 
     def stop(self) -> None:

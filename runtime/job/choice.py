@@ -1,0 +1,94 @@
+"""What is chosen for a run: by what is set, by what can be told before, and by what earlier runs have shown."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..attention.errors import Unsupported
+from ..config import ParallelConfig, StepReuseConfig
+from ..parallel.mesh import Degrees
+from ..planner.experience import TRIES, experience
+from ..pool.errors import PoolError, Stopped
+from ..pool.pool import Pool
+from .asking import Asked, asked_by
+from .checks import NothingToShare, degrees_for, unmet
+from .fallback import told
+from .found import found_in
+from .look_ahead import LookAhead, chosen, limited, look_ahead_for
+from .fingerprint import way_of_asking, workflow_of
+
+ONE_DEVICE = "There is one device, so ComfyUI samples as always."
+NO_GUESS = (
+    "Step Reuse was not used: no guess was accepted when this workflow ran last. A larger tolerance accepts more and "
+    "changes the picture more; else unplug Step Reuse."
+)
+# Failures that cost no more than the way to the first call, or were wanted.
+CHEAP = ("Refused", "Cancelled")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`config` is as set; `asking` and `workflow` are by what experience knows the run."""
+
+    config: ParallelConfig
+    ahead: LookAhead
+    degrees: Degrees
+    asked: Asked
+    asking: Hashable
+    workflow: Hashable
+
+    def expect_failure(self, pool: Pool) -> None:
+        """Raises Unsupported where the workers have failed at this again and again, and one device is to do it then.
+
+        Who gets an error instead decides for himself whether to try again.
+        """
+        why = experience().expected_failure(self.workflow, pool.starts)
+        if why and self.config.on_unsupported != "error":
+            raise Unsupported(
+                f"{why} That was so {TRIES} times in a row, so the workers were not asked again; restart them in the "
+                "tab Parallel to have it tried."
+            )
+
+    @contextlib.contextmanager
+    def noting_failures(self, pool: Pool) -> Iterator[None]:
+        """Remembers what ends the block, if it is a failure of the workers."""
+        try:
+            yield
+        except PoolError as error:
+            if not isinstance(error, Stopped) and getattr(error, "kind", "") not in CHEAP:
+                experience().failed(self.workflow, pool.starts, told(error))
+            raise
+
+    def learn(self, guider: Any, arguments: Any, ledgers: Sequence[dict[str, Any]]) -> list[str]:
+        """Remembers what the calls of the run have shown. Returns the warnings for its report."""
+        config = replace(self.config, step_reuse=self.ahead.config)
+        found = found_in(ledgers, config, self.degrees, guider, arguments.noise)
+        experience().learn(self.asking, found.conditions)
+        experience().ran(self.workflow, found.busy, found.idle)
+        wanting = unmet(self.config, self.degrees, guider, arguments.noise, found.conditions)
+        return [*wanting, *self.ahead.warnings, *found.warnings]
+
+
+def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
+    """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare."""
+    if world == 1 and not chosen(config).enabled:
+        raise NothingToShare(ONE_DEVICE)
+    auto = config.strategy.mode == "auto"
+    ahead = look_ahead_for(config, guider, arguments)
+    asking = way_of_asking(guider, arguments.sampler)
+    workflow = (config, workflow_of(guider, arguments, ahead.config))
+    idle = experience().idle(workflow)
+    asked, seen = asked_by(guider, arguments), experience().conditions(asking)
+    if asked.most is None and seen is not None:
+        idle |= {"cfg"} if seen < min(2, asked.usual) else set()
+        asked = replace(asked, usual=seen)
+    if auto and "step" in idle:
+        ahead = LookAhead(StepReuseConfig(), ahead.kind, warnings=(NO_GUESS,))
+    if world == 1 and not ahead.config.enabled:
+        raise NothingToShare(" ".join((ONE_DEVICE, *ahead.warnings)))
+    reach = ahead.config.look_ahead if ahead.config.enabled else 1
+    degrees = degrees_for(config, world, guider, arguments.noise, look_ahead=reach, asked=asked, idle=idle)
+    return Choice(config, limited(ahead, degrees, auto=auto), degrees, asked, asking, workflow)
