@@ -51,7 +51,7 @@ REFUSED = {
     ("SAG", "sd", "CFG"): "Self-Attention Guidance .*set cfg_degree to 1",
 }
 # Calls with these are evaluated whole by every group of data_degree: exact, but no faster.
-WHOLE = "data_degree did nothing in some calls"
+WHOLE = "data_degree did nothing in"
 WHOLE_CALLS = {
     (name, "flux")
     for name in (

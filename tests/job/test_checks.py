@@ -7,8 +7,15 @@ from dataclasses import replace
 import comfy_models
 import pytest
 from compact_parallel.runtime.attention.errors import Unsupported
-from compact_parallel.runtime.config import CompressionConfig, ConfigError, ParallelConfig, StrategyConfig
-from compact_parallel.runtime.job.checks import conditions_per_call, degrees_for, devices_of, unmet
+from compact_parallel.runtime.config import (
+    CompressionConfig,
+    ConfigError,
+    ParallelConfig,
+    StepReuseConfig,
+    StrategyConfig,
+)
+from compact_parallel.runtime.job.checks import degrees_for, devices_of, unmet
+from compact_parallel.runtime.job.look_ahead import LookAhead, limited
 from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees, one_by_one
 from compact_parallel.runtime.sharding import plans
@@ -99,11 +106,6 @@ def guider(kind, patcher=None):
     return made
 
 
-@pytest.mark.parametrize(("kind", "count"), [("basic", 1), ("cfg 3", 2), ("cfg 1", 1), ("dual", 3)])
-def test_conditions_are_counted_as_the_guider_evaluates_them(kind, count):
-    assert conditions_per_call(guider(kind)) == count
-
-
 def test_auto_splits_around_what_a_workflow_changes(monkeypatch):
     changed = model("flux").clone()
     changed.add_object_patch("diffusion_model.final_layer.forward", print)
@@ -142,6 +144,7 @@ def test_conditions_are_shared_in_turns():
     cond = [{}]
     assert owners([cond, None, cond, cond], 2) == {0: 0, 2: 1, 3: 0}
     assert owners([None, cond], 2) == {1: 0}
+    assert owners([cond, []], 2) == {0: 0}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,22 @@ def test_conditions_are_shared_in_turns():
 def test_compression_that_was_asked_for_and_does_nothing_is_said(mode, degrees, warned):
     config = ParallelConfig(compression=CompressionConfig(mode=mode))
     assert bool(unmet(config, degrees, guider("cfg 3"), NOISE)) == warned
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shares"),
+    [
+        (Degrees(cfg=2), "share the conditions, which is as fast"),
+        (Degrees(cfg=2, data=2), "share the conditions and the batch, which is as fast"),
+        (Degrees(ring=3), "cannot be divided into groups for it, so they share the tokens."),
+    ],
+)
+def test_what_workers_share_in_place_of_looking_ahead_is_said(degrees, shares):
+    reuse = StepReuseConfig(mode="look_ahead", look_ahead=2)
+    (warning,) = limited(LookAhead(reuse, warnings=("One call per worker.",)), degrees, auto=True).warnings
+    assert shares in warning
+    with pytest.raises(Unsupported, match="use two workers or more, or unplug Step Reuse"):
+        limited(LookAhead(reuse, warnings=("One call per worker.",)), Degrees(), auto=True)
 
 
 @pytest.mark.parametrize(

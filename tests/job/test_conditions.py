@@ -60,6 +60,12 @@ def with_an_attribute(patcher):
     patcher.set_model_sampler_post_cfg_function(shared.after)
 
 
+def with_what_evaluates_the_conditions(patcher):
+    shared = Remembers()
+    patcher.set_model_attn1_replace(shared, "middle", 0)
+    patcher.set_model_sampler_calc_cond_batch_function(shared.after)
+
+
 def with_the_model_in_both(patcher):
     patcher.set_model_attn1_replace(lambda n, context, value, extra_options: n * bool(patcher), "middle", 0)
     patcher.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * bool(patcher))
@@ -82,7 +88,8 @@ def with_a_shared_constant(patcher):
         (lambda patcher: nag.NAGuidance.execute(patcher, 5.0, 0.5, 1.5)[0], "such as NAG"),
         (lambda patcher: sag.SelfAttentionGuidance.execute(patcher, 0.5, 2.0)[0], "Self-Attention Guidance"),
         (with_a_shared_object, "remembers what it sees"),
-        (lambda patcher: patcher.set_model_sampler_calc_cond_batch_function(print), "evaluates the conditions itself"),
+        (lambda patcher: patcher.set_model_sampler_calc_cond_batch_function(print), ""),
+        (with_what_evaluates_the_conditions, "remembers what it sees"),
         (lambda patcher: pag.PerturbedAttentionGuidance.execute(patcher, 3.0)[0], ""),
         (lambda patcher: apg.APG.execute(patcher, 1.0, 5.0, 0.5)[0], ""),
         (lambda _: freelunch.FreeU.execute(controls.unet(), 1.1, 1.2, 0.9, 0.2)[0], ""),

@@ -137,7 +137,8 @@ def test_a_cache_that_looks_at_the_whole_batch_sees_the_whole_batch():
     assert relative_error(stock, ksampler(model("flux"), "flux", batch=2, steps=8)) > 100 * TOLERANCE  # it acts
     assert relative_error(ksampler(parallel(cached, 2, data_degree=2), "flux", batch=2, steps=8), stock) < TOLERANCE
     (warning,) = report()["warnings"]
-    assert "data_degree did nothing in some calls, because patches inside of the model" in warning
+    assert "data_degree did nothing in this run, because patches inside of the model" in warning
+    assert warning.endswith("; set data_degree to 1 and use cfg_degree or ring_degree.")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_what_may_not_be_divided_is_done_whole_and_said(rows, options, whole, wo
     wrapper = DataParallel(Axis("data", (0, 1), 0), ledger, whole=whole)
     x = torch.randn(rows, 2)
     assert wrapper(model_call, x, torch.ones(rows), None, None, None, options) is x
-    assert seen == [rows] and words in ledger.to_json()["warnings"][0]
+    assert seen == [rows] and words in ledger.to_json()["shared"]["data"]["reasons"][0]
 
 
 def test_hunyuan_3d_whose_model_pairs_conditions_shares_the_batch():

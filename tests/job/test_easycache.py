@@ -105,8 +105,31 @@ class CfgUntilHalf(comfy.samplers.CFGGuider):
 def test_a_condition_that_stops_taking_part_is_refused():
     guider = CfgUntilHalf(parallel(cached(model("flux")), 2, cfg_degree=2))
     guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
-    with pytest.raises((Unsupported, JobFailed), match=r"moves from worker to worker on the way; set cfg_degree to 1"):
+    words = r"some calls ask for one and others for more .* set cfg_degree to 1"
+    with pytest.raises((Unsupported, JobFailed), match=words):
         guided(guider)
+
+
+class OneAtATime(comfy.samplers.CFGGuider):
+    """Asks for one condition after the other."""
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        negative, positive = (
+            comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[name]], x, timestep, model_options)[0]
+            for name in ("negative", "positive")
+        )
+        return negative + (positive - negative) * 3.0
+
+
+def one_at_a_time(patcher):
+    """Every worker evaluates every condition."""
+    guider = OneAtATime(patcher)
+    guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
+    return guided(guider)
+
+
+def test_where_nothing_is_divided_every_worker_decides_like_one_device():
+    agrees(one_at_a_time, cfg_degree=2)
 
 
 def test_lazy_cache_works_under_cfg_parallelism():

@@ -103,13 +103,6 @@ def test_lora_model_sampling_and_rescale_cfg_together(strategy):
     assert relative_error(stock, ksampler(lora(model("flux"), 1.0), "flux")) > 100 * TOLERANCE
 
 
-def test_a_patch_that_evaluates_conditions_itself_is_refused_under_cfg_parallelism():
-    patched = model("flux").clone()
-    patched.set_model_sampler_calc_cond_batch_function(lambda args: None)
-    with pytest.raises(Unsupported, match="set cfg_degree to 1"):
-        ksampler(parallel(patched, 2, cfg_degree=2), "flux")
-
-
 def test_a_closure_over_the_model_itself_travels():
     patched = model("flux").clone()
 

@@ -26,7 +26,6 @@ from ...runtime.pool.errors import Cancelled, Refused
 from ...runtime.pool.probe import measure_link, slowest
 from ...runtime.pool.worker import JobControl, Orders
 
-
 ON_THEIR_WAY: list[Any] = []
 
 
@@ -165,7 +164,8 @@ def pid_of(rank: int, control: JobControl) -> int:
 
 
 JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (
-    add, count, until_cancelled, deaf, fail, fail_everywhere, pass_on, refuse, end, wait_in_collective, say, rude, start_child, inspect, pid_of
+    add, count, until_cancelled, deaf, fail, fail_everywhere, pass_on, refuse,
+    end, wait_in_collective, say, rude, start_child, inspect, pid_of
 )}  # fmt: skip
 
 

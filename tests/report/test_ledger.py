@@ -61,6 +61,19 @@ def test_report_has_every_field_of_the_design_and_is_clean_json():
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
+def test_what_the_calls_were_is_counted():
+    ledger = Ledger()
+    for conditions in (2, 1, 2):
+        ledger.asked(conditions)
+    ledger.shared("data", True)
+    for reason in ("patches", "patches", "frames"):
+        ledger.shared("data", False, reason)
+    told = ledger.to_json()
+    assert told["asked"] == {"1": 1, "2": 2}
+    assert told["shared"] == {"data": {"divided": 1, "whole": 3, "reasons": ["patches", "frames"]}}
+    assert json.loads(json.dumps(told)) == told
+
+
 def test_report_is_derived_from_all_ranks():
     report = report_of(*two_ranks())
     assert (report["workers"], report["calls"], report["rounds"], report["accepted"]) == (2, 3, 3, [1, 1, 1])
