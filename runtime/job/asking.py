@@ -13,8 +13,8 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
-from .inside import wrappers_of
 from .fingerprint import Named, named
+from .inside import wrappers_of
 
 
 @dataclass(frozen=True)

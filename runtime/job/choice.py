@@ -16,9 +16,9 @@ from ..pool.pool import Pool
 from .asking import Asked, asked_by
 from .checks import NothingToShare, degrees_for, unmet
 from .fallback import told
+from .fingerprint import way_of_asking, workflow_of
 from .found import found_in
 from .look_ahead import LookAhead, chosen, limited, look_ahead_for
-from .fingerprint import way_of_asking, workflow_of
 
 ONE_DEVICE = "There is one device, so ComfyUI samples as always."
 NO_GUESS = (

@@ -15,7 +15,7 @@ from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import ConfigError, ParallelConfig, StrategyConfig
 from compact_parallel.runtime.job.asking import Asked, asked_by
 from compact_parallel.runtime.job.checks import degrees_for
-from compact_parallel.runtime.job.workflow import way_of_asking
+from compact_parallel.runtime.job.fingerprint import way_of_asking
 from compact_parallel.runtime.parallel.mesh import Degrees
 from compact_parallel.runtime.sharding import plans
 from sampling import custom, model, without_plan
