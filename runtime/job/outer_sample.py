@@ -145,8 +145,8 @@ class ParallelSampling(Local):
 def _keep(run: LiveRun, report: dict, samples: torch.Tensor) -> None:
     """Add the sampler's steps, the moment, the place and the run in one line to its report, and keep it."""
     here = place()
-    report |= {"steps": run.step, "ended_at": time.time()}
-    report |= {"prompt_id": here.prompt_id if here else "", "node": here.node if here else ""}
+    told = {"prompt_id": here.prompt_id, "node": here.node} if here else {"prompt_id": "", "node": ""}
+    report |= {"steps": run.step, "ended_at": time.time(), **told}
     report["result"] = result_line(report)
     runs().add(report, samples, here.origins() if here else ())
     run.run_id, run.result = report["run_id"], report["result"]
