@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -78,7 +79,7 @@ def gather_tokens(
     part = ring.index * ulysses.size + ulysses.index and the rank of a part is known.
     """
     moved = x.movedim(dim, 1)
-    x_BLC = moved.reshape(*moved.shape[:2], -1)
+    x_BLC = moved.reshape(*moved.shape[:2], prod(moved.shape[2:]))
     part = ring.index * ulysses.size + ulysses.index
     sizes = [layout.chunk(p) for p in range(layout.parts)]
     tags = [replace(tag, exact_tokens=layout.text(p)) for p in range(layout.parts)]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+WAY_OUT = (
+    'set on_unsupported of Parallel Model to "run on one device". '
+    "With CFG above 1, two workers with cfg_degree 2 need no such split."
+)
+"""How a sentence about what cannot be split ends. It holds for tokens and rows, and whoever chose the degrees."""
+
 
 class Unsupported(ValueError):
     """This model or input cannot be split this way; the message is one sentence with the setting that avoids it."""

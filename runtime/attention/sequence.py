@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from .all_gather import gather_kv, gather_tokens
 from .axis import Axis
 from .displaced import Displaced
-from .errors import Unsupported
+from .errors import WAY_OUT, Unsupported
 from .layout import TokenLayout
 from .messenger import Messenger
 from .ring import ring_attention
@@ -119,7 +120,7 @@ class SequenceAttention:
             shapes = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return func(q, k, v, heads, mask=mask, **shapes, **kwargs)
         dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
-        qkv_BLHD = [x.transpose(1, 2) if skip_reshape else x.reshape(*x.shape[:2], -1, dim) for x in (q, k, v)]
+        qkv_BLHD = [x.transpose(1, 2) if skip_reshape else _by_head(x, dim) for x in (q, k, v)]
         kv_heads, members = qkv_BLHD[1].shape[2], self.ulysses.size
         if mask is not None:
             mask = self._gathered_mask(mask, layout, q.shape[0], heads)
@@ -190,6 +191,8 @@ class SequenceAttention:
         if ring.size > 1:
             gather = self.displaced.gather if self.ring_exchange == "displaced" else gather_kv
             kv_BGhD = yield from gather(kv_BGhD, ring, **message)
+        if not q_BGhD.shape[1]:
+            return q_BGhD.new_empty(*q_BGhD.shape[:3], kv_BGhD[1].shape[3])
         given = [x.transpose(1, 2) if call.skip_reshape else x.flatten(2) for x in (q_BGhD, *kv_BGhD)]
         shapes = {"skip_reshape": call.skip_reshape, "skip_output_reshape": False}
         return call.func(*given, heads, mask=mask, **shapes, **call.kwargs).unflatten(2, (heads, -1))
@@ -204,8 +207,7 @@ class SequenceAttention:
         fits = mask.ndim == 4 and all(have in (1, want) for have, want in zip(mask.shape[:3], (batch, heads, total)))
         if not fits or mask.shape[-1] != total:
             raise Unsupported(
-                f"The attention mask has shape {shape}, which does not fit a sequence of {total} tokens; "
-                "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+                f"The attention mask has shape {shape}, which does not fit a sequence of {total} tokens; {WAY_OUT}"
             )
         order = layout.gathered_order(group).to(mask.device)
         if mask.shape[2] > 1:
@@ -226,6 +228,11 @@ class SequenceAttention:
                 "the order of the workers; one that goes by their positions gives another picture. ulysses_degree "
                 "instead of ring_degree keeps their order."
             )
+
+
+def _by_head(x: Tensor, dim: int) -> Tensor:
+    """(B, L, H, D) from (B, L, C) or itself, of no tokens, too."""
+    return x.reshape(*x.shape[:2], prod(x.shape[2:]) // dim, dim)
 
 
 def _in_turns(steps: Sequence[Generator[None, None, T]]) -> list[T]:

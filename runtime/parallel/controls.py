@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
 from ..sharding.controlnet import ControlTokens
-from ..sharding.hooks import Hooked
+from ..sharding.hooks import Hooked, Slots
 from ..sharding.rows.controlnet import ControlRows
 from ..sharding.shard import batch_slots
 from ..sharding.split import split_control
+from .replaced import injections
 from .wrappers import may_change_the_model, wrapped_by_others
 
 # The names under which the blocks of ControlNets call ComfyUI's attention, without transformer_options.
@@ -79,12 +80,12 @@ class _Controls:
     ) -> Any:
         """What `original` gives for this control and those chained before it."""
         given = (x, t, cond, batched, options)
-        sharding = self._sharding_of(control.control_model)
-        if sharding is None:
+        sharding, slots = self._sharding_of(control.control_model), _slots(options, x.shape[0])
+        if sharding is None or slots is None:
             return original(control, *given)
         # A module may be steered with twice in a chain: what is remembered of messages is for each on its own.
         _, number = self._numbers.setdefault(id(control), (control, len(self._numbers)))
-        slots = tuple((f"control {number} {cond}", sample) for cond, sample in batch_slots(options, x.shape[0]))
+        slots = tuple((f"control {number} {cond}", sample) for cond, sample in slots)
         previous = control.previous_controlnet
         try:
             if previous is not None:
@@ -106,9 +107,14 @@ class _Controls:
         patched = any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
         wrapped = "model_function_wrapper" in self._patcher.model_options
         referred = any(cond.get(name) is not None for name in REFERENCES)
-        if not self._model.attached:  # then what is changed in it is not known yet
-            self._model.attach()
-        return not (around or patched or wrapped or referred or self._model.changed)
+        if around or patched or wrapped or referred or injections(self._patcher) or not self._model.cuts_residuals:
+            return False
+        try:
+            if not self._model.attached:  # then what is changed in it is not known yet
+                self._model.attach()
+        except Unsupported:  # which the call of the model itself will say
+            return False
+        return not self._model.changed
 
     def _sharding_of(self, module: nn.Module) -> ControlTokens | ControlRows | None:
         if id(module) not in self._known:
@@ -132,6 +138,14 @@ class _Controls:
         for _, sharding in self._known.values():
             if sharding is not None:
                 sharding.detach()
+
+
+def _slots(options: Mapping[str, Any], batch: int) -> Slots | None:
+    """The names of the batch entries; None where something has taken the batch apart, which the model will say."""
+    try:
+        return batch_slots(options, batch)
+    except Unsupported:
+        return None
 
 
 @contextlib.contextmanager

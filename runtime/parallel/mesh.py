@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch.distributed as dist
 
@@ -16,7 +16,10 @@ AXES = ("data", "cfg", "step", "ring", "ulysses")
 
 @dataclass(frozen=True)
 class Degrees:
-    """The size of every axis, and how its ranks exchange tensors (see config.StrategyConfig)."""
+    """The size of every axis, and how its ranks exchange tensors (see config.StrategyConfig).
+
+    `split_asked`: a person wants the tokens split so many ways, and not only the same picture sooner.
+    """
 
     data: int = 1
     cfg: int = 1
@@ -25,6 +28,7 @@ class Degrees:
     ulysses: int = 1
     ring_exchange: str = "all_gather"
     overlap: bool = True
+    split_asked: bool = field(default=False, compare=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -82,6 +86,7 @@ def manual_degrees(strategy: StrategyConfig, world: int, conditions: int | None,
         ulysses=strategy.ulysses_degree,
         ring_exchange=strategy.ring_exchange,
         overlap=strategy.overlap,
+        split_asked=strategy.ring_degree * strategy.ulysses_degree > 1,
     )
 
 

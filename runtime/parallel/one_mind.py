@@ -84,8 +84,7 @@ def check(headers: Sequence[Header], first_not_finite: str = "") -> None:
         if header.call != first.call or not same_sigma:
             raise Diverged(
                 f"Worker {rank} is at {_place(header)} while worker 0 is at {_place(first)}: a patch or sampler "
-                "of this workflow decides differently on each worker. Use cfg_degree instead of sequence "
-                "parallelism, or bypass the patch."
+                "of this workflow decides differently on each worker. Bypass it, or Parallel Model."
             )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from ..attention.axis import Axis
+from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
-from ..sharding.hooks import Hooked
+from ..sharding.hooks import SOME_WHOLE, Hooked
 from ..sharding.shard import batch_slots
 from ..sharding.split import split_over_ranks
 from .controls import shared_controls
@@ -21,7 +22,10 @@ from .replaced import injections, replaced_modules
 from .wrappers import may_change_the_model
 
 OVERRIDE = "optimized_attention_override"
-NOT_COMPILED = "torch.compile does not apply to a model whose rows are split (ring_degree); cfg_degree keeps it."
+NOT_COMPILED = (
+    "torch.compile does not apply to a model whose rows are split (ring_degree). With CFG above 1, two workers with "
+    "cfg_degree 2 keep it."
+)
 
 
 @contextlib.contextmanager
@@ -49,6 +53,7 @@ def sequence_parallel(
     )
     sharding = split_over_ranks(module, attention)
     sharding.replaced = replaced_modules(patcher)
+    sharding.asked = degrees.split_asked
     with contextlib.ExitStack() as stack:
         stack.enter_context(attention)
         stack.callback(sharding.detach)  # it attaches itself to the model that the first forward meets
@@ -75,6 +80,25 @@ class _ApplyModel:
         transformer_options: dict,
         **conditioning: Any,
     ) -> torch.Tensor:
+        given = (x, t, c_concat, c_crossattn, control)
+        try:
+            self._begin(x, transformer_options)
+        except Unsupported as reason:
+            if self._sharding.asked:
+                raise
+            self._sharding.detach()  # nothing has run yet: this call is the model's own on every rank
+            self._sharding.attention.ledger.warn(SOME_WHOLE.format(str(reason).partition(";")[0]))
+            return executor(*given, transformer_options, **conditioning)
+        previous = transformer_options.get(OVERRIDE)
+        options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
+        with contextlib.ExitStack() as stack:
+            if not self._sharding.runs_compiled and hasattr(executor.class_obj.diffusion_model, "_orig_mod"):
+                self._sharding.attention.ledger.warn(NOT_COMPILED)
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            return executor(*given, options, **conditioning)
+
+    def _begin(self, x: torch.Tensor, transformer_options: dict) -> None:
+        """Readies the sharding for a call. Raises Unsupported, on all ranks, for a model that nobody can split."""
         if may_change_the_model(self._patcher.model_options, transformer_options):
             self._sharding.detach()  # what is in the model now is looked at anew
         self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
@@ -82,10 +106,3 @@ class _ApplyModel:
             raise self._sharding.plan.refuse(
                 f"an injection ({self._injected[0]}) of which no module shows what it does"
             )
-        previous = transformer_options.get(OVERRIDE)
-        options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
-        with contextlib.ExitStack() as stack:
-            if not self._sharding.runs_compiled and hasattr(executor.class_obj.diffusion_model, "_orig_mod"):
-                self._sharding.attention.ledger.warn(NOT_COMPILED)
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            return executor(x, t, c_concat, c_crossattn, control, options, **conditioning)

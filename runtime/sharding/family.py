@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..attention.errors import Unsupported
+from ..attention.errors import WAY_OUT, Unsupported
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Before `path` runs ("" is the model itself), `refuses` looks at its arguments by name; True refuses the job.
+    """Before the model runs, `refuses` looks at its arguments by name; True refuses to split it.
 
     `reason` completes the sentence "Flux cannot be split over ranks with ...", or what `refuses` returns, where that
-    says more. All ranks see the same arguments; the module itself is among them as "self".
+    says more. All ranks see the same arguments; the model itself is among them as "self".
     """
 
-    path: str
     refuses: Callable[[Mapping[str, Any]], bool | str]
     reason: str = ""
 
@@ -32,10 +31,12 @@ class Family:
 
     family: str
     models: tuple[str, ...]
+    guards: tuple[Guard, ...] = field(default=(), kw_only=True)
 
     def refuse(self, what: str) -> Unsupported:
         """The error that says what of this family cannot be split, and which setting avoids it."""
-        return Unsupported(
-            f"{self.family} cannot be split over ranks with {what}; "
-            "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
-        )
+        return Unsupported(f"{self.not_with(what)}; {WAY_OUT}")
+
+    def not_with(self, what: str) -> str:
+        """That says what of this family cannot be split."""
+        return f"{self.family} cannot be split over ranks with {what}"

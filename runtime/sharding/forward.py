@@ -17,7 +17,8 @@ class Forward:
     `lengths`: all tokens of each segment that has been split. `grids`: how they lay in the model. `fronts`: the tokens
     in front of it that every rank has.
 
-    `whole_between`, `whole_block`: the model holds all tokens between its blocks, and in the one that runs.
+    `unsplit`: nothing is split in it. `whole_between`, `whole_block`: the model holds all tokens between its blocks,
+    and in the one that runs.
     `scope`: the attention that is split now, its module, its name and the calls so far.
     `key_mask` is given to attention for a mask the plan has taken from the blocks, `taken_mask`.
     `copies`: {(id of a value, for what): (the value, what was made of it)}.
@@ -29,6 +30,7 @@ class Forward:
     lengths: dict[str, int] = field(default_factory=dict)
     grids: dict[str, tuple[int, ...]] = field(default_factory=dict)
     fronts: dict[str, int] = field(default_factory=dict)
+    unsplit: bool = False
     whole_between: bool = False
     whole_block: bool = False
     gathered: bool = False

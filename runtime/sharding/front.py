@@ -39,6 +39,6 @@ def attend_with_front(
     first, last = layout.ranges(attention.part)[0]
     share = last - first
     k, v = (torch.cat([x.narrow(dim, first, share), x.narrow(dim, front, own)], dim) for x in (k, v))
-    none = torch.zeros_like(q.narrow(dim, 0, 1)).repeat_interleave(share, dim)
+    none = q.new_zeros(*q.shape[:dim], share, *q.shape[dim + 1 :])
     out = attention(func, torch.cat([none, q], dim), k, v, layout=layout, tag=tag, **kwargs)
     return out.narrow(2 if kwargs.get("skip_output_reshape") else 1, share, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..attention.sequence import SequenceAttention
-from .arguments import modules_at, positions
+from .arguments import modules_at
 from .changed import changed_modules
-from .family import Family, Guard
+from .family import Family
 
 Slots = tuple[tuple[str, int], ...]
 """(cond, sample index) of each batch entry."""
+
+SOME_WHOLE = "{}: every worker ran some calls of the model whole, which saves no time."
 
 # The names of the positional arguments of ComfyUI's attention functions (comfy/ldm/modules/attention.py).
 ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
@@ -30,6 +32,8 @@ class Hooked(ABC):
     Before each forward say `begin_forward(slots)`, the first time when what a workflow puts into it is there,
     and give the model's transformer_options the `attention_override`. Everything refused raises Unsupported, on all
     ranks at the same place. `replaced` are the paths of modules that a workflow replaces, or something of them.
+    Where nobody `asked` for the split, a forward that a guard refuses runs whole on every rank instead: all hooks
+    sleep, so that it is the model's own.
     """
 
     runs_compiled = True
@@ -40,6 +44,7 @@ class Hooked(ABC):
         self.plan = plan
         self.attention = attention
         self.replaced: tuple[str, ...] = ()
+        self.asked = True
         self._slots: Slots = ()
         self._changed: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
@@ -111,16 +116,50 @@ class Hooked(ABC):
         return found
 
     def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        awake = lambda *given: None if self._asleep else hook(*given)  # noqa: E731
+        self._handles.append(module.register_forward_pre_hook(awake, with_kwargs=True))
 
-    def _attach_guards(self, guards: Sequence[tuple[Guard, nn.Module]]) -> None:
-        for guard, module in guards:
-            self._before(module, partial(self._guard, guard))
+    def _behind(self, module: nn.Module, hook: Callable[..., Any], always_call: bool = False) -> None:
+        awake = lambda *given: None if self._asleep else hook(*given)  # noqa: E731
+        self._handles.append(module.register_forward_hook(awake, always_call=always_call))
 
-    def _guard(self, guard: Guard, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        refused = guard.refuses({**dict(zip(positions(module), args)), **kwargs, "self": module})
+    def _first_of_all(self, module: nn.Module) -> None:
+        """`_start` runs before each forward of the module, and says whether the hooks sleep during it."""
+        self._handles.append(module.register_forward_pre_hook(self._start, with_kwargs=True))
+
+    @property
+    @abstractmethod
+    def cuts_residuals(self) -> bool:
+        """Whether the model takes what a ControlNet adds, and every rank what is for its own tokens or rows."""
+
+    @property
+    @abstractmethod
+    def _asleep(self) -> bool:
+        """Whether the modules that run now are given all of the picture, so that the hooks on them do nothing."""
+
+    @abstractmethod
+    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The hook of `_first_of_all`."""
+
+    def _refused(self, given: Mapping[str, Any]) -> str:
+        """What a guard has against splitting a forward with these arguments, "self" among them; empty if nothing."""
+        for guard in self.plan.guards:
+            refused = guard.refuses(given)
+            if refused:
+                return refused if isinstance(refused, str) else guard.reason
+        return ""
+
+    def _runs_whole(self, refused: str) -> bool:
+        """Whether the forward at hand is the model's own, as that is refused. Raises Unsupported if a split was asked
+        for."""
+        if refused and self.asked:
+            raise self.plan.refuse(refused)
         if refused:
-            raise self.plan.refuse(refused if isinstance(refused, str) else guard.reason)
+            self._warn_whole(refused)
+        return bool(refused)
+
+    def _warn_whole(self, what: str) -> None:
+        self.attention.ledger.warn(SOME_WHOLE.format(self.plan.not_with(what)))
 
     def _named(self, path: str) -> str:
         """A name of its own for each time a module runs in a forward, the same in every forward."""

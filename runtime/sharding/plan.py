@@ -212,6 +212,5 @@ class Plan(Family):
 
     joint: tuple[str, ...]
     actions: tuple[Action, ...]
-    guards: tuple[Guard, ...] = ()
     blocks: tuple[Blocks, ...] = ()
     whole_with: tuple[str, ...] = ()

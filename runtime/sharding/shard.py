@@ -42,13 +42,14 @@ from .plan import (
 )
 from .sequences import share_sequences
 from .slots import batch_slots
+from .spare import HeldTokens, attend_without_spares
 from .view import TokenView
 
 __all__ = ["Sharding", "batch_slots"]
 
 RUNS_WHOLE = (
     "A workflow has put code of its own into {}: every worker runs {} of the {} blocks of the model on all tokens. "
-    "cfg_degree and Step Reuse lose nothing by it."
+    "Step Reuse, and cfg_degree where CFG is above 1, lose nothing by it."
 )
 
 
@@ -63,15 +64,13 @@ class Sharding(Hooked):
 
     def attach(self) -> None:
         """See `Hooked.attach`."""
-        guards = [(guard, module) for guard in self.plan.guards for _, module in self._resolve(guard.path)]
         actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
         blocks = [(each, *found) for each in self.plan.blocks for found in self._resolve(each.path)]
         self._changed = self._look()
         if self._changed and not self.plan.blocks:
             raise self.plan.refuse(f"code of the workflow's own in place of the model's ({self._changed[0]})")
-        self._before(self.module, self._start)
+        self._first_of_all(self.module)
         self._behind(self.module, self._end)
-        self._attach_guards(guards)
         whole = [(each, module) for each, path, module in blocks if self._is_changed(path)]
         if whole:
             self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(whole), len(blocks)))
@@ -97,12 +96,14 @@ class Sharding(Hooked):
         self._callers.clear()
         self._forward = Forward()
 
-    def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        super()._before(module, lambda *given: None if self._forward.whole_block else hook(*given))
+    @property
+    def cuts_residuals(self) -> bool:
+        """See `Hooked.cuts_residuals`."""
+        return any(isinstance(action, Residuals) for action in self.plan.actions)
 
-    def _behind(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        checked = lambda *given: None if self._forward.whole_block else hook(*given)  # noqa: E731
-        self._handles.append(module.register_forward_hook(checked))
+    @property
+    def _asleep(self) -> bool:
+        return self._forward.unsplit or self._forward.whole_block
 
     def _is_changed(self, path: str) -> bool:
         """Whether the block at `path` holds code of the workflow's own, or is held by such a module."""
@@ -171,6 +172,9 @@ class Sharding(Hooked):
         places = positions(module)
         given = {**dict(zip(places, args)), **kwargs}
         self._entered.clear()
+        if self._runs_whole(self._refused(given | {"self": module})):
+            self._forward = Forward(unsplit=True)
+            return None
         counted = any(given.get(name) is not None for name in self.plan.whole_with)
         whole_between = bool(self._changed) or counted or between_blocks(given)
         self._forward = Forward(given, whole_between=bool(self.plan.blocks) and whole_between)
@@ -219,11 +223,9 @@ class Sharding(Hooked):
         return self._own_segment(x, action.segment, action.dim, front)
 
     def _own_segment(self, x: Tensor, segment: str, dim: int, front: int) -> Tensor:
-        length, parts = x.shape[dim] - front, self.attention.parts
-        if length < parts:
-            raise self.plan.refuse(f"{length} {segment} tokens on {parts} ranks")
+        length = x.shape[dim] - front
         self._forward.lengths[segment], self._forward.fronts[segment] = length, front
-        own = TokenLayout((length,), parts).split(x.narrow(dim, front, length), 0, dim, self.attention.part)
+        own = self._layout((segment,)).split(x.narrow(dim, front, length), 0, dim, self.attention.part)
         return torch.cat([x.narrow(dim, 0, front), own], dim) if front else own
 
     def _split_block(
@@ -291,7 +293,7 @@ class Sharding(Hooked):
         if self._forward.whole_between and action.outside:
             return x
         tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
-        return self.attention.gather_tokens(x, self._layout((action.segment,)), 1, tag)
+        return self._all_tokens(x, self._layout((action.segment,)), 1, tag)
 
     def _cut(self, action: Whole, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._forward.whole_between and action.outside:
@@ -306,7 +308,9 @@ class Sharding(Hooked):
         tag = Tag(self._named(path), "neighbours", self._slots, sensitive=True)
         ends = torch.cat([x[:, :1], x[:, -1:]], 1)
         ends = self.attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
-        return torch.cat([ends[:, 2 * part - 1 : 2 * part], x, ends[:, 2 * part + 2 : 2 * part + 3]], 1)
+        after = 2 * part + 2
+        last = 2 * min(parts, self._layout((action.segment,)).total)  # spares are nobody's neighbours
+        return torch.cat([ends[:, 2 * part - 1 : 2 * part], x, ends[:, after : min(after + 1, last)]], 1)
 
     def _cut_neighbours(self, action: Neighbours, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         part = self.attention.part
@@ -355,22 +359,26 @@ class Sharding(Hooked):
         return torch.cat([x.narrow(dim, 0, kept), everyones], dim) if kept else everyones
 
     def _share_sequences(self, function: Callable[..., Tensor], **kwargs: Any) -> Tensor:
+        if self._forward.unsplit:
+            return function(**kwargs)
         tag = Tag(self._named("sequences"), "all tokens", self._slots, sensitive=True)
         parts, part = self.attention.parts, self.attention.part
         return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
 
     def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
         """The tokens of all ranks; where they come before the batch, all its entries travel as one."""
+        if isinstance(layout, HeldTokens):
+            x, layout = layout.without_spares(x, dim, self.attention.part), layout.given
         if dim > 0:
             return self.attention.gather_tokens(x, layout, dim, tag)
         together = (" and ".join(f"{cond}, {sample}" for cond, sample in tag.slots), 0)
         return self.attention.gather_tokens(x[None], layout, 1, replace(tag, slots=(together,)))[0]
 
-    def _layout(self, segments: tuple[str, ...]) -> TokenLayout:
+    def _layout(self, segments: tuple[str, ...]) -> HeldTokens:
         lengths = self._forward.lengths
         if any(segment not in lengths for segment in segments):
             raise self.plan.refuse("a patch that keeps its first block from running")
-        return TokenLayout(tuple(lengths[segment] for segment in segments), self.attention.parts)
+        return HeldTokens(tuple(lengths[segment] for segment in segments), self.attention.parts)
 
     def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
         forward, call = self._forward, self._forward.scope_calls
@@ -394,4 +402,5 @@ class Sharding(Hooked):
             return self._view.attend(func, q, k, v, **kwargs)
         tag = Tag(forward.scope_path, "kv" if call == 0 else f"kv{call + 1}", self._slots)
         attend = partial(attend_with_front, self.attention) if front else self.attention
-        return attend(func, q, k, v, layout=layout, tag=tag, **kwargs)
+        part = self.attention.part
+        return attend_without_spares(attend, func, q, k, v, layout=layout, part=part, tag=tag, **kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..attention.errors import Unsupported
+from ..attention.errors import WAY_OUT, Unsupported
 from .hooks import Slots
 
 
@@ -29,7 +29,7 @@ def batch_slots(options: Mapping[str, Any], batch: int) -> Slots:
     if rest:
         raise Unsupported(
             f"A patch of this workflow evaluates {batch} of the batch entries of {len(uuids)} conditions at a time; "
-            "set ulysses_degree and ring_degree to 1 (cfg_degree still works)."
+            f"{WAY_OUT}"
         )
     frames = getattr(options.get("context_window"), "index_list", "")
     conds = [f"{prediction} {uuid} {frames}".rstrip() for prediction, uuid in zip(predictions, uuids)]

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
 from .forward import Forward
 from .hooks import Slots
+from .spare import HeldTokens
 
 
 class TokenView:
@@ -28,7 +28,7 @@ class TokenView:
         forward: Forward,
         attention: SequenceAttention,
         slots: Slots,
-        layout: Callable[[tuple[str, ...]], TokenLayout],
+        layout: Callable[[tuple[str, ...]], HeldTokens],
         named: Callable[[str], str],
         refuse: Callable[[str], Exception],
         *,
@@ -40,7 +40,7 @@ class TokenView:
         self._joint, self._behind = joint, behind
 
     @property
-    def _layout(self) -> TokenLayout:
+    def _layout(self) -> HeldTokens:
         scope, call = self._forward.scope, self._forward.scope_calls
         return self._layout_of(scope.calls[min(call, len(scope.calls) - 1)] if scope is not None else self._joint)
 
@@ -57,7 +57,8 @@ class TokenView:
             return x
         layout, tag = self._layout, Tag(self._named(what), "tokens", self._slots, sensitive=True)
         self._check(x, dim, layout.chunk(self._attention.part))
-        x = self._attention.gather_tokens(x, layout, dim, tag)
+        x = layout.without_spares(x, dim, self._attention.part)
+        x = self._attention.gather_tokens(x, layout.given, dim, tag)
         grid = self._grid(x, dim)
         return x.reshape(*x.shape[:dim], *grid, *x.shape[dim + len(grid) :]) if grid else x
 

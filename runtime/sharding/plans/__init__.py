@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ...attention.errors import WAY_OUT
 from ..plan import Plan, Unsupported
 from ..rows.plan import RowPlan
 from . import (
@@ -107,10 +108,7 @@ def plan_for(module: nn.Module) -> Plan | RowPlan:
     """The plan of a diffusion module, by its class. Raises Unsupported, naming the class, when there is none."""
     plan = _find(module)
     if plan is None:
-        raise Unsupported(
-            f"There is no sequence-parallel plan for {type(module).__name__}; set ulysses_degree and ring_degree to 1: "
-            "CFG parallel (cfg_degree 2) works with every model."
-        )
+        raise Unsupported(f"There is no sequence-parallel plan for {type(module).__name__}; {WAY_OUT}")
     return plan
 
 

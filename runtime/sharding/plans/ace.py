@@ -60,7 +60,7 @@ LINEAR = Plan(
     guards=(
         INSIDE,
         CONTROL,
-        Guard("", lambda arguments: arguments.get("attention_mask") is not None, "a mask of its sound"),
+        Guard(lambda arguments: arguments.get("attention_mask") is not None, "a mask of its sound"),
     ),
     blocks=(Blocks("transformer_blocks.*", (("hidden_states", ("audio",), None),)),),
 )

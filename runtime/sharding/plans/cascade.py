@@ -35,6 +35,7 @@ PLAN = RowPlan(
     ),
     norms=(f"{_COMMON}.GlobalResponseNorm",),
     text_in_attention=True,
+    resizes_residuals=True,
     without_rows=(
         "clip_mapper",
         "clip_txt_mapper",
@@ -45,12 +46,10 @@ PLAN = RowPlan(
         "effnet_mapper",
         "pixels_mapper",
     ),
-    guards=tuple(
+    guards=(
         Guard(
-            f"{blocks}.*.*",
-            lambda arguments: not getattr(arguments["self"], "self_attn", True),
+            lambda arguments: not all(getattr(part, "self_attn", True) for part in arguments["self"].modules()),
             "transformers that attend to the text alone",
-        )
-        for blocks in ("down_blocks", "up_blocks")
+        ),
     ),
 )

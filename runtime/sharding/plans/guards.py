@@ -18,6 +18,6 @@ def _between(arguments: Mapping[str, Any]) -> bool | str:
     return _unknown(arguments) or between_blocks(arguments)
 
 
-PATCHES = Guard("", _between, "a patch between its blocks (such as skip layer guidance)")
-INSIDE = Guard("", _unknown)
-CONTROL = Guard("", lambda arguments: arguments.get("control") is not None, "a ControlNet")
+PATCHES = Guard(_between, "a patch between its blocks (such as skip layer guidance)")
+INSIDE = Guard(_unknown)
+CONTROL = Guard(lambda arguments: arguments.get("control") is not None, "a ControlNet")

@@ -7,7 +7,7 @@ model does, and cut. The memory tokens are taken off behind the last layer, wher
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..own import Own
 from ..plan import AttentionScope, Gather, Guard, Localise, Plan, Split
@@ -25,6 +25,10 @@ def _added(condition: Tensor, own: Own) -> Tensor:
     return condition[:, max(0, first - in_front) : max(0, last - in_front)]
 
 
+def _mixes_neighbours(layer: nn.Module) -> bool:
+    return layer.conformer is not None or layer.self_attn.feat_scale
+
+
 PLAN = Plan(
     family="Stable Audio",
     models=("comfy.ldm.audio.dit.AudioDiffusionTransformer",),
@@ -40,8 +44,7 @@ PLAN = Plan(
         PATCHES,
         CONTROL,
         Guard(
-            "transformer.layers.*",
-            lambda arguments: arguments["self"].conformer is not None or arguments["self"].self_attn.feat_scale,
+            lambda arguments: any(map(_mixes_neighbours, arguments["self"].transformer.layers)),
             "layers that mix neighbouring tokens outside of attention",
         ),
     ),

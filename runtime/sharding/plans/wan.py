@@ -68,7 +68,6 @@ CAUSAL = replace(
         INSIDE,
         CONTROL,
         Guard(
-            "",
             lambda arguments: (arguments.get("transformer_options") or {}).get("ar_state") is not None,
             "a sampler that makes the video block by block (ar_video)",
         ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..family import Family, Guard
+from ..family import Family
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,6 @@ class RowPlan(Family):
     """Classes that take torch.norm over the pixels (B, R, W, C) of a map."""
     text_in_attention: bool = False
     """Whether keys of self-attention are followed by those of a text."""
-    guards: tuple[Guard, ...] = ()
+    resizes_residuals: bool = False
+    """Whether what a ControlNet adds is resized to the map, as bilinear interpolation does; else what does not fit is
+    not added."""

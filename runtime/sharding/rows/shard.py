@@ -21,20 +21,22 @@ from .control import own_control
 from .exchange import RowExchange
 from .functions import RowFunctions
 from .layout import RowLayout, levels_of
-from .modules import downs_of, is_upsample, must_divide, named, refused_module, spans_rows
+from .modules import downs_of, is_upsample, lowest_rows, named, refused_module, spans_rows
 from .patches import added_later, inside, unknown, with_all_rows
 from .plan import RowPlan
 
 SEES_ALL = (
     "Patches of this workflow change self-attention, and must see the whole picture there: every worker runs those "
-    "transformers on all of it. cfg_degree and Step Reuse save more time with them than ring_degree does."
+    "transformers on all of it. Step Reuse, and cfg_degree where CFG is above 1, save more time with them than "
+    "ring_degree does."
 )
 
 
 @dataclass
 class _Forward:
-    """What is known of one forward of the model."""
+    """What is known of one forward of the model. `unsplit`: nothing is split in it."""
 
+    unsplit: bool = False
     levels: list[RowLayout] = field(default_factory=list)
     level: int = 0
     gathered: bool = False
@@ -50,7 +52,7 @@ class _Forward:
 
 RUNS_WHOLE = (
     "A workflow has put code of its own into {}: every worker runs {} layers of the model on the whole picture. "
-    "cfg_degree and Step Reuse lose nothing by it."
+    "Step Reuse, and cfg_degree where CFG is above 1, lose nothing by it."
 )
 
 
@@ -64,7 +66,7 @@ class RowSharding(Hooked):
         if attention.ulysses.size > 1 and attention.ring.size > 1:
             raise Unsupported(
                 f"The rows of a {plan.family} are split along one axis, and ring_degree is {attention.ring.size} and "
-                f"ulysses_degree {attention.ulysses.size}; set one of them to 1."
+                f"ulysses_degree is {attention.ulysses.size}; set ring_degree to {attention.parts} and the other to 1."
             )
         axis = attention.ring if attention.ring.size > 1 else attention.ulysses
         self._exchange = RowExchange(axis, attention.ledger)
@@ -81,8 +83,7 @@ class RowSharding(Hooked):
         self._skips = len(self._resolve(self.plan.skips)) if self.plan.skips else 0
         self._downs = downs_of(self.module)
         ((_, first),), ((last_path, last),) = self._resolve(self.plan.first), self._resolve(self.plan.last)
-        self._before(self.module, self._start)
-        self._attach_guards([(g, module) for g in self.plan.guards for _, module in self._resolve(g.path)])
+        self._first_of_all(self.module)
         self._before(first, self._split)
         for path, module in changed.items():
             self._before(module, partial(self._enter_layer, path))
@@ -218,16 +219,17 @@ class RowSharding(Hooked):
             raise self.plan.refuse("a patch that keeps its first layer from running")
         return self._forward.levels[self._forward.level]
 
-    def _cut_residual(self, residual: Tensor) -> Tensor:
+    def _cut_residual(self, residual: Tensor) -> Tensor | None:
+        """What of a residual is for the own rows; None of one that does not fit, where the model adds no such."""
         if self._forward.whole_skips_from is not None:
             of_skip = self._forward.options["block"][0] == "output"
             if not of_skip or self._is_whole_skip(self._skip):
                 return residual
         if residual.shape[-2] != self._rows.height:
-            raise self.plan.refuse(
-                f"a ControlNet or T2I adapter that gives {residual.shape[-2]} rows for a feature map of "
-                f"{self._rows.height}"
-            )
+            if not self.plan.resizes_residuals:
+                return None
+            size = self._rows.height, residual.shape[-1]  # the model itself resizes the width
+            residual = nn.functional.interpolate(residual, size, mode="bilinear", align_corners=True)
         return self.cut(residual)
 
     def _tokens(self) -> RowLayout:
@@ -243,8 +245,14 @@ class RowSharding(Hooked):
         if x.shape[-2] != rows:
             raise self.plan.refuse(f"a patch that makes a feature map of {x.shape[-2]} rows where {rows} were expected")
 
-    def _behind(self, module: nn.Module, hook: Callable[..., Any], always_call: bool = False) -> None:
-        self._handles.append(module.register_forward_hook(hook, always_call=always_call))
+    @property
+    def cuts_residuals(self) -> bool:
+        """See `Hooked.cuts_residuals`."""
+        return True
+
+    @property
+    def _asleep(self) -> bool:
+        return self._forward.unsplit
 
     def _start(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -253,9 +261,16 @@ class RowSharding(Hooked):
         self._entered.clear()
         places = positions(module)
         options = argument("transformer_options", places, args, kwargs) or {}
-        kinds = sorted(unknown(options))
-        if kinds:
-            raise self.plan.refuse(f"a patch of the kind {kinds[0]}")
+        given = {**dict(zip(places, args)), **kwargs, "self": module}
+        batch, *_, height, _ = given["x"].shape
+        refused = self._refused(given)
+        if batch != len(self._slots):
+            refused = f"{batch} batch entries where {len(self._slots)} were expected"
+        for kind in sorted(unknown(options))[:1]:
+            refused = f"a patch of the kind {kind}"
+        if self._runs_whole(refused) or self._has_too_few_rows(height):
+            self._forward.unsplit = True
+            return args, kwargs
         if options:
             self._forward.options = with_all_rows(options, self)
             args, kwargs = replaced("transformer_options", places, args, kwargs, self._forward.options)
@@ -264,18 +279,18 @@ class RowSharding(Hooked):
             return args, kwargs
         return replaced("control", places, args, kwargs, own_control(control, self._cut_residual))
 
+    def _has_too_few_rows(self, height: int) -> bool:
+        """Whether some rank would have none of a latent of so many rows, at the lowest resolution."""
+        parts = self.attention.parts
+        too_few = lowest_rows(self.module, height) < parts
+        if too_few:
+            self._warn_whole(f"a latent of {height} rows on {parts} workers")
+        return too_few
+
     def _split(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x_BCHW, parts = args[0], self.attention.parts
-        if x_BCHW.shape[0] != len(self._slots):
-            raise self.plan.refuse(f"{x_BCHW.shape[0]} batch entries where {len(self._slots)} were expected")
-        lowest = -(-x_BCHW.shape[-2] // 2**self._downs)
-        if lowest < parts:
-            raise self.plan.refuse(f"a picture of {lowest} rows at its lowest resolution on {parts} ranks")
-        multiple = must_divide(self.module)
-        if x_BCHW.shape[-2] % multiple:
-            raise self.plan.refuse(f"a picture of {x_BCHW.shape[-2]} rows, a number that {multiple} does not divide")
         self._forward.levels = levels_of(x_BCHW.shape[-2], self._downs, parts)
         return (self.cut(x_BCHW), *args[1:]), kwargs
 

@@ -1,0 +1,82 @@
+"""Segments of fewer tokens than there are ranks: a rank that has none of one holds a copy of its last token, a spare.
+
+So every rank holds some of each segment: modules and kernels do not agree on what to make of tensors without tokens. A
+spare is worked on like any other token and belongs to nobody: ranks hand on what is without it, so nothing of it
+reaches another token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention.layout import TokenLayout
+
+
+@dataclass(frozen=True)
+class HeldTokens(TokenLayout):
+    """What each rank holds of a joint sequence: the tokens that `given` counts as its own, and spares."""
+
+    @property
+    def given(self) -> TokenLayout:
+        """What each rank hands on: the same segments without spares."""
+        return TokenLayout(self.lengths, self.parts)
+
+    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+        """See `TokenLayout.ranges`; those of different parts overlap where one holds a spare."""
+        own, ends = super().ranges(part, group), accumulate(self.lengths)
+        return tuple(
+            (end - 1, end) if length and first == last else (first, last)
+            for (first, last), length, end in zip(own, self.lengths, ends)
+        )
+
+    def has_spare(self, part: int) -> bool:
+        """Whether some of what `part` holds is spare."""
+        return self.chunk(part) != self.given.chunk(part)
+
+    def without_spares(self, x: Tensor, dim: int, part: int) -> Tensor:
+        """What `part` hands on of `x`, which ends with the tokens it holds along `dim`."""
+        if not self.has_spare(part):
+            return x
+        front = x.shape[dim] - self.chunk(part)
+        places = [*range(front), *(front + place for place in self._own_places(part))]
+        return x.index_select(dim, torch.tensor(places, dtype=torch.long, device=x.device))
+
+    def with_spares(self, x: Tensor, dim: int, part: int) -> Tensor:
+        """The inverse, with zero in place of the spares."""
+        if not self.has_spare(part):
+            return x
+        whole = x.new_zeros(*x.shape[:dim], self.chunk(part), *x.shape[dim + 1 :])
+        places = torch.tensor(self._own_places(part), dtype=torch.long, device=x.device)
+        return whole.index_copy(dim, places, x)
+
+    def _own_places(self, part: int) -> list[int]:
+        held, given = self.local(part), self.given.local(part)
+        firsts = [end - length for end, length in zip(accumulate(held), held)]
+        return [first + token for first, length in zip(firsts, given) for token in range(length)]
+
+
+def attend_without_spares(
+    attend: Callable[..., Tensor],
+    func: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layout: HeldTokens,
+    part: int,
+    **kwargs: Any,
+) -> Tensor:
+    """`attend`, which is as ComfyUI's, from and to the tokens that are nobody's spares; for those it gives zero.
+
+    q, k, v are of the tokens that `part` holds, all keys of a front before them.
+    """
+    dim = 2 if kwargs.get("skip_reshape") else 1
+    q, k, v = (layout.without_spares(x, dim, part) for x in (q, k, v))
+    out = attend(func, q, k, v, layout=layout.given, **kwargs)
+    return layout.with_spares(out, 2 if kwargs.get("skip_output_reshape") else 1, part)
