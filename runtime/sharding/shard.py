@@ -308,9 +308,10 @@ class Sharding(Hooked):
         tag = Tag(self._named(path), "neighbours", self._slots, sensitive=True)
         ends = torch.cat([x[:, :1], x[:, -1:]], 1)
         ends = self.attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
+        given = self._layout((action.segment,)).given
         after = 2 * part + 2
-        last = 2 * min(parts, self._layout((action.segment,)).total)  # spares are nobody's neighbours
-        return torch.cat([ends[:, 2 * part - 1 : 2 * part], x, ends[:, after : min(after + 1, last)]], 1)
+        following = part + 1 < parts and given.chunk(part + 1) > 0  # spares are nobody's neighbours
+        return torch.cat([ends[:, 2 * part - 1 : 2 * part], x, ends[:, after : after + following]], 1)
 
     def _cut_neighbours(self, action: Neighbours, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         part = self.attention.part

@@ -177,7 +177,7 @@ def test_two_ranks(tmp_path):
             "ring_exchange ring computes attention with torch's own kernels; reference does not apply. "
             "ring_exchange all_gather keeps it."
         ]
-        assert "(7, 7)" in sentences[0] and "ring_degree to 1" in sentences[0]
+        assert "(7, 7)" in sentences[0] and "run on one device" in sentences[0]
         assert "ulysses_degree is 2" in sentences[1] and "5 attention heads" in sentences[1]
         assert "1 key and value heads" in sentences[2]
         assert there == [1.0 - rank] * 3

@@ -171,7 +171,7 @@ def test_deep_shrink_is_exact():
 
 
 def test_a_patch_nobody_knows_is_refused_or_runs_on_one_device():
-    with pytest.raises(JobFailed, match="of the kind another_patch; set ulysses_degree and ring_degree to 1") as caught:
+    with pytest.raises(JobFailed, match="of the kind another_patch; set on_unsupported of Parallel Model") as caught:
         ksampler(parallel(patched_unknown(model().clone()), 2, ring_degree=2))
     assert "Traceback" not in str(caught.value)
     fallback = parallel(patched_unknown(model().clone()), 2, on_unsupported="run on one device", ring_degree=2)

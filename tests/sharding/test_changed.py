@@ -149,5 +149,5 @@ def refusals(rank, world):
 def test_what_is_refused(tmp_path):
     for found in launch(refusals, 2, tmp_path):
         for family, path in (("Flux", "double_blocks.0"), ("UNet", "forward")):
-            code = f"code of the workflow's own in place of the model's ({path}); set ulysses_degree"
+            code = f"code of the workflow's own in place of the model's ({path}); set on_unsupported"
             assert found[family].startswith(f"{family} cannot be split over ranks with {code}")

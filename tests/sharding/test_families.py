@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from compact_parallel.runtime.attention.errors import WAY_OUT
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
@@ -100,7 +101,6 @@ def refusals_and_compression(rank, world):
     sharding = Sharding(model, plan_for(model), attention)
     options = {"patches": {"another_patch": [lambda q, k, v, **_: {}]}}
     sentences["another_patch"] = refused(sharding, inputs("flux") | {"transformer_options": options})
-    sentences["too few tokens"] = refused(sharding, inputs("flux", text=1))
     sharding.plan = plan_for(sd3())
     with pytest.raises(Unsupported) as refusal, sharding:
         pass
@@ -135,7 +135,6 @@ def refusals_and_compression(rank, world):
 def test_what_is_refused_and_what_is_not(tmp_path):
     expected = {
         "another_patch": "Flux cannot be split over ranks with a patch of the kind another_patch",
-        "too few tokens": "with 1 text tokens on 2 ranks",
         "wrong plan": "SD3 cannot be split over ranks with no joint_blocks.first in the model",
         "override not given": "with an attention that does not go through ComfyUI's attention functions",
     }
@@ -144,7 +143,7 @@ def test_what_is_refused_and_what_is_not(tmp_path):
         assert sentences.keys() == expected.keys()
         for name, sentence in sentences.items():
             assert expected[name] in sentence
-            assert sentence.endswith("; set ulysses_degree and ring_degree to 1 (cfg_degree still works).")
+            assert sentence.endswith(f"; {WAY_OUT}")
         assert after < LIMIT
         assert kept < LIMIT
         assert previous_calls == 2 * 4

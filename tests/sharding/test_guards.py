@@ -74,7 +74,7 @@ def test_every_guard_of_a_family_alone_refuses(tmp_path):
     for found, whole in launch(sentences, 2, tmp_path):
         assert all(whole.values())
         for what, (_, reason) in TRIPPED.items():
-            assert f"cannot be split over ranks with {reason}; set ulysses_degree and ring_degree to 1" in found[what]
+            assert f"cannot be split over ranks with {reason}; set on_unsupported" in found[what]
 
 
 def test_no_guard_is_forgotten():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.errors import WAY_OUT, Unsupported
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
@@ -161,5 +161,5 @@ def test_what_is_refused(tmp_path):
         assert found.keys() == expected.keys()
         for name, sentence in found.items():
             assert sentence.startswith(f"Flux cannot be split over ranks with {expected[name]}"), name
-            assert sentence.endswith("; set ulysses_degree and ring_degree to 1 (cfg_degree still works).")
+            assert sentence.endswith(f"; {WAY_OUT}")
         assert unused < LIMIT

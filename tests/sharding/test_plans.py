@@ -13,7 +13,7 @@ def test_slots_follow_comfyui_s_order_of_a_batch():
     options = {"uuids": ["p", "n"], "cond_or_uncond": [0, 1]}
     assert batch_slots(options, 4) == (("0 p", 0), ("0 p", 1), ("1 n", 0), ("1 n", 1))
     assert batch_slots({}, 2) == (("0", 0), ("0", 1))
-    with pytest.raises(Unsupported, match="3 of the batch entries of 2 conditions at a time; set ulysses_degree"):
+    with pytest.raises(Unsupported, match="3 of the batch entries of 2 conditions at a time; set on_unsupported"):
         batch_slots(options, 3)
 
 
@@ -30,7 +30,9 @@ def test_every_context_window_has_slots_of_its_own():
 
 
 def test_a_model_without_a_plan_is_named_with_the_way_out():
-    with pytest.raises(Unsupported, match=r"no sequence-parallel plan for Linear; .*cfg_degree 2\) works with every"):
+    with pytest.raises(
+        Unsupported, match=r"no sequence-parallel plan for Linear; set on_unsupported of Parallel Model"
+    ):
         plan_for(torch.nn.Linear(1, 1))
 
 

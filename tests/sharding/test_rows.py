@@ -3,6 +3,7 @@
 import pytest
 import torch
 from compact_parallel.runtime.attention.axis import Axis
+from compact_parallel.runtime.attention.errors import WAY_OUT
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
@@ -150,7 +151,6 @@ def sentences(rank, world):
     found["kind"] = refused(sharding, given, patches(double_block=shrink))
     found["replaced"] = refused(sharding, given, {"transformer_options": {"patches_replace": {"dit": {1: shrink}}}})
     found["tokens"] = refused(sharding, given, patches(middle_patch=lambda x, options: x[:, ::2]))
-    found["rows"] = refused(sharding, unet.unet_inputs(height=4))
     found["batch"] = refused(sharding, given, {"x": given["x"][:1]})
 
     def adds_later(emb, channels, options):
@@ -158,8 +158,6 @@ def sentences(rank, world):
         return emb
 
     found["later"] = refused(sharding, given, patches(emb_patch=adds_later))
-    residual = {"control": {"output": [torch.zeros(2, 64, 6, 3)]}}
-    found["residual"] = refused(sharding, given, residual)
 
     module.input_blocks[1][0].out_layers[0] = torch.nn.InstanceNorm2d(32)
     found["module"] = refused(sharding, given)
@@ -177,10 +175,8 @@ def test_what_is_refused(tmp_path):
         "kind": "a patch of the kind double_block",
         "replaced": "a patch of the kind dit",
         "tokens": "a patch inside a transformer that makes 80 tokens of 160",
-        "rows": "a picture of 1 rows at its lowest resolution on 2 ranks",
         "batch": "1 batch entries where 2 were expected",
         "later": "a patch (middle_patch) that is added while the model runs",
-        "residual": "a ControlNet or T2I adapter that gives 6 rows for a feature map of 4",
         "module": "a module of the class torch.nn.modules.instancenorm.InstanceNorm2d",
         "convolution": "a convolution of kernel 5, stride 1 and padding 1",
         "pooling": "a module of the class torch.nn.modules.pooling.AvgPool2d",
@@ -190,13 +186,13 @@ def test_what_is_refused(tmp_path):
         assert found.keys() == expected.keys()
         for name, sentence in found.items():
             assert sentence.startswith(f"UNet cannot be split over ranks with {expected[name]}"), name
-            assert sentence.endswith("; set ulysses_degree and ring_degree to 1 (cfg_degree still works).")
+            assert sentence.endswith(f"; {WAY_OUT}")
         assert again < LIMIT
 
 
 def test_rows_are_split_along_one_axis():
     degrees = Axis("ulysses", (0, 1), 0), Axis("ring", (0, 2), 0)
-    with pytest.raises(Unsupported, match="ring_degree is 2 and ulysses_degree 2; set one of them to 1"):
+    with pytest.raises(Unsupported, match="is 2 and ulysses_degree is 2; set ring_degree to 4 and the other to 1"):
         sharding_of(unet.unet(), degrees)
 
 

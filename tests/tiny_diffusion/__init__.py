@@ -4,7 +4,7 @@ from . import changed, first, guided, image, image_more, patched, recent, recent
 from .base import needs_comfyui, randn
 from .first import FLUX2, flux, inputs, sd3, wan
 
-__all__ = ["FLUX2", "cases", "flux", "inputs", "needs_comfyui", "randn", "sd3", "wan"]
+__all__ = ["FLUX2", "cases", "flux", "inputs", "needs_comfyui", "of_every_family", "randn", "sd3", "wan"]
 
 
 def cases():
@@ -12,4 +12,18 @@ def cases():
     found = {}
     for each in (first, image, video, relatives, patched, guided, image_more, recent, recent_video, changed):
         found |= each.cases()
+    return found
+
+
+def of_every_family():
+    """{family of the plan: (module, keyword arguments of one forward)}, the first case of each."""
+    from compact_parallel.runtime.sharding.plans import plan_for
+
+    firsts = {}
+    for name, case in cases().items():
+        firsts.setdefault("pixel space" if "pixel space" in name else name.partition(",")[0], case)
+    found = {}
+    for build, given in firsts.values():
+        module = build()
+        found.setdefault(plan_for(module).family, (module, given))
     return found
