@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,8 +105,9 @@ class SamplingJob:
         while described < len(pickler.patchers):  # a delta may name further patchers
             write_delta(pickler.patchers[described], pickler)
             described += 1
-        by_model = {id(patcher.model): recipe_of(patcher, directory) for patcher in _one_each(pickler.patchers)}
-        recipes = [by_model[id(patcher.model)] for patcher in pickler.patchers]
+        models = list({id(patcher.model): patcher for patcher in pickler.patchers}.values())  # clones share theirs
+        numbers = {id(patcher.model): number for number, patcher in enumerate(models)}
+        recipes = [recipe_of(patcher, directory) for patcher in models]
         changes = core_changes(pickler.packs)
         roots = pickler.roots().union(*(recipe.roots for recipe in recipes), {change.root for change in changes})
         pickler.write(pickler.packs.states(roots), "What a custom node pack remembers")
@@ -117,6 +118,7 @@ class SamplingJob:
                 "packs": pickler.packs.names(),
                 "core_changes": [tuple(change) for change in changes],
                 "recipes": [recipe.stream for recipe in recipes],
+                "models": [numbers[id(patcher.model)] for patcher in pickler.patchers],
                 "stream": pickler.stream(),
                 "config": self.config.to_json(),
                 "degrees": self.degrees.to_json(),
@@ -126,9 +128,19 @@ class SamplingJob:
         )
 
 
-def _one_each(patchers: list[comfy.model_patcher.ModelPatcher]) -> list[comfy.model_patcher.ModelPatcher]:
-    """One patcher of every model; clones share theirs."""
-    return list({id(patcher.model): patcher for patcher in patchers}.values())
+class ModelKey(NamedTuple):
+    """One of a worker's models: the `copy`-th, from 0, that was made from this recipe.
+
+    A workflow may load one file twice and patch each model in its own way, so equal recipes are not one model.
+    """
+
+    recipe: bytes
+    copy: int
+
+    @classmethod
+    def of_all(cls, recipes: Sequence[bytes]) -> list[ModelKey]:
+        """A key for every recipe, in order; equal recipes get one each."""
+        return [cls(recipe, recipes[:place].count(recipe)) for place, recipe in enumerate(recipes)]
 
 
 class JobRebuilder:
@@ -141,9 +153,9 @@ class JobRebuilder:
         self._finder = finder
         self._directory = directory
         self._device = device
-        self._models: dict[bytes, comfy.model_patcher.ModelPatcher] = {}
-        self._current: set[bytes] = set()
-        self._previous: set[bytes] = set()
+        self._models: dict[ModelKey, comfy.model_patcher.ModelPatcher] = {}
+        self._current: set[ModelKey] = set()
+        self._previous: set[ModelKey] = set()
 
     def rebuild(self, payload: bytes) -> SamplingJob:
         """The job behind `payload`. Models already loaded from the same recipe are used again.
@@ -165,13 +177,13 @@ class JobRebuilder:
             raise
 
     def _rebuild(self, data: dict) -> SamplingJob:
-        recipes = data["recipes"]
-        if set(recipes) != self._current:
-            self._previous, self._current = self._current, set(recipes)
-        kept = {recipe: model for recipe, model in self._models.items() if recipe in self._previous | self._current}
+        keys = ModelKey.of_all(data["recipes"])
+        if set(keys) != self._current:
+            self._previous, self._current = self._current, set(keys)
+        kept = {key: model for key, model in self._models.items() if key in self._previous | self._current}
         self._models = kept  # what is not kept goes before the new ones come
-        self._models |= {recipe: self._cook(recipe) for recipe in self._current - kept.keys()}
-        patchers = [self._models[recipe].clone() for recipe in recipes]
+        self._models |= {key: self._cook(key.recipe) for key in self._current - kept.keys()}
+        patchers = [self._models[keys[number]].clone() for number in data["models"]]
         unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device, self._finder)
         kind, state = unpickler.read()
         guider = kind.__new__(kind)
