@@ -65,7 +65,7 @@ def core_changes(packs: Packs) -> list[Change]:
     return found
 
 
-def make_changes(changes: Iterable[Change], modules: PathModules) -> list[str]:
+def make_core_changes(changes: Iterable[Change], modules: PathModules) -> list[str]:
     """Import the packs of these changes; returns a sentence about each pack of which something is still another."""
     failures: dict[str, str] = {}
     for root in dict.fromkeys(change.root for change in changes):

@@ -12,7 +12,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.options
-import safetensors.torch
 import torch
 
 from ..config import ParallelConfig
@@ -30,7 +29,7 @@ from .fallback import TRAINING, needs_gradients, told
 from .memory import make_room, show_weights
 from .pickling import Local
 from .progress import Progress, watched
-from .sampling import Arguments, SamplingJob, random_state
+from .sampling import Arguments, Result, SamplingJob, random_state
 from .workflow import place
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,9 @@ class ParallelSampling(Local):
                 result = pool.run(payload, progress, check_interrupt)
             finally:
                 show_weights(pool)
-        samples = safetensors.torch.load(result.result)["samples"]
+            returned = Result.from_bytes(result.result)
+            job.take_back(returned, pool.directory)
+        samples = returned.samples
         report = run_report(
             result.ledgers,
             run_id=uuid.uuid4().hex,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.utils
 import torch
@@ -19,6 +19,15 @@ _CUSTOM_NODES = os.path.join(_COMFYUI, "custom_nodes", "")
 _THIS_PACK = __name__.removesuffix(".runtime.job.packs")
 _DEEPEST = 10
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Tensor)
+
+
+class Namespace(NamedTuple):
+    """The variables of a module, or those of an object or a dict in one; `shared` are the names of which plain data
+    travelled."""
+
+    module: str
+    variables: dict[str, Any]
+    shared: frozenset[str]
 
 
 class Packs:
@@ -90,6 +99,18 @@ def adopt(states: dict[str, dict[str, Any]], modules: PathModules) -> None:
     """Give the modules of this process the variables that `Packs.states` found in another."""
     for name, state in states.items():
         _update(vars(modules.load(name)), state)
+
+
+def namespaces(states: dict[str, dict[str, Any]], modules: PathModules) -> list[Namespace]:
+    """Where this process holds the variables in `states`: its modules and what is in them, in the order of `states`."""
+    return [found for name, state in states.items() for found in _holders(name, vars(modules.load(name)), state)]
+
+
+def _holders(owner: str, variables: dict, state: dict) -> Iterator[Namespace]:
+    yield Namespace(owner, variables, frozenset(state))
+    for name, value in state.items():
+        if isinstance(value, _Some):
+            yield from _holders(owner, _entries_of(variables.get(name)), value)
 
 
 def _loaded() -> dict[str, ModuleType]:

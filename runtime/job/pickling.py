@@ -9,7 +9,8 @@ What must not travel by value is written as a persistent id:
 - a class or function of a file whose path has a dot: the path and its name, which `import` could not follow;
 - ComfyUI's server: nothing, the worker's own, which never starts, takes its place;
 - `Local` objects: what belongs to the parent only, such as the pool; nothing travels, a pass-through takes its place.
-What needs help to travel by value is in reducers.py.
+What needs help to travel by value is in reducers.py. What may change in the workers is noted (see counterparts.py), and
+the last piece names it: so each side has a list of its own objects in the same order, for a few bytes each.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import importlib
 import io
 import pickle
 import sys
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CellType, FunctionType, ModuleType
 from typing import Any
@@ -29,9 +29,11 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from .counterparts import Counterparts, Seen
+from .facets import can_change
 from .memory import put_at_rest
 from .modules import PathModules, attribute, under_dotted_path
-from .packs import Packs
+from .packs import Namespace, Packs
 from .reducers import reduction
 from .store import INLINE_BYTES, get, put
 
@@ -44,14 +46,18 @@ class Local:
     """Base of objects that stay in the parent. Where one is a wrapper, the worker's copy passes the call through."""
 
 
-def pass_through(executor: Callable, *args: Any, **kwargs: Any) -> Any:
-    """The wrapper that does nothing."""
-    return executor(*args, **kwargs)
+class PassThrough:
+    """What a worker has in place of a `Local`: as a wrapper it does nothing."""
+
+    def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call what is wrapped."""
+        return executor(*args, **kwargs)
 
 
 _EMPTY = CellType()
 # Of these come most objects of a module, and none needs a persistent id.
-_BUILT_IN = {bool, bytes, dict, float, int, list, set, str, tuple, OrderedDict, type(None)}
+_CONSTANTS = {bool, bytes, complex, float, frozenset, int, str, tuple, type(None)}
+_CONTAINERS = {bytearray, dict, list, set}
 
 
 def _own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
@@ -84,6 +90,8 @@ class JobPickler(cloudpickle.Pickler):
         self._directory = directory
         self._parts: dict[int, tuple[int, str]] = {}
         self._tensors: dict[int, tuple[int, torch.Tensor]] = {}
+        self._local: list[Local] = []
+        self._seen = Seen()
         self._roots: dict[str, str | None] = {}
         self._of_packs: list[tuple[Any, str]] = []
 
@@ -109,9 +117,23 @@ class JobPickler(cloudpickle.Pickler):
         """The packs whose code the pieces so far refer to; see packs.py."""
         return {root for _, root in self._of_packs}
 
+    def leave_out(self, objects: Iterator[Any]) -> None:
+        """Of these objects nobody is to hear how they change in the workers."""
+        self._seen.leave_out(objects)
+
+    def end(self, guider: Any, namespaces: list[Namespace]) -> Counterparts:
+        """Write the last piece. Returns this side of what `JobUnpickler.end` returns there."""
+        objects = self._seen.objects()
+        self.write(objects, "What may change in a run")
+        tensors = dict(self._tensors.values())
+        return Counterparts((guider, *objects), tensors, namespaces, self.patchers, self._local)
+
     def persistent_id(self, obj: Any) -> tuple | None:
         """Called by pickle for every object; None lets it travel by value."""
-        if type(obj) in _BUILT_IN:
+        if type(obj) in _CONSTANTS:
+            return None
+        if type(obj) in _CONTAINERS:
+            self._seen.add(obj)
             return None
         if isinstance(obj, torch.Tensor):
             return self._tensor_id(obj)
@@ -120,7 +142,7 @@ class JobPickler(cloudpickle.Pickler):
         if isinstance(obj, torch.device) and obj.type != "cpu":
             return ("device",)
         if isinstance(obj, Local):
-            return ("local",)
+            return ("local", self._number_of(obj))
         if _is_server(obj):
             return ("server",)
         self._note(obj)
@@ -131,22 +153,35 @@ class JobPickler(cloudpickle.Pickler):
         return None if part is None else ("part", *part)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called by pickle for what travels by value."""
+        """Called by pickle for what travels by value, and for functions and classes that travel by name."""
         reduced = reduction(obj)
-        return super().reducer_override(obj) if reduced is None else reduced
+        if reduced is None:
+            reduced = super().reducer_override(obj)
+        if can_change(obj) and not (isinstance(obj, FunctionType) and reduced is NotImplemented):
+            self._seen.add(obj)
+        return reduced
 
     def patcher_number(self, patcher: comfy.model_patcher.ModelPatcher) -> int:
         """The patcher's number in this job, given on first sight. A model without a recipe travels itself, at rest."""
         for number, known in enumerate(self.patchers):
             if known is patcher:
                 return number
-        number = len(self.patchers)
-        self.patchers.append(patcher)
         if patcher.cached_patcher_init is None:
             put_at_rest(patcher)
+        return self.add_patcher(patcher)
+
+    def add_patcher(self, patcher: comfy.model_patcher.ModelPatcher) -> int:
+        """Give the patcher the next number; the parts of its model do not travel from now on."""
+        number = len(self.patchers)
+        self.patchers.append(patcher)
         for key, path in _own_parts(patcher).items():
             self._parts.setdefault(key, (number, path))
         return number
+
+    def _number_of(self, local: Local) -> int:
+        if all(local is not known for known in self._local):
+            self._local.append(local)
+        return next(number for number, known in enumerate(self._local) if known is local)
 
     def _register_patchers_of(self, obj: Any) -> None:
         """Whoever holds a patcher (a ControlNet, a VAE) may hold its module beside it, and come to that first."""
@@ -233,10 +268,16 @@ class JobUnpickler(pickle.Unpickler):
         self._directory = directory
         self._device = device
         self._tensors: dict[int, torch.Tensor] = {}
+        self._local: list[PassThrough] = []
 
     def read(self) -> Any:
         """The next piece."""
         return self.load()
+
+    def end(self, guider: Any, namespaces: list[Namespace]) -> Counterparts:
+        """Read the last piece: what this process has of all that may change."""
+        objects = self.read()
+        return Counterparts((guider, *objects), self._tensors, namespaces, self._patchers, self._local)
 
     def persistent_load(self, pid: tuple) -> Any:
         """The object behind a persistent id."""
@@ -257,18 +298,20 @@ class JobUnpickler(pickle.Unpickler):
                 return attribute(self._modules.load(module), qualified_name)
             case ("server",):
                 return importlib.import_module("server").PromptServer.instance
-            case ("local",):
-                return pass_through
+            case ("local", number):
+                self._local += (PassThrough() for _ in range(len(self._local), number + 1))
+                return self._local[number]
         raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")
 
     def _tensor(self, flags: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """One tensor for one tensor of the parent, however many references there are."""
         token, is_parameter, requires_grad, on_device = flags
         if token not in self._tensors:
-            tensor = make()
-            if on_device:
-                tensor = tensor.to(self._device)
-            self._tensors[token] = torch.nn.Parameter(tensor, requires_grad) if is_parameter else tensor
+            with torch.inference_mode(False):  # of such tensors torch counts who writes to them
+                tensor = make()
+                if on_device:
+                    tensor = tensor.to(self._device)
+                self._tensors[token] = torch.nn.Parameter(tensor, requires_grad) if is_parameter else tensor
         return self._tensors[token]
 
 

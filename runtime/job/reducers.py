@@ -38,6 +38,8 @@ _OF_THIS_PROCESS = {
 _MAY_BE_EMPTY = {"bias_function", "weight_function"}
 # The patcher whose run a model is in.
 _PATCHER = "current_patcher"
+# All that a process hangs on the modules it runs.
+MEMORY_MANAGEMENT = _OF_THIS_PROCESS | _MAY_BE_EMPTY | {_PATCHER}
 
 
 def reduction(obj: Any) -> tuple | None:
@@ -141,7 +143,7 @@ def _as_subclass(values: torch.Tensor, kind: type) -> torch.Tensor:
 
 def _module(module: torch.nn.Module) -> tuple | None:
     """A module as it would be had no device ever held it."""
-    if vars(module).keys().isdisjoint(_OF_THIS_PROCESS | _MAY_BE_EMPTY | {_PATCHER}):
+    if vars(module).keys().isdisjoint(MEMORY_MANAGEMENT):
         return None
     make, arguments, state, *rest = module.__reduce_ex__(2)
     if not isinstance(state, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
+import safetensors.torch
 import torch
 from comfy.sampler_helpers import get_additional_models
 
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees
 from ..pool.errors import Refused
-from .core_changes import Change, core_changes, make_changes
+from .core_changes import Change, core_changes, make_core_changes
+from .counterparts import OF_ONE_RUN, Counterparts, containers_of
 from .modules import PathModules
-from .packs import adopt, pack_in
+from .packs import Packs, adopt, namespaces, pack_in
 from .patcher import cook, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
+from .return_trip import make_changes
 from .store import keep_only
 
 # Our wrappers on a model, in the parent and in the workers, are known by this key.
 WRAPPER_KEY = "compact_parallel"
-
-# What a guider holds for the duration of one call, or what travels on its own.
-_GUIDER_OWN = {"model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models"}
 
 
 class Arguments(NamedTuple):
@@ -61,6 +61,28 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+@dataclass(frozen=True)
+class Result:
+    """What worker 0 returns: the samples, the changes for `return_trip.make_changes`, and the random state after it."""
+
+    samples: torch.Tensor
+    changes: bytes
+    random_state: dict[str, torch.Tensor]
+
+    def to_bytes(self) -> bytes:
+        """As safetensors."""
+        changes = torch.frombuffer(bytearray(self.changes), dtype=torch.uint8) if self.changes else torch.empty(0)
+        state = {f"random_state.{kind}": state for kind, state in self.random_state.items()}
+        return safetensors.torch.save({"samples": self.samples.cpu().contiguous(), "changes": changes, **state})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Result:
+        """The inverse of `to_bytes`."""
+        tensors = safetensors.torch.load(data)
+        samples, changes = tensors.pop("samples"), tensors.pop("changes").numpy().tobytes()
+        return cls(samples, changes, {name.removeprefix("random_state."): state for name, state in tensors.items()})
+
+
 @dataclass
 class SamplingJob:
     """One `outer_sample` call and the guider whose call it is.
@@ -68,7 +90,8 @@ class SamplingJob:
     `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
     `alone` are the degrees for calls that Step Reuse evaluates one by one, and `batches` tells whether it may evaluate
     several calls of a worker as one batch. `random_state`: some samplers draw from torch's global generators, which
-    must be where the parent's are. `warnings`: what a worker that rebuilt the job has to tell.
+    must be where the parent's are. `warnings`: what a worker that rebuilt the job has to tell. `counterparts`: what may
+    change in the run, here and in the other process; None before the job is packed.
     """
 
     guider: comfy.samplers.CFGGuider
@@ -80,11 +103,18 @@ class SamplingJob:
     alone: Degrees
     batches: bool
     warnings: tuple[str, ...] = ()
+    counterparts: Counterparts | None = None
 
     @property
     def expected_calls(self) -> int:
         """Model calls of a sampler that makes one per step; those that make more are not known beforehand."""
         return max(1, len(self.arguments.sigmas) - 1)
+
+    def take_back(self, result: Result, directory: Path) -> None:
+        """Change here what the run has changed in the workers. Raises ShippingError; then nothing is changed."""
+        if result.changes:
+            make_changes(result.changes, self.counterparts, directory, Packs().modules())
+        set_random_state(result.random_state)
 
     def pack(self, directory: Path) -> bytes:
         """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
@@ -93,7 +123,8 @@ class SamplingJob:
         additional, _ = get_additional_models(guider.conds, guider.model_patcher.model_dtype())
         for patcher in (guider.model_patcher, *additional):  # their parts are known before anything refers to them
             pickler.patcher_number(patcher)
-        state = {name: value for name, value in vars(guider).items() if name not in _GUIDER_OWN}
+        pickler.leave_out(_made_for_one_run(guider))
+        state = {name: value for name, value in vars(guider).items() if name not in OF_ONE_RUN}
         pickler.write((type(guider), state), f"The guider {type(guider).__name__}")
         pickler.write(guider.model_options, "What patches and wrappers the model carries")
         pickler.write(guider.conds, "The conditioning")
@@ -110,7 +141,9 @@ class SamplingJob:
         recipes = [recipe_of(patcher, directory) for patcher in models]
         changes = core_changes(pickler.packs)
         roots = pickler.roots().union(*(recipe.roots for recipe in recipes), {change.root for change in changes})
-        pickler.write(pickler.packs.states(roots), "What a custom node pack remembers")
+        states = pickler.packs.states(roots)
+        pickler.write(states, "What a custom node pack remembers")
+        self.counterparts = pickler.end(guider, namespaces(states, PathModules()))
         keep_only(directory, pickler.tensor_keys, frozenset().union(*(recipe.tensor_keys for recipe in recipes)))
         return pickle.dumps(
             {
@@ -126,6 +159,15 @@ class SamplingJob:
                 "batches": self.batches,
             }
         )
+
+
+def _made_for_one_run(guider: comfy.samplers.CFGGuider) -> Iterator[Any]:
+    """The containers that ComfyUI made when this run began and drops at its end."""
+    yield from containers_of(guider.model_options)
+    yield from containers_of(guider.conds)
+    yield from (cond for conds in guider.conds.values() for cond in conds)
+    if cache := guider.model_options.get("transformer_options", {}).get("easycache"):  # a clone, reset at the end
+        yield from (cache, *vars(cache).values())
 
 
 class ModelKey(NamedTuple):
@@ -165,7 +207,7 @@ class JobRebuilder:
         data = pickle.loads(payload)
         self._finder.table.update(data["modules"])
         importlib.invalidate_caches()
-        warnings = make_changes([Change(*change) for change in data["core_changes"]], self._finder)
+        warnings = make_core_changes([Change(*change) for change in data["core_changes"]], self._finder)
         try:
             return replace(self._rebuild(data), warnings=tuple(warnings))
         except Exception as error:
@@ -194,7 +236,8 @@ class JobRebuilder:
         _sampler, wrappers, arguments, random_state = (unpickler.read() for _ in range(4))
         for patcher in patchers:
             read_delta(patcher, unpickler)
-        adopt(unpickler.read(), self._finder)
+        states = unpickler.read()
+        adopt(states, self._finder)
         return SamplingJob(
             guider=guider,
             arguments=arguments,
@@ -204,6 +247,7 @@ class JobRebuilder:
             random_state=random_state,
             alone=Degrees.from_json(data["alone"]),
             batches=data["batches"],
+            counterparts=unpickler.end(guider, namespaces(states, self._finder)),
         )
 
     def _cook(self, recipe: bytes) -> comfy.model_patcher.ModelPatcher:

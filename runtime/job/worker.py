@@ -30,9 +30,11 @@ from ..pool.errors import Refused
 from ..pool.probe import measure_link, slowest
 from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
+from .agreed_changes import agreed_changes
+from .changes import Watch
 from .inside import acts_within
 from .modules import install_finders
-from .sampling import WRAPPER_KEY, JobRebuilder, SamplingJob, set_random_state
+from .sampling import WRAPPER_KEY, JobRebuilder, Result, SamplingJob, random_state, set_random_state
 
 
 class SamplingHandler:
@@ -41,7 +43,8 @@ class SamplingHandler:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._device = comfy.model_management.get_torch_device()
-        self._rebuilder = JobRebuilder(install_finders(), Path(orders.options["directory"]), self._device)
+        self._directory = Path(orders.options["directory"])
+        self._rebuilder = JobRebuilder(install_finders(), self._directory, self._device)
         self._mesh = Mesh(orders.rank, orders.world)
 
     def probe(self) -> dict:
@@ -55,7 +58,7 @@ class SamplingHandler:
             return self._rebuilder.rebuild(payload)
 
     def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
-        """Sample. Returns {"samples"} as safetensors (rank 0) and the ledger."""
+        """Sample. Returns a sampling.Result (rank 0) and the ledger."""
         try:
             return self._run(job, control)
         except Unsupported as error:  # the guards of a plan look at what all ranks see alike
@@ -79,9 +82,14 @@ class SamplingHandler:
             around = {WrappersMP.SAMPLER_SAMPLE: clock, **arrangements.outermost()}
             add_wrappers(options, outermost=around, innermost=arrangements.innermost())
             set_random_state(job.random_state)
+            watch = Watch(job.counterparts)
             samples = self._sample(job, self._callback(control, lambda: _figures(ledger, clock, rounds)))
             mind.end()
-        result = safetensors.torch.save({"samples": samples.cpu().contiguous()}) if self._orders.rank == 0 else b""
+            left = random_state()
+            for patcher in job.counterparts.patchers:
+                patcher.eject_model()  # what comes into a model for a run is to be as it was before, too
+            changes = agreed_changes(watch, job, self._orders.rank, self._directory)
+        result = Result(samples, changes, left).to_bytes() if self._orders.rank == 0 else b""
         about = {"sampling_seconds": clock.seconds, "accepted": rounds.accepted if rounds is not None else None}
         return result, {**ledger.to_json(), **about}
 

@@ -14,7 +14,7 @@ from ..sharding.origin import homes_of
 # Those in which the model, called, is not yet at work.
 AROUND_A_CALL = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 _OURS = f"{__name__.partition('.runtime.')[0]}.runtime."
-_COMFYUI = ("comfy.", "comfy_api.", "torch.")
+_COMFYUI = ("comfy.", "comfy_api.")
 _EXTRAS = os.path.join(os.path.dirname(comfy.__path__[0]), "comfy_extras", "")
 
 
@@ -34,17 +34,19 @@ def may_change_the_model(model_options: Mapping[str, Any], transformer_options: 
     function = model_options.get("model_function_wrapper")
     wrappers = transformer_options.get("wrappers", {})
     around = [f for kind in AROUND_A_CALL for functions in wrappers.get(kind, {}).values() for f in functions]
-    return any(not (_is_ours(f) or _is_of_comfyui(f)) for f in (*around, *([function] if function is not None else ())))
+    return any(not is_of_comfyui(f) for f in (*around, *([function] if function is not None else ())))
 
 
-def _is_ours(function: Any) -> bool:
-    return all(home is not None and home.__name__.startswith(_OURS) for home in homes_of(function))
-
-
-def _is_of_comfyui(function: Any) -> bool:
-    """Of ComfyUI itself, a decorator of torch, or of its extra nodes, whose modules bear their paths as names."""
-    return all(
+def is_of_comfyui(thing: Any) -> bool:
+    """Whether a function or class is ComfyUI's (of its extra nodes, whose modules bear their paths as names, too), or
+    this pack's.
+    """
+    return _is_ours(thing) or all(
         home is not None
         and (home.__name__.startswith(_COMFYUI) or (getattr(home, "__file__", None) or "").startswith(_EXTRAS))
-        for home in homes_of(function)
+        for home in homes_of(thing)
     )
+
+
+def _is_ours(thing: Any) -> bool:
+    return all(home is not None and home.__name__.startswith(_OURS) for home in homes_of(thing))

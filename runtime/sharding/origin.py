@@ -23,13 +23,14 @@ def home_of(function: FunctionType) -> ModuleType | None:
 def homes_of(function: Any) -> Iterator[ModuleType | None]:
     """The modules of a callable's code and of what it decorates; None for code that is in no module, or not to be seen.
 
-    The code of an object that can be called is its class's.
+    The code of a class is where the class is, that of an object that can be called is its class's.
     """
     for part in _decorated(function):
+        kind = part if isinstance(part, type) else type(part)
         if isinstance(part, FunctionType):
             yield home_of(part)
-        elif is_class_of((type(part).__module__.partition(".")[0],), type(part)):
-            yield sys.modules[type(part).__module__]
+        elif is_class_of((kind.__module__.partition(".")[0],), kind):
+            yield sys.modules[kind.__module__]
         else:
             yield None
 

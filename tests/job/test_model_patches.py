@@ -73,10 +73,10 @@ def test_a_model_patch_steers_as_in_stock(name, way):
     assert relative_error(plain(name), expected[:1]) > 1000 * TOLERANCE  # what a worker without it would make
 
 
-def test_a_picture_that_nobody_has_encoded_yet_is_encoded_by_the_workers():
+def test_a_picture_that_nobody_has_encoded_yet_is_encoded_by_the_workers_once():
     fresh = replace(model_patches.wan_uni3c(), steps=6)
     ((patch,),) = [fresh.model.model_options["transformer_options"]["patches"]["double_block"]]
     assert patch.prepared_render is None
     samples = fresh.sample(functools.partial(parallel, world=2, ring_degree=2))
-    assert patch.prepared_render is None
+    assert patch.prepared_render is not None  # as after a run of stock ComfyUI, for the next
     assert relative_error(samples, stock("Wan Uni3C")[1]) < TOLERANCE

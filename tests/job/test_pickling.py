@@ -14,7 +14,7 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from compact_parallel.runtime.job.modules import PathModules
 from compact_parallel.runtime.job.patcher import recipe_of
-from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler, Local, ShippingError, pass_through
+from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler, Local, PassThrough, ShippingError
 from compact_parallel.runtime.job.store import INLINE_BYTES
 from sampling import model
 
@@ -58,7 +58,11 @@ def test_what_a_patch_replaced_is_a_part_only_if_it_is_a_module(tmp_path):
 
 
 def test_what_belongs_to_the_parent_stays_there(tmp_path):
-    assert travel(tmp_path, [Local()]) == [[pass_through]]
+    one, other = Local(), Local()
+    (back,) = travel(tmp_path, [one, other, one])
+    assert all(type(placeholder) is PassThrough for placeholder in back)
+    assert back[0] is back[2] and back[0] is not back[1]
+    assert back[0](lambda x, y: x - y, 3, y=1) == 2
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""What each worker tells the others of its changes, so that all refuse the run where they do not agree.
+
+Copies of one state on several workers differ where each sees its own part of a call: its condition, its tokens. Then no
+worker's copy is what stock ComfyUI would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..parallel.wrappers import is_of_comfyui
+from . import facets
+from .changes import Change, Place, watched
+from .counterparts import Counterparts
+from .naming import Names, definer_of
+
+SAMPLE = 16
+"""Values of a tensor that are compared, evenly spread, and means of parts of it."""
+TOLERANCE = 1e-3
+"""Of a tensor's root mean square, or of a number: workers may differ in the last bits of what they compute."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Of one changed object: its name, a digest of what must be equal, and numbers that may differ a little.
+
+    `of_comfyui`: it is an object of ComfyUI's or holds the variables of its functions. Such an object is set up again
+    by every run (`begins_anew`).
+    """
+
+    place: Place
+    name: str
+    of_comfyui: bool
+    begins_anew: bool
+    digest: str
+    numbers: list[list[float]] = field(default_factory=list)
+
+    def agrees(self, other: Account | None) -> bool:
+        """Whether two workers tell the same of it."""
+        return (
+            other is not None
+            and self.digest == other.digest
+            and len(self.numbers) == len(other.numbers)
+            and all(map(_close, self.numbers, other.numbers))
+        )
+
+
+def accounts_of(changes: Sequence[Change], counterparts: Counterparts) -> list[Account]:
+    """One account of every change."""
+    if not changes:
+        return []
+    places = {id(obj): place for place, obj in watched(counterparts)}
+    names = Names(counterparts)
+    return [_account(change, _Teller(places), names) for change in changes]
+
+
+def disagreements(everyones: Sequence[Sequence[Account]]) -> dict[Place, Account]:
+    """The changes that some worker does not tell as the others do."""
+    by_place = [{account.place: account for account in accounts} for accounts in everyones]
+    told = {account.place: account for accounts in reversed(everyones) for account in accounts}
+    return {
+        place: account
+        for place, account in told.items()
+        if not all(account.agrees(own.get(place)) for own in by_place)
+    }
+
+
+def _account(change: Change, teller: _Teller, names: Names) -> Account:
+    teller.tell(dict(change.content))
+    definer = definer_of(change.obj)
+    return Account(
+        change.place,
+        names.of(change.obj),
+        of_comfyui=is_of_comfyui(definer),
+        begins_anew=isinstance(definer, type) and is_of_comfyui(definer),
+        digest=hashlib.blake2b("\n".join(teller.words).encode(), digest_size=16).hexdigest(),
+        numbers=teller.numbers,
+    )
+
+
+def _close(one: list[float], other: list[float]) -> bool:
+    """Numbers that belong together; the first is what the others are measured by."""
+    if len(one) != len(other) or not all(map(math.isfinite, (*one, *other))):
+        return repr(one) == repr(other)
+    return all(abs(a - b) <= TOLERANCE * max(one[0], other[0]) for a, b in zip(one, other))
+
+
+class _Teller:
+    """Walks through a value: `words` say what it is, `numbers` its tensors and floats, in the order of the words."""
+
+    def __init__(self, places: Mapping[int, Place]) -> None:
+        self.words: list[str] = []
+        self.numbers: list[list[float]] = []
+        self._places = places
+        self._met: dict[int, Any] = {}
+
+    def tell(self, value: Any) -> None:
+        """Tell of a value and all that is in it; of what both sides have, only which it is."""
+        if id(value) in self._places:
+            self.words.append(str(self._places[id(value)]))
+        elif isinstance(value, float):
+            self.words.append("number")
+            self.numbers.append([abs(value), value])
+        elif value is None or isinstance(value, bool | int | str | bytes | complex | torch.dtype):
+            self.words.append(repr(value))
+        elif isinstance(value, torch.device):
+            self.words.append("cpu" if value.type == "cpu" else "device")
+        elif isinstance(value, type | FunctionType):
+            self.words.append(f"{value.__module__}.{value.__qualname__}")
+        elif isinstance(value, ModuleType):
+            self.words.append(value.__name__)
+        elif id(value) in self._met:
+            self.words.append("again")
+        else:
+            self._met[id(value)] = value
+            self._tell_object(value)
+
+    def _tell_object(self, value: Any) -> None:
+        self.words.append(f"{type(value).__module__}.{type(value).__qualname__}")
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            value = torch.from_numpy(np.ascontiguousarray(value)) if value.dtype.kind in "biufc" else value.tolist()
+        if isinstance(value, torch.Tensor):
+            self.words.append(f"{tuple(value.shape)} {value.dtype}")
+            self.numbers.append(_sample(value))
+            return
+        if isinstance(value, dict):
+            value = [*value.items()]
+        if isinstance(value, set | frozenset):  # in an order of its own in every process
+            value = sorted(value, key=self._word)
+        if isinstance(value, list | tuple | deque):
+            self.words.append(str(len(value)))
+            for part in value:
+                self.tell(part)
+        elif facets.can_change(value):
+            self.tell(facets.read(value))
+
+    def _word(self, member: Any) -> str:
+        alone = _Teller(self._places)
+        alone.tell(member)
+        return "\n".join(alone.words)
+
+
+def _sample(tensor: torch.Tensor) -> list[float]:
+    """The root mean square, some of the values, and the means of as many parts; nothing of a tensor without values."""
+    if tensor.is_meta or not tensor.numel() or tensor.layout != torch.strided:
+        return []
+    flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    flat = flat.reshape(-1).float() if flat.is_floating_point() else flat.reshape(-1).double()
+    size = flat.square().mean(dtype=torch.float64).sqrt()
+    values = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].tolist()
+    means = torch.stack([part.mean(dtype=torch.float64) for part in flat.tensor_split(SAMPLE) if part.numel()])
+    return [float(size), *values, *means.tolist()]

@@ -1,0 +1,81 @@
+"""The changes of a run on which all workers agree, or a sentence, the same on all, why they cannot return."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..parallel.everyone import everyones
+from ..parallel.mesh import Degrees
+from ..pool.errors import Refused
+from .accounts import Account, accounts_of, disagreements
+from .changes import Watch
+from .facets import CannotReturn
+from .pickling import ShippingError
+from .return_trip import write_changes
+from .sampling import SamplingJob
+
+_WAY_OUT = 'set on_unsupported of Parallel Model to "run on one device"'
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What one worker tells the others; `refused`: why its changes cannot return."""
+
+    refused: str = ""
+    accounts: list[Account] = field(default_factory=list)
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self)) if self.refused or self.accounts else ""
+
+    @classmethod
+    def from_text(cls, text: str) -> _Told:
+        told = json.loads(text) if text else {"refused": "", "accounts": []}
+        return cls(told["refused"], [Account(**{**one, "place": tuple(one["place"])}) for one in told["accounts"]])
+
+
+def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -> bytes:
+    """What this run has changed, for `return_trip.make_changes`; only worker 0's returns, the others give b"".
+
+    Where the workers differ in what ComfyUI's own code keeps between the calls of one run, it stays in the parent as it
+    was. Collective. Raises Refused on all workers where something cannot return: it cannot be sent, the workers have
+    come to different states, or Step Reuse has shown it other calls than stock ComfyUI makes.
+    """
+    try:
+        changes = watch.changes()
+        stream = write_changes(changes, job.counterparts, directory) if changes and rank == 0 else b""
+        told = _Told(accounts=accounts_of(changes, job.counterparts))
+    except (CannotReturn, ShippingError) as error:
+        told = _Told(refused=str(error))
+    everyone = [_Told.from_text(text) for text in everyones(told.to_text())]
+    _refuse(everyone, job)
+    differing = disagreements([one.accounts for one in everyone])
+    if differing and rank == 0:
+        agreed = [change for change in changes if change.place not in differing]
+        stream = write_changes(agreed, job.counterparts, directory)
+    return stream
+
+
+def _refuse(everyone: list[_Told], job: SamplingJob) -> None:
+    for one in everyone:
+        if one.refused:
+            raise Refused(one.refused)
+    by_calls = [account for one in everyone for account in one.accounts if not account.begins_anew]
+    if job.config.step_reuse.enabled and by_calls:
+        raise Refused(
+            f"{by_calls[0].name} remembers what it has seen of this run, and Step Reuse makes model calls ahead of "
+            f"their time and some of them twice; unplug Step Reuse (and set step_degree to 1), or {_WAY_OUT}."
+        )
+    for account in disagreements([one.accounts for one in everyone]).values():
+        if not account.of_comfyui:
+            raise Refused(
+                f"{account.name} remembers something else on every worker, as each sees only its part of a call, so "
+                f"what it has learnt in this run cannot come back; set {_splitting(job.degrees)} to 1, or {_WAY_OUT}."
+            )
+
+
+def _splitting(degrees: Degrees) -> str:
+    """The degrees by which the workers see different parts of a call."""
+    names = [name for name, size in degrees.named().items() if size > 1 and name != "step_degree"]
+    return " and ".join(names)

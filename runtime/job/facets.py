@@ -1,0 +1,316 @@
+"""The ways in which an object can change: how each is read, compared, and written to the same object elsewhere.
+
+An object may have several: one of a class derived from `list` has items and attributes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import enum
+import pickle
+import random
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import comfy.hooks
+import numpy as np
+import torch
+
+from .reducers import MEMORY_MANAGEMENT
+from .store import glance
+
+# What cannot change, or (keyframes) what ComfyUI puts back to its start before every run. Cells change with functions.
+_CONSTANT = (
+    bool, bytes, complex, enum.Enum, float, frozenset, int, PurePath, range, slice, str, tuple, type, type(None),
+    uuid.UUID, BuiltinFunctionType, CellType, CodeType, MethodType, ModuleType,
+    torch.device, torch.dtype, torch.Size, comfy.hooks.HookKeyframeGroup,
+)  # fmt: skip
+# Equal values of these are the same, whichever object they are.
+_VALUES = (
+    bool, bytes, complex, enum.Enum, float, frozenset, int, PurePath, str, type(None), uuid.UUID, MethodType,
+    torch.device, torch.dtype,
+)  # fmt: skip
+
+
+class CannotReturn(ValueError):
+    """Something has changed in a way that cannot be repeated on the same object in another process."""
+
+
+class Entries(NamedTuple):
+    """What has changed in a dict, or in an object's attributes: what to remove, then what to set."""
+
+    removed: list[Any]
+    new: dict[Any, Any]
+
+    def only(self, wanted: Callable[[Any], bool]) -> Entries:
+        """Those with a wanted name."""
+        new = {name: value for name, value in self.new.items() if wanted(name)}
+        return Entries([name for name in self.removed if wanted(name)], new)
+
+
+class Facet(NamedTuple):
+    """`read` gives the present content, of which objects are known by identity; `write` puts it into another object.
+
+    The content of a tensor is a digest, which tells that it has changed; `values` are what is to be written then.
+    """
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any, Any], None]
+    values: Callable[[Any], Any] | None = None
+
+
+def can_change(obj: Any) -> bool:
+    """Whether an object may have another content after a run than before."""
+    return not isinstance(obj, _CONSTANT)
+
+
+def read(obj: Any) -> dict[str, Any]:
+    """The present content of every facet of an object, by the facet's name."""
+    return {name: FACETS[name].read(obj) for name in _facets_of(obj)}
+
+
+def differences(obj: Any, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write` needs to make an object as `before` the same as `obj`; empty where nothing has changed.
+
+    Raises CannotReturn.
+    """
+    found = {}
+    for name, now in read(obj).items():
+        if isinstance(now, dict):
+            if entries := _entries(before[name], now):
+                found[name] = entries
+        elif not _same(before[name], now):
+            values = FACETS[name].values
+            found[name] = now if values is None else values(obj, before[name], now)
+    return found
+
+
+def write(obj: Any, changes: Mapping[str, Any]) -> None:
+    """Make the changes that `differences` has found, to an object of another process."""
+    for name, content in changes.items():
+        FACETS[name].write(obj, content)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether nothing has come instead of `one`; what was only moved to the device or dtype of a call is the same."""
+    if one is other:
+        return True
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return _is_moved(one, other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, _VALUES) and one == other
+
+
+def _is_moved(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or one.is_meta or other.is_meta or one.layout != other.layout:
+        return False
+    return torch.equal(one.to(other.device, other.dtype), other)
+
+
+def _entries(before: dict, now: dict) -> Entries | None:
+    kept = [key for key in before if key in now]
+    if list(now)[: len(kept)] != kept:  # another order: everything anew
+        return Entries(list(before), now)
+    removed = [key for key in before if key not in now]
+    new = {key: value for key, value in now.items() if key not in before or not _same(before[key], value)}
+    return Entries(removed, new) if removed or new else None
+
+
+def _facets_of(obj: Any) -> Iterator[str]:
+    if isinstance(obj, torch.Tensor):
+        yield "tensor"
+    elif isinstance(obj, np.ndarray):
+        yield "array"
+    elif isinstance(obj, list | deque):
+        yield "items"
+    elif isinstance(obj, dict):
+        yield "entries"
+    elif isinstance(obj, set):
+        yield "members"
+    elif isinstance(obj, bytearray):
+        yield "bytes"
+    elif isinstance(obj, torch.Generator | random.Random | np.random.BitGenerator):
+        yield "random state"
+    elif isinstance(obj, Iterator) and not hasattr(obj, "__dict__") and not _slots(obj):
+        yield "inside"
+    if _slots(obj):
+        yield "slots"
+    if hasattr(obj, "__dict__") and not isinstance(obj, torch.Tensor):
+        yield "attributes"
+    if isinstance(obj, FunctionType):
+        yield "defaults"
+        yield "variables"
+
+
+def _slots(obj: Any) -> list[str]:
+    """The names of the attributes that have slots of their own; those of built-in types are no names."""
+    return copyreg._slotnames(type(obj))
+
+
+def _read_slots(obj: Any) -> dict[str, Any]:
+    return {name: getattr(obj, name) for name in _slots(obj) if hasattr(obj, name)}
+
+
+def _write_slots(obj: Any, entries: Entries) -> None:
+    for name in entries.removed:
+        delattr(obj, name)
+    for name, value in entries.new.items():
+        object.__setattr__(obj, name, value)
+
+
+def _read_attributes(obj: Any) -> dict[str, Any]:
+    """Not what ComfyUI's memory management hangs on modules."""
+    hidden = MEMORY_MANAGEMENT if isinstance(obj, torch.nn.Module) else ()
+    return {name: value for name, value in vars(obj).items() if name not in hidden}
+
+
+def _write_attributes(obj: Any, entries: Entries) -> None:
+    _write_entries(vars(obj), entries)
+
+
+def _read_entries(obj: dict) -> dict:
+    return dict(_kind_of(obj).items(obj))
+
+
+def _write_entries(obj: dict, entries: Entries) -> None:
+    for key in entries.removed:
+        _kind_of(obj).pop(obj, key, None)
+    _kind_of(obj).update(obj, entries.new)
+
+
+def _kind_of(obj: dict) -> type:
+    """Whose methods see an object as the dict it is, whatever its own class makes of them."""
+    return OrderedDict if isinstance(obj, OrderedDict) else dict
+
+
+def _write_items(obj: list | deque, items: tuple) -> None:
+    if isinstance(obj, list):
+        list.__setitem__(obj, slice(None), items)
+    else:
+        obj.clear()
+        obj.extend(items)
+
+
+def _write_members(obj: set, members: frozenset) -> None:
+    set.intersection_update(obj, members)
+    set.update(obj, members)
+
+
+def _write_bytes(obj: bytearray, content: bytes) -> None:
+    obj[:] = content
+
+
+def _read_variables(function: FunctionType) -> dict[str, Any]:
+    """What the variables hold that it closes over, as far as they are assigned."""
+    contents = {}
+    for name, cell in _cells(function).items():
+        with contextlib.suppress(ValueError):
+            contents[name] = cell.cell_contents
+    return contents
+
+
+def _write_variables(function: FunctionType, entries: Entries) -> None:
+    cells = _cells(function)
+    for name in entries.removed:
+        del cells[name].cell_contents
+    for name, value in entries.new.items():
+        cells[name].cell_contents = value
+
+
+def _cells(function: FunctionType) -> dict[str, CellType]:
+    return dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+
+
+def _read_defaults(function: FunctionType) -> tuple:
+    return function.__defaults__, tuple((function.__kwdefaults__ or {}).items())
+
+
+def _write_defaults(function: FunctionType, content: tuple) -> None:
+    function.__defaults__, keywords = content
+    function.__kwdefaults__ = dict(keywords) or None
+
+
+def _read_tensor(tensor: torch.Tensor) -> tuple:
+    return tuple(tensor.shape), tensor.dtype, *glance(tensor)
+
+
+def _values_of_tensor(tensor: torch.Tensor, before: tuple, now: tuple) -> torch.Tensor:
+    _check_shape(before[:2], now[:2])
+    return tensor.detach()  # another object, which travels by value
+
+
+def _write_tensor(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    with torch.inference_mode():  # where an inference tensor, too, can be written to
+        tensor.copy_(values)
+
+
+def _read_array(array: np.ndarray) -> tuple:
+    return array.shape, str(array.dtype), pickle.dumps(array) if array.dtype.hasobject else array.tobytes()
+
+
+def _values_of_array(array: np.ndarray, before: tuple, now: tuple) -> np.ndarray:
+    _check_shape(before[:2], now[:2])
+    return array.copy()
+
+
+def _write_array(array: np.ndarray, values: np.ndarray) -> None:
+    array[...] = values
+
+
+def _check_shape(before: tuple, now: tuple) -> None:
+    if before != now:
+        raise CannotReturn(f"it had the shape and dtype {before} and now has {now}")
+
+
+def _read_random_state(generator: Any) -> bytes:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    return pickle.dumps(generator.getstate() if isinstance(generator, random.Random) else generator.state)
+
+
+def _write_random_state(generator: Any, state: bytes) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    elif isinstance(generator, random.Random):
+        generator.setstate(pickle.loads(state))
+    else:
+        generator.state = pickle.loads(state)
+
+
+def _read_inside(obj: Any) -> bytes:
+    """Of an iterator, which hides what it is made of."""
+    with contextlib.suppress(Exception):  # it may hold what pickle refuses, and then it is not looked into
+        return pickle.dumps(obj)
+    return b""
+
+
+def _cannot_write(obj: Any, content: Any) -> None:
+    raise CannotReturn(f"what is inside of a {type(obj).__name__} can be seen but not set")
+
+
+def _values_inside(obj: Any, before: Any, now: Any) -> Any:
+    return _cannot_write(obj, now)
+
+
+FACETS: dict[str, Facet] = {
+    "tensor": Facet(_read_tensor, _write_tensor, _values_of_tensor),
+    "array": Facet(_read_array, _write_array, _values_of_array),
+    "items": Facet(tuple, _write_items),
+    "entries": Facet(_read_entries, _write_entries),
+    "members": Facet(frozenset, _write_members),
+    "bytes": Facet(bytes, _write_bytes),
+    "random state": Facet(_read_random_state, _write_random_state),
+    "inside": Facet(_read_inside, _cannot_write, _values_inside),
+    "slots": Facet(_read_slots, _write_slots),
+    "attributes": Facet(_read_attributes, _write_attributes),
+    "defaults": Facet(_read_defaults, _write_defaults),
+    "variables": Facet(_read_variables, _write_variables),
+}

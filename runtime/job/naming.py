@@ -1,0 +1,74 @@
+"""What to call, in a sentence for the user, an object that a workflow has somewhere on its model."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+import comfy.samplers
+
+from .counterparts import Counterparts
+from .packs import Packs
+
+# Classes of these modules say nothing of whose an object is.
+_NOBODYS = {*sys.stdlib_module_names, "torch", "numpy"}
+
+
+class Names:
+    """The names of what is among, or within, the counterparts of a job."""
+
+    def __init__(self, counterparts: Counterparts) -> None:
+        self._held = {id(content): (holder, name) for holder, name, content in _held(counterparts)}
+        self._modules = {id(space.variables): space.module for space in counterparts.namespaces}
+        self._packs = Packs()
+
+    def of(self, obj: Any) -> str:
+        """Where an object is held, such as "`bank` of Patch.apply", with the custom node pack whose code that is."""
+        label, owner = self._climb(obj)
+        if owner is None:
+            return f"`{label}`" if label else f"A {type(obj).__name__} on the model"
+        definer = definer_of(owner)
+        module = self._modules.get(id(owner)) or definer.__module__ or ""
+        title = f"the module {module}" if id(owner) in self._modules else definer.__qualname__
+        pack = self._packs.name_of(self._packs.root_of(module))
+        return (f"`{label}` of {title}" if label else title) + (f" (custom node pack {pack})" if pack else "")
+
+    def _climb(self, obj: Any) -> tuple[str, Any]:
+        """(its name there, the owner)."""
+        label, met = "", set()
+        while id(obj) not in met:
+            met.add(id(obj))
+            if id(obj) in self._modules or _is_somebodys(obj):
+                return label, obj
+            obj, name = self._held.get(id(obj), (obj, ""))
+            label = label or name
+        return label, None
+
+
+def definer_of(obj: Any) -> Any:
+    """What tells whose code an object is: a function itself, that of a SAMPLER, the class of any other."""
+    if isinstance(obj, comfy.samplers.KSAMPLER) and isinstance(obj.sampler_function, FunctionType):
+        return obj.sampler_function
+    return obj if isinstance(obj, FunctionType) else type(obj)
+
+
+def _is_somebodys(obj: Any) -> bool:
+    return isinstance(obj, FunctionType) or type(obj).__module__.partition(".")[0] not in _NOBODYS
+
+
+def _held(counterparts: Counterparts) -> Iterator[tuple[Any, str, Any]]:
+    """(holder, name there, what is held) of everything within the counterparts."""
+    for obj in (*(space.variables for space in counterparts.namespaces), *counterparts.objects):
+        if isinstance(obj, FunctionType):
+            for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or ()):
+                with contextlib.suppress(ValueError):  # not assigned
+                    yield obj, name, cell.cell_contents
+        elif isinstance(obj, dict):
+            yield from ((obj, name if isinstance(name, str) else "", value) for name, value in obj.items())
+        elif isinstance(obj, list | tuple):
+            yield from ((obj, "", entry) for entry in obj)
+        yield from ((obj, name, value) for name, value in getattr(obj, "__dict__", {}).items())
+

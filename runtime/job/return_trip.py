@@ -1,0 +1,105 @@
+"""How a worker's changes travel back: as a job travels there, with what both sides have named by its place.
+
+The parent reads what its own workers have written, so this need not be the plain data of pool/messages.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from .changes import Change, cannot_return, make, watched
+from .counterparts import Counterparts
+from .modules import PathModules
+from .pickling import JobPickler, JobUnpickler, ShippingError
+from .store import get
+
+LARGEST_BYTES = 1 << 30
+"""The tensors that return may take this much together."""
+
+
+def write_changes(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> bytes:
+    """The changes as bytes; large tensors go to `directory`. Raises ShippingError for what cannot travel."""
+    pickler = _ReturnPickler(directory, counterparts)
+    pickler.dump(len(changes))
+    for change in changes:
+        try:
+            pickler.dump((change.place, dict(change.content)))
+        except Exception as error:  # whatever makes it impossible
+            raise ShippingError(cannot_return(change.obj, counterparts, error)) from error
+    return pickler.stream()
+
+
+def make_changes(stream: bytes, counterparts: Counterparts, directory: Path, modules: dict[str, str]) -> None:
+    """Make the changes that a worker has written to this process's objects: all, or, if one cannot be read, none.
+
+    `modules` are the files of packs' modules (Packs.modules). Raises ShippingError.
+    """
+    finder = PathModules()
+    finder.table.update(modules)
+    unpickler = _ReturnUnpickler(stream, counterparts, directory, finder)
+    try:
+        changes = [unpickler.read() for _ in range(unpickler.read())]
+    except Exception as error:  # such as a module that cannot be imported here
+        raise ShippingError(
+            f"What this run has changed cannot be read back from the workers ({type(error).__name__}: {error}). Set "
+            'on_unsupported of Parallel Model to "run on one device".'
+        ) from error
+    make(changes, counterparts)
+
+
+class _ReturnPickler(JobPickler):
+    """Pickles what changed: of what the parent has itself the place, everything else by value."""
+
+    def __init__(self, directory: Path, counterparts: Counterparts) -> None:
+        super().__init__(directory)
+        self._places = {id(obj): place for place, obj in watched(counterparts)}
+        self._placeholders = {id(obj): number for number, obj in enumerate(counterparts.local)}
+        self._bytes = 0
+        for patcher in counterparts.patchers:
+            self.add_patcher(patcher)
+
+    def persistent_id(self, obj: Any) -> tuple | None:
+        """Called by pickle for every object; None lets it travel by value."""
+        if id(obj) in self._places:
+            return ("counterpart", self._places[id(obj)])
+        if id(obj) in self._placeholders:
+            return ("local", self._placeholders[id(obj)])
+        return super().persistent_id(obj)
+
+    def patcher_number(self, patcher: ModelPatcher) -> int:
+        """The patcher's number in this job. Raises ShippingError for one that was made in the run."""
+        if all(patcher is not known for known in self.patchers):
+            raise ShippingError("it holds a MODEL that was made while sampling")
+        return super().patcher_number(patcher)
+
+    def _tensor_id(self, tensor: torch.Tensor) -> tuple | None:
+        if id(tensor) not in self._tensors:
+            self._bytes += tensor.nbytes
+        if self._bytes > LARGEST_BYTES:
+            raise ShippingError(f"the tensors are larger than {LARGEST_BYTES / 1e9:.1f} GB together")
+        return super()._tensor_id(tensor)
+
+
+class _ReturnUnpickler(JobUnpickler):
+    """Reads the changes in the parent."""
+
+    def __init__(self, stream: bytes, counterparts: Counterparts, directory: Path, modules: PathModules) -> None:
+        device = comfy.model_management.get_torch_device()
+        super().__init__(stream, list(counterparts.patchers), directory, device, modules)
+        self._counterparts = dict(watched(counterparts))
+        self._local = list(counterparts.local)
+
+    def persistent_load(self, pid: tuple) -> Any:
+        """The object behind a persistent id. Tensors are copied out of the store, which the next job clears."""
+        match pid:
+            case ("counterpart", place):
+                return self._counterparts[place]
+            case ("stored", flags, key):
+                return self._tensor(flags, lambda: get(self._directory, key).clone())
+        return super().persistent_load(pid)

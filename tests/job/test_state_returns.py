@@ -1,0 +1,319 @@
+"""What a sampler, guider or patch learns during a run is there for the next, as after a run of stock ComfyUI."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from pathlib import Path
+
+import cloudpickle
+import comfy.samplers
+import comfy_extras.nodes_apg
+import comfy_models
+import psutil
+import pytest
+import torch
+from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.pool.errors import JobFailed
+from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, sample_with
+
+import nodes as stock
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+ARRANGEMENTS = {"all_gather 2": {"ring_degree": 2}, "cfg 2": {"cfg_degree": 2}}
+everywhere = pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+
+
+def euler(wrapped, x, sigmas, extra_args=None, callback=None, disable=None, bank=None, add=0.0):
+    """Euler that keeps every latent, or adds some of those that were kept."""
+    kept = list(bank)
+    for step in range(len(sigmas) - 1):
+        denoised = wrapped(x, sigmas[step] * x.new_ones([x.shape[0]]), **extra_args)
+        x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
+        if add:
+            x = x + add * kept[step]
+        else:
+            bank.append(x.clone())
+    return x
+
+
+def keeping(bank, **options):
+    """The SAMPLER that keeps its latents in `bank`."""
+    return comfy.samplers.KSAMPLER(euler, extra_options={"bank": bank, **options})
+
+
+def two_samplers(patcher):
+    """The picture of the second of two samplers that share a list, and the list."""
+    bank = []
+    sample_with(patcher, keeping(bank))
+    return sample_with(patcher, keeping(bank, add=0.1)), bank
+
+
+@everywhere
+def test_a_list_that_a_sampler_fills_for_the_next(strategy):
+    expected, bank = two_samplers(model("flux"))
+    samples, returned = two_samplers(parallel(model("flux"), 2, **strategy))
+    alone = sample_with(model("flux"), keeping([]))
+    assert relative_error(alone, expected) > 100 * TOLERANCE  # without what was kept
+    assert len(returned) == len(bank) == 4
+    assert relative_error(samples, expected) < TOLERANCE
+    assert all(relative_error(one, other) < TOLERANCE for one, other in zip(returned, bank))
+
+
+def test_many_runs_leave_nothing_behind():
+    run = parallel(model("flux"), 2, ring_degree=2)
+    for _ in range(4):
+        two_samplers(run)
+    before = held()
+    for _ in range(20):
+        two_samplers(run)
+    assert held() < before + 10e6  # what a run keeps, 20 times, would be 42 MB
+
+
+def held() -> int:
+    """Bytes that the workers of the shared pool have for themselves."""
+    return sum(psutil.Process(worker["pid"]).memory_full_info().uss for worker in pool(2).status()["workers"])
+
+
+class Seen:
+    """What a patch has seen."""
+
+    def __init__(self, mean):
+        self.mean = mean
+
+
+def remembering(patcher):
+    """A patch that adds some of what it remembers of all calls so far, in every way, and a function that tells it."""
+    calls, means, tensor, seen = 0, {}, torch.zeros(1), []
+
+    def remember(args):
+        nonlocal calls
+        denoised = args["denoised"]
+        mean = float(denoised.mean())
+        calls += 1
+        means[calls] = mean
+        tensor.add_(mean)
+        seen.append(Seen(denoised.mean()))
+        return denoised + 0.01 * (calls + sum(means.values()) + float(tensor) + sum(float(s.mean) for s in seen))
+
+    patched = patcher.clone()
+    patched.set_model_sampler_post_cfg_function(remember)
+    return patched, lambda: (calls, list(means), float(tensor), [type(one) for one in seen])
+
+
+@everywhere
+def test_variables_dicts_tensors_and_new_objects_of_a_patch(strategy):
+    patched, told = remembering(model("flux"))
+    first, second = (ksampler(patched, "flux") for _ in range(2))
+    assert relative_error(first, second) > 100 * TOLERANCE
+    ours, ours_told = remembering(model("flux"))
+    ours = parallel(ours, 2, **strategy)
+    assert relative_error(ksampler(ours, "flux"), first) < TOLERANCE
+    assert relative_error(ksampler(ours, "flux"), second) < TOLERANCE
+    calls, keys, tensor, kinds = ours_told()
+    assert (calls, keys, kinds) == (8, [*range(1, 9)], [Seen] * 8)
+    assert abs(tensor - told()[2]) < 1e-4
+
+
+PACK = Path(__file__).resolve().parents[1] / "packs" / "keeps_state"
+
+
+@pytest.fixture(scope="module")
+def pack():
+    """ComfyUI's own node loader has loaded the pack."""
+    import server
+
+    if not hasattr(server.PromptServer, "instance"):
+        server.PromptServer(asyncio.new_event_loop())
+    assert asyncio.run(stock.load_custom_node(str(PACK)))
+
+
+def node(name, **inputs):
+    kind = stock.NODE_CLASS_MAPPINGS[name]
+    return getattr(kind(), kind.FUNCTION)(**inputs)[0]
+
+
+@everywhere
+def test_what_a_packs_objects_and_modules_remember(pack, strategy):
+    def run(patcher):
+        node("FixtureForgetDrift")
+        drifting = node("FixtureDrift", model=patcher)
+        ours = parallel(drifting, 2, **strategy)
+        return lambda ahead: ksampler(ours if ahead else drifting, "flux")
+
+    picture = run(model("flux"))
+    expected = [picture(False) for _ in range(2)]
+    remembered = node("FixtureTellDrift")
+    assert relative_error(*expected) > 100 * TOLERANCE
+    picture = run(model("flux"))
+    samples = [picture(True) for _ in range(2)]
+    assert all(relative_error(*pair) < TOLERANCE for pair in zip(samples, expected))
+    told = node("FixtureTellDrift")
+    assert told["calls"] == remembered["calls"] == 8 and told["names"] == remembered["names"]
+    assert told["drift"] == pytest.approx(remembered["drift"], rel=1e-4)
+
+
+def counting_attention(patcher):
+    """An attention that grows sharper from call to call, over all runs, and a function that tells how often it ran."""
+    calls = 0
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        nonlocal calls
+        calls += 1
+        return func(q, k * (1 + 0.01 * calls), v, heads, *args, **kwargs)
+
+    patched = patcher.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    return patched, lambda: calls
+
+
+def test_what_a_patch_within_the_model_counts_where_the_tokens_are_split():
+    patched, count = counting_attention(model("flux"))
+    first, second = (ksampler(patched, "flux") for _ in range(2))
+    assert relative_error(first, second) > 100 * TOLERANCE
+    ours, our_count = counting_attention(model("flux"))
+    ours = parallel(ours, 2, ulysses_degree=2)
+    assert relative_error(ksampler(ours, "flux"), first) < TOLERANCE
+    assert relative_error(ksampler(ours, "flux"), second) < TOLERANCE
+    assert our_count() == count() > 0
+
+
+def banking(patcher):
+    """A patch within the model that keeps the mean of what it sees, of the conditions it sees."""
+    bank = []
+
+    def around_the_model(apply_model, arguments):
+        output = apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+        bank.append(output.mean(dim=(1, 2, 3)))
+        return output + 0.1 * sum(float(kept.mean()) for kept in bank)
+
+    patched = patcher.clone()
+    patched.set_model_unet_function_wrapper(around_the_model)
+    return patched, bank
+
+
+def test_a_bank_that_sees_one_condition_on_each_worker_is_refused_by_name():
+    patched, bank = banking(model("flux"))
+    with pytest.raises(JobFailed, match=r"banking.<locals>.around_the_model|`bank` of .*") as caught:
+        ksampler(parallel(patched, 2, cfg_degree=2), "flux")
+    assert "something else on every worker" in str(caught.value) and "set cfg_degree to 1" in str(caught.value)
+    assert bank == []
+    expected = ksampler(banking(model("flux"))[0], "flux")
+    fallback = parallel(patched, 2, on_unsupported="run on one device", cfg_degree=2)
+    assert torch.equal(ksampler(fallback, "flux"), expected)
+    assert "something else on every worker" in report()["fallbacks"][0]
+
+
+REUSE = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1)
+
+
+@pytest.mark.parametrize(
+    "patched",
+    (
+        lambda: remembering(model("flux"))[0],
+        lambda: comfy_extras.nodes_apg.APG.execute(model("flux"), 1.0, 5.0, 0.5)[0],
+    ),
+    ids=("a pack's", "ComfyUI's APG"),
+)
+def test_step_reuse_with_a_patch_that_remembers_the_calls_is_refused(patched):
+    expected = ksampler(patched(), "flux", steps=10)
+    ours = parallel(patched(), 2, step_reuse=REUSE, step_degree=2)
+    with pytest.raises(JobFailed, match=r"remembers what it has seen of this run.*unplug Step Reuse"):
+        ksampler(ours, "flux", steps=10)
+    fallback = parallel(patched(), 2, on_unsupported="run on one device", step_reuse=REUSE, step_degree=2)
+    assert torch.equal(ksampler(fallback, "flux", steps=10), expected)
+
+
+def locking(patcher):
+    """A patch that keeps what cannot leave its process."""
+    kept = {}
+
+    def keep(args):
+        kept.setdefault("lock", threading.Lock())
+        return args["denoised"] * 0.9
+
+    patched = patcher.clone()
+    patched.set_model_sampler_post_cfg_function(keep)
+    return patched, kept
+
+
+@everywhere
+def test_what_cannot_come_back_is_named(strategy):
+    patched, kept = locking(model("flux"))
+    starts = pool(2).starts
+    with pytest.raises(JobFailed, match=r"`kept` of locking.*cannot come back.*lock.*run on one device"):
+        ksampler(parallel(patched, 2, **strategy), "flux")
+    assert kept == {}
+    fallback = parallel(patched, 2, on_unsupported="run on one device", **strategy)
+    samples = ksampler(fallback, "flux")
+    assert torch.equal(samples, ksampler(locking(model("flux"))[0], "flux"))
+    assert "cannot come back" in report()["fallbacks"][0] and list(kept) == ["lock"]
+    assert pool(2).starts == starts
+
+
+class Remembering(comfy.samplers.CFGGuider):
+    """A guider that keeps its last prediction for the next run."""
+
+    last = None
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        """Leans towards what it said last."""
+        denoised = super().predict_noise(x, timestep, model_options, seed)
+        leaning = denoised if self.last is None else 0.9 * denoised + 0.1 * self.last
+        self.last = denoised
+        return leaning
+
+
+def twice_with(patcher):
+    guider = Remembering(patcher)
+    guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
+    guider.set_cfg(3.0)
+    sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", 4)
+    latent = comfy_models.latent("flux")
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+    sampler = comfy.samplers.sampler_object("euler")
+    with torch.inference_mode():
+        return [guider.sample(noise, latent, sampler, sigmas, seed=1) for _ in range(2)]
+
+
+@everywhere
+def test_what_a_guider_keeps(strategy):
+    expected = twice_with(model("flux"))
+    assert relative_error(*expected) > 100 * TOLERANCE
+    samples = twice_with(parallel(model("flux"), 2, **strategy))
+    assert all(relative_error(*pair) < TOLERANCE for pair in zip(samples, expected))
+
+
+def noisy(wrapped, x, sigmas, extra_args=None, callback=None, disable=None):
+    """Takes noise from torch's global generator, which no node has seeded."""
+    for step in range(len(sigmas) - 1):
+        denoised = wrapped(x, sigmas[step] * x.new_ones([x.shape[0]]), **extra_args)
+        x = denoised + torch.randn_like(x) * sigmas[step + 1]
+    return x
+
+
+def test_the_global_generator_stands_where_the_run_has_left_it():
+    def twice(patcher):
+        torch.manual_seed(3)
+        return [sample_with(patcher, comfy.samplers.KSAMPLER(noisy)) for _ in range(2)]
+
+    expected = twice(model("flux"))
+    assert relative_error(*expected) > 100 * TOLERANCE
+    samples = twice(parallel(model("flux"), 2, ring_degree=2))
+    assert all(relative_error(*pair) < TOLERANCE for pair in zip(samples, expected))
+
+
+def failing(wrapped, x, sigmas, extra_args=None, callback=None, disable=None, bank=None):
+    """Keeps something, then fails."""
+    bank.append(wrapped(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args))
+    raise ValueError("no more of this")
+
+
+def test_of_a_run_that_failed_nothing_returns():
+    bank = []
+    sampler = comfy.samplers.KSAMPLER(failing, extra_options={"bank": bank})
+    with pytest.raises(JobFailed, match="no more of this"):
+        sample_with(parallel(model("flux"), 2, ring_degree=2), sampler)
+    assert bank == []
