@@ -68,9 +68,7 @@ def disagreements(everyones: Sequence[Sequence[Account]]) -> dict[Place, Account
     by_place = [{account.place: account for account in accounts} for accounts in everyones]
     told = {account.place: account for accounts in reversed(everyones) for account in accounts}
     return {
-        place: account
-        for place, account in told.items()
-        if not all(account.agrees(own.get(place)) for own in by_place)
+        place: account for place, account in told.items() if not all(account.agrees(own.get(place)) for own in by_place)
     }
 
 

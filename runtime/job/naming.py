@@ -71,4 +71,3 @@ def _held(counterparts: Counterparts) -> Iterator[tuple[Any, str, Any]]:
         elif isinstance(obj, list | tuple):
             yield from ((obj, "", entry) for entry in obj)
         yield from ((obj, name, value) for name, value in getattr(obj, "__dict__", {}).items())
-

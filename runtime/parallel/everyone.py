@@ -14,8 +14,7 @@ def everyones(text: str) -> list[str]:
     longest = int(sizes.max())
     if longest == 0:
         return [""] * world
-    own = torch.zeros(longest, dtype=torch.uint8)
-    own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else own[:0]
+    own = torch.frombuffer(bytearray(data.ljust(longest)), dtype=torch.uint8)
     rows = torch.empty(world * longest, dtype=torch.uint8)
     dist.all_gather_into_tensor(rows, own)
-    return [bytes(row[:size].tolist()).decode() for row, size in zip(rows.view(world, -1), sizes.tolist())]
+    return [row[:size].numpy().tobytes().decode() for row, size in zip(rows.view(world, -1), sizes.tolist())]

@@ -58,6 +58,8 @@ def test_lora_in_bypass_mode_is_injected_in_the_workers_and_taken_out_again(stra
     assert relative_error(stock, plain) > 100 * TOLERANCE
     assert relative_error(ksampler(parallel(bypass, 2, **strategy), "flux"), stock) < TOLERANCE
     assert relative_error(ksampler(parallel(model("flux"), 2, **strategy), "flux"), plain) < TOLERANCE
+    again = [ksampler(patcher, "flux") for patcher in (parallel(bypass, 2, **strategy), bypass)]
+    assert all(relative_error(samples, stock) < TOLERANCE for samples in again)
 
 
 @pytest.mark.parametrize("strategy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from pathlib import Path
 
 import cloudpickle
@@ -63,13 +62,18 @@ def test_a_list_that_a_sampler_fills_for_the_next(strategy):
 
 
 def test_many_runs_leave_nothing_behind():
-    run = parallel(model("flux"), 2, ring_degree=2)
-    for _ in range(4):
-        two_samplers(run)
+    def run() -> int:
+        bank = []
+        sample_with(patcher, keeping(bank), steps=2, batch=16)
+        return sum(kept.nbytes for kept in bank)
+
+    patcher = parallel(model("flux"), 2, ring_degree=2)
+    for _ in range(3):
+        kept = run()
     before = held()
     for _ in range(20):
-        two_samplers(run)
-    assert held() < before + 10e6  # what a run keeps, 20 times, would be 42 MB
+        run()
+    assert held() < before + 0.25 * 20 * 2 * kept  # of what two workers had kept of 20 runs
 
 
 def held() -> int:
@@ -226,30 +230,17 @@ def test_step_reuse_with_a_patch_that_remembers_the_calls_is_refused(patched):
     assert torch.equal(ksampler(fallback, "flux", steps=10), expected)
 
 
-def locking(patcher):
-    """A patch that keeps what cannot leave its process."""
-    kept = {}
-
-    def keep(args):
-        kept.setdefault("lock", threading.Lock())
-        return args["denoised"] * 0.9
-
-    patched = patcher.clone()
-    patched.set_model_sampler_post_cfg_function(keep)
-    return patched, kept
-
-
 @everywhere
-def test_what_cannot_come_back_is_named(strategy):
-    patched, kept = locking(model("flux"))
+def test_what_cannot_come_back_is_named_with_its_pack(pack, strategy):
+    locking = node("FixtureKeepLock", model=model("flux"))
     starts = pool(2).starts
-    with pytest.raises(JobFailed, match=r"`kept` of locking.*cannot come back.*lock.*run on one device"):
-        ksampler(parallel(patched, 2, **strategy), "flux")
-    assert kept == {}
-    fallback = parallel(patched, 2, on_unsupported="run on one device", **strategy)
+    named = r"`kept` of KeepLock.*keep \(custom node pack keeps_state\).*cannot come back.*lock.*run on one device"
+    with pytest.raises(JobFailed, match=named):
+        ksampler(parallel(locking, 2, **strategy), "flux")
+    fallback = parallel(locking, 2, on_unsupported="run on one device", **strategy)
     samples = ksampler(fallback, "flux")
-    assert torch.equal(samples, ksampler(locking(model("flux"))[0], "flux"))
-    assert "cannot come back" in report()["fallbacks"][0] and list(kept) == ["lock"]
+    assert torch.equal(samples, ksampler(node("FixtureKeepLock", model=model("flux")), "flux"))
+    assert "cannot come back" in report()["fallbacks"][0]
     assert pool(2).starts == starts
 
 

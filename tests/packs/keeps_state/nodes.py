@@ -1,5 +1,7 @@
 """The pack's nodes."""
 
+import threading
+
 from . import memory
 
 
@@ -55,3 +57,26 @@ class TellDrift:
     def tell(self):
         drift = [memory.OPTIONS["drift"], memory.MEMORY.total]
         return ({"calls": memory.CALLS, "names": list(memory.NAMES), "drift": drift},)
+
+
+class KeepLock:
+    """Keeps from the first call on what cannot leave its process."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "fixtures"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def patch(self, model):
+        kept = {}
+
+        def keep(arguments):
+            kept.setdefault("lock", threading.Lock())
+            return arguments["denoised"] * 0.9
+
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(keep)
+        return (patched,)
