@@ -17,7 +17,11 @@ from .live import pool_view, pool_views
 from .locales import words_of
 from .settings import set_idle_minutes
 
-ACTIONS: dict[str, Callable[[Pool], None]] = {"start": Pool.start, "restart": Pool.restart, "stop": Pool.stop}
+ACTIONS: dict[str, Callable[[Pool, Callable[[], None]], None]] = {
+    "start": Pool.start,
+    "restart": Pool.restart,
+    "stop": lambda pool, _check_interrupt: pool.stop(),
+}
 
 
 async def _list_pools(request: web.Request) -> web.Response:
@@ -32,8 +36,14 @@ async def _act(request: web.Request) -> web.Response:
         return web.json_response(
             {"error": f"There is no pool called {name!r} yet; run a workflow with it."}, status=404
         )
+    loop = asyncio.get_running_loop()
+
+    def check_interrupt() -> None:
+        if not loop.is_running():  # Python would not end before this thread does
+            raise PoolError("ComfyUI ended while the workers started.")
+
     try:
-        await asyncio.to_thread(ACTIONS[request.match_info["action"]], pool)
+        await asyncio.to_thread(ACTIONS[request.match_info["action"]], pool, check_interrupt)
     except PoolError as error:
         return web.json_response({**pool_view(pool), "error": str(error)}, status=500)
     return web.json_response(pool_view(pool))

@@ -36,12 +36,12 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
     ) -> int:
         """Parking is all or nothing. Returns the bytes freed."""
         held = self.loaded_size()
-        self._pool.park()
+        self._pool.park(comfy.model_management.processing_interrupted)
         return held - self.loaded_size()
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         """Called when ComfyUI unloads the model: park the workers."""
-        self._pool.park()
+        self._pool.park(comfy.model_management.processing_interrupted)
         return self.model
 
     def __del__(self) -> None:

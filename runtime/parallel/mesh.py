@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ..attention.axis import Axis
 from ..config import ConfigError, StrategyConfig
+from ..pool.rendezvous import new_group
 
 AXES = ("data", "cfg", "step", "ring", "ulysses")
 
@@ -166,7 +167,7 @@ class Mesh:
             if len(ranks) == self._world > 1:
                 group = dist.group.WORLD
             elif len(ranks) > 1:
-                group = dist.new_group(ranks)
+                group = new_group(ranks)
             if self._rank in ranks:
                 own = Axis(name, ranks, ranks.index(self._rank), group)
         assert own is not None, "every rank is on every axis"

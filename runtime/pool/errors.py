@@ -15,6 +15,14 @@ class WorkerDied(PoolError):
     """A worker process ended by itself. The pool is stopped and starts again on the next run."""
 
 
+class WorkerSilent(WorkerDied):
+    """A worker process no longer answered and was ended, with the others."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        self.rank = rank
+        super().__init__(message)
+
+
 class JobFailed(PoolError):
     """The job raised on a worker; the message holds the cause and, unless it is meant for users, the traceback.
 
@@ -42,3 +50,7 @@ class Refused(AgreedError):
 
 class Cancelled(AgreedError):
     """The run was cancelled; decided by rank 0, raised by all ranks at the same model call."""
+
+
+class RendezvousLost(RuntimeError):
+    """The file by which the workers find each other is gone or cannot be used."""

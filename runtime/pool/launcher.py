@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from .messages import Message, decode, encode
+from .messages import Message, decode
 from .worker import Orders
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LOG_TAIL_LINES = 60
 LOG_LINE_BYTES = 4096
 JOIN_SECONDS = 5.0
+# A killed process is gone at once, unless the system cannot end it: it waits for a device or a disk, or has much to
+# give back. Nobody waits longer for that.
+END_SECONDS = 2.0
 
 
 def _cores() -> int:
@@ -87,7 +91,8 @@ def _kill_session(process: subprocess.Popen) -> None:
 class WorkerProcess:
     """One worker: its process, our end of its pipe, and the last lines of its log.
 
-    Its messages go to `deliver(rank, message)` in a thread, the end of its pipe as None.
+    Its messages go to `deliver(rank, message)` in a thread, the end of its pipe as None. What it is sent waits for it
+    in a thread, too: a stopped process does not read, and a pipe that is full holds up whoever writes to it.
     """
 
     def __init__(
@@ -105,8 +110,6 @@ class WorkerProcess:
         self._connection, theirs = multiprocessing.Pipe(duplex=True)
         with theirs:
             self._process = _spawn(theirs.fileno(), worker_environment(orders.device, cpu_workers))
-        self._log_pump = threading.Thread(target=self._pump_log, name=f"worker {self.rank} log", daemon=True)
-        self._log_pump.start()
         bootstrap = {
             "package": PACKAGE,
             "root": str(ROOT),
@@ -114,12 +117,19 @@ class WorkerProcess:
             "argv": command_line,
             "worker": asdict(orders),
         }
-        with contextlib.suppress(BrokenPipeError):  # it died already: the reader says so
-            self._connection.send_bytes(json.dumps(bootstrap).encode())
-        self._reader = threading.Thread(
-            target=self._receive, args=(deliver,), name=f"worker {self.rank} messages", daemon=True
-        )
-        self._reader.start()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._outbox.put(json.dumps(bootstrap).encode())
+        self._threads = [
+            threading.Thread(target=target, args=arguments, name=f"worker {self.rank} {name}", daemon=True)
+            for name, target, *arguments in (
+                ("log", self._pump_log),
+                ("messages", self._receive, deliver),
+                ("orders", self._transmit),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._reaper = threading.Thread(target=self._reap, name=f"worker {self.rank} end", daemon=True)
 
     @property
     def name(self) -> str:
@@ -136,13 +146,9 @@ class WorkerProcess:
         state = self.state if self.exit_code() is None else "dead"
         return {"rank": self.rank, "device": self.device, "pid": self.pid, **self.about, "state": state}
 
-    def send(self, message: Message) -> None:
-        """Send one message. A worker that is gone is reported by its reader, not here."""
-        data = encode(message)
-        try:
-            self._connection.send_bytes(data)
-        except (BrokenPipeError, ConnectionResetError):
-            log.debug("%s is gone", self.name)
+    def send(self, data: bytes) -> None:
+        """Send one encoded message, without waiting. A worker that is gone is reported by its reader, not here."""
+        self._outbox.put(data)
 
     def exit_code(self) -> int | None:
         """None while the process runs."""
@@ -158,13 +164,32 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 _kill_session(self._process)
 
-    def join(self) -> None:
-        """Wait until the killed process is gone and all it sent and printed is read; give its handles back."""
+    def join(self, seconds: float = END_SECONDS) -> None:
+        """Wait until the killed process is gone, all it sent and printed is read, and its handles are given back.
+
+        What takes longer than `seconds` goes on without us.
+        """
         self.state = "dead"
+        if self._reaper.ident is None:
+            self._reaper.start()
+        self._reaper.join(timeout=max(0.0, seconds))
+        if self._process.returncode is None:
+            log.warning("%s, process %d, was killed, but the system has not ended it yet.", self.name, self.pid)
+
+    def _reap(self) -> None:
         self._process.wait()
-        self._log_pump.join(timeout=JOIN_SECONDS)
-        self._reader.join(timeout=JOIN_SECONDS)
+        self._outbox.put(None)
+        for thread in self._threads:
+            thread.join(timeout=JOIN_SECONDS)
         self._connection.close()
+
+    def _transmit(self) -> None:
+        while (data := self._outbox.get()) is not None:
+            try:
+                self._connection.send_bytes(data)
+            except OSError:
+                log.debug("%s is gone", self.name)
+                return
 
     def _receive(self, deliver: Callable[[int, Message | None], None]) -> None:
         while True:

@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Abandon:
-    """Pool to worker: some rank could not prepare the job, forget it."""
+    """Pool to worker: some rank could not prepare the job, or it was cancelled meanwhile; forget it."""
 
     job: int
 
@@ -114,9 +114,20 @@ class Parked:
     device_bytes: int
 
 
+@dataclass(frozen=True)
+class Ping:
+    """Pool to worker: are you there? Answered beside whatever the worker does."""
+
+
+@dataclass(frozen=True)
+class Pong:
+    """Worker to pool: yes."""
+
+
 Message = (
-    Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed | Renew | Renewed | Park | Parked
-)
+    Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed
+    | Renew | Renewed | Park | Parked | Ping | Pong
+)  # fmt: skip
 _KINDS = {kind.__name__: kind for kind in Message.__args__}
 
 

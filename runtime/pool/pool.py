@@ -7,40 +7,56 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..config import PoolConfig
 from ..report.live import live
-from .crew import POLL_SECONDS, Crew, Entry
-from .errors import PoolError
-from .job_run import JobResult, JobRun
-from .messages import Park, Parked
+from .crew import POLL_SECONDS, SILENCE_SECONDS, Crew, Entry
+from .errors import PoolError, WorkerSilent
+from .job_run import CANCEL_SECONDS, JobResult, JobRun
+from .messages import Failed, Park
+from .turn import Turn
 
 log = logging.getLogger(__name__)
 
 PARK_SECONDS = 60.0
+# Where workers are let go in the middle of a call: a video model's may take minutes. Who waits for them can give up.
+FINISH_SECONDS = 600.0
+# A worker that is to let go and has not answered for as long is taken for stopped. It costs a restart, not a picture.
+UNHEARD_SECONDS = 1.5
 
 
 class Pool:
     """The workers of one `PoolConfig`. Starts on the first run, stays warm, stops after `idle_seconds` without a run.
 
-    Thread-safe: one job at a time, the others wait.
+    Thread-safe: one job at a time, the others wait. `state` is "stopped", "starting", "idle", "sampling", "finishing"
+    (a cancelled run has ended, but a worker is still in its last call) or "failed". `notices` say what was
+    wrong with the workers at their last use, so that they were started anew.
     """
 
-    def __init__(self, config: PoolConfig, devices: tuple[str, ...], entry: Entry, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        devices: tuple[str, ...],
+        entry: Entry,
+        idle_seconds: float,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self.config = config
         self.devices = devices
         self.state = "stopped"
         self.error = ""
+        self.notices: tuple[str, ...] = ()
         self.starts = 0
         self.companions: dict[str, object] = {}  # what callers keep for as long as they keep the pool
-        self._crew = Crew(config, devices, entry)
+        self._crew = Crew(config, devices, entry, live().changed, silence_seconds)
         self._idle_seconds = idle_seconds
-        self._lock = threading.RLock()
+        self._lock = Turn()
         self._jobs = itertools.count(1)
         self._idle_timer: threading.Timer | None = None
         self._dead: set[int] = set()  # the workers whose end ended the others
+        self._rest = "idle"  # the state of a worker that is done with what it was let go of
 
     @property
     def world(self) -> int:
@@ -59,8 +75,9 @@ class Pool:
 
     def status(self) -> dict:
         """The pool as the routes and the panel show it."""
-        workers = [worker.status() for worker in self._crew.workers] or [
-            {"rank": rank, "device": device, "pid": None, "state": "dead" if rank in self._dead else "stopped"}
+        stopped = {"pid": None, "state": "stopped", "silent_seconds": 0}
+        workers = self._crew.statuses() or [
+            {"rank": rank, "device": device, **stopped, **({"state": "dead"} if rank in self._dead else {})}
             for rank, device in enumerate(self.devices)
         ]
         return {
@@ -75,21 +92,12 @@ class Pool:
 
     def start(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
         """Start the workers unless they run. Raises PoolError, or what `check_interrupt` raises; then none is left."""
-        with self._lock:
-            # In any other state a job was left before its workers were: a second Ctrl+C can do that.
-            if self.state == "idle" and all(worker.exit_code() is None for worker in self._crew.workers):
-                return
-            self._stop_workers()
-            self.starts += 1
-            self._set_state("starting")
-            try:
-                self._crew.launch()
-                self._crew.await_ready(self._telling(check_interrupt))
-            except BaseException as error:
-                self._fail(error)
-                raise
-            self._set_state("idle")
-            self._restart_idle_timer()
+        while not self._lock.acquire(timeout=POLL_SECONDS):
+            check_interrupt()
+        try:
+            self._start(check_interrupt)
+        finally:
+            self._leave()
 
     def stop(self) -> None:
         """End all workers, also in the middle of a start or a job, which then raises PoolError."""
@@ -103,10 +111,10 @@ class Pool:
             self._crew.stopping = False
             self._lock.release()
 
-    def restart(self) -> None:
+    def restart(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
         """Stop, then start."""
         self.stop()
-        self.start()
+        self.start(check_interrupt)
 
     def stop_when_idle_for(self, seconds: float) -> None:
         """Another idle time, from now on; a pool that is idle begins to count again."""
@@ -118,17 +126,21 @@ class Pool:
             finally:
                 self._lock.release()
 
-    def park(self) -> bool:
-        """Make the workers give their devices' memory back. False where there is nothing to park or a job runs."""
+    def park(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
+        """Make the workers give their devices' memory back. False where there is nothing to park or a job runs.
+
+        Workers that cannot are ended, which gives it back, too. `interrupted` tells whether nobody waits for it any
+        more; the workers then go on with it by themselves.
+        """
         if not self._lock.acquire(blocking=False):
             return False
         try:
             if self.state != "idle":
                 return False
-            self._park()
+            self._park(interrupted)
             return True
         finally:
-            self._lock.release()
+            self._leave()
 
     @contextlib.contextmanager
     def reserve(self, check_interrupt: Callable[[], None]) -> Iterator[None]:
@@ -138,12 +150,13 @@ class Pool:
         try:
             if self._idle_timer is not None:
                 self._idle_timer.cancel()
-            self.start(check_interrupt)
+            if self._lock.depth == 1 or self.state != "idle":
+                self._start(check_interrupt)
             yield
         finally:
             if self.state == "idle":
                 self._restart_idle_timer()
-            self._lock.release()
+            self._leave()
 
     def run(
         self,
@@ -154,7 +167,8 @@ class Pool:
         """Run one job on all workers and wait for it.
 
         `on_progress(step, total, payload)` is called in this thread. What it or `check_interrupt` raises cancels the
-        job and is raised again once the workers have let go. Raises WorkerDied or JobFailed with the cause.
+        job and is raised again within seconds; a worker that is in a long call then finishes it by itself, and the next
+        run waits for that. Raises WorkerDied, WorkerSilent or JobFailed with the cause.
         """
         with self.reserve(check_interrupt):
             job = JobRun(self._crew, next(self._jobs), live().changed)
@@ -165,40 +179,135 @@ class Pool:
             except BaseException as error:
                 if job.over:
                     self._set_state("idle")
+                elif error is job.interrupt:
+                    self._let_go()
                 else:
                     self._fail(error)
+                    if isinstance(error, PoolError) and job.interrupt is not None:
+                        raise job.interrupt from error  # who cancelled a run has not asked how it would have failed
                 raise
             self._set_state("idle")
             return result
 
-    def _park(self) -> None:
-        self._crew.tell_all(Park())
-        deadline = time.monotonic() + PARK_SECONDS
-        waiting = {worker.rank for worker in self._crew.workers}
-        while waiting:
-            match self._crew.hear(deadline - time.monotonic()):
-                case rank, Parked(device_bytes=held):
-                    waiting.discard(rank)
-                    self._crew.workers[rank].about["device_bytes"] = held
-                case rank, None:
-                    self._fail(self._crew.death(rank))
-                    return
-                case None:
-                    error = PoolError("The workers did not give their memory back; the pool restarts on the next run.")
-                    self._fail(error)
-                    raise error
-        self._crew.set_state("parked")
+    def _start(self, check_interrupt: Callable[[], None]) -> None:
+        self.notices = ()
+        if self.state == "finishing":
+            self._finish(check_interrupt)
+        # In any other state a job was left before its workers were: a second Ctrl+C can do that.
+        if self.state == "idle":
+            fault = self._crew.fault()
+            if not fault:
+                return
+            self.notices = (f"{fault} The pool was started anew.",)
+            log.warning("%s", *self.notices)
+        self._stop_workers()
+        self.starts += 1
+        self._set_state("starting")
+        try:
+            self._crew.launch()
+            self._crew.await_ready(self._telling(check_interrupt))
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._set_state("idle")
+        self._restart_idle_timer()
+
+    def _let_go(self, rest: str = "idle") -> None:
+        """Leave the workers to what they still do, but know to be their last; `rest` is their state afterwards.
+
+        For those that do not even answer, that is the end.
+        """
+        silence = self._crew.silence(UNHEARD_SECONDS)
+        if silence is not None:
+            self._fail_untold(silence)
+            return
+        self._rest = rest
+        self._set_state("finishing")
+        self._show_finishing()
+
+    def _leave(self) -> None:
+        """Give the workers to the next who wants them, once they are done with what they were let go of."""
+        if self._lock.depth == 1 and self.state == "finishing":
+            self._lock.pass_to(self._finish)
+        else:
+            self._lock.release()
+
+    def _finish(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
+        """Wait until the workers are done. Raises what `check_interrupt` raises, and leaves them to it then."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        while self._crew.busy:
+            check_interrupt()
+            try:
+                self._hear_finishing(deadline)
+            except PoolError as error:
+                self._fail_untold(error)
+                return
+            self._show_finishing()
+        self._set_state("idle")
+        self._crew.set_state(self._rest)
+        self._restart_idle_timer()
         live().changed()
 
-    def _set_state(self, state: str, error: str = "", dead: Iterable[int] = ()) -> None:
-        self.state, self.error, self._dead = state, error, set(dead)
+    def _hear_finishing(self, deadline: float) -> None:
+        match self._crew.hear():
+            case rank, None:
+                raise self._crew.death(rank)
+            case rank, Failed(agreed=False) as failure:
+                raise self._crew.blame(rank, failure)
+        if time.monotonic() > deadline:
+            late = ", ".join(self._crew.workers[rank].name for rank in sorted(self._crew.busy))
+            raise PoolError(
+                f"{late.capitalize()} did not come to an end within {FINISH_SECONDS:g} s after a cancel; the pool "
+                "restarts on the next run."
+            )
+
+    def _show_finishing(self) -> None:
+        before = [worker.state for worker in self._crew.workers]
+        states = ["finishing" if worker.rank in self._crew.busy else self._rest for worker in self._crew.workers]
+        for worker, state in zip(self._crew.workers, states):
+            worker.state = state
+        if states != before:
+            live().changed()
+
+    def _park(self, interrupted: Callable[[], bool]) -> None:
+        self._crew.tell_all(Park())
+        deadline, given_up = time.monotonic() + PARK_SECONDS, False
+        try:
+            while self._crew.busy and time.monotonic() < deadline:
+                if not given_up and interrupted():
+                    given_up, deadline = True, min(deadline, time.monotonic() + CANCEL_SECONDS)
+                match self._crew.hear():
+                    case rank, None:
+                        raise self._crew.death(rank)
+        except PoolError as error:
+            self._fail_untold(error)
+            return
+        if not self._crew.busy:
+            self._crew.set_state("parked")
+            live().changed()
+            return
+        if given_up:
+            self._let_go(rest="parked")
+        else:
+            late = f"The workers did not give their memory back within {PARK_SECONDS:g} s and were ended."
+            self._fail_untold(PoolError(late))
+
+    def _set_state(self, state: str, error: str = "", dead: frozenset[int] = frozenset()) -> None:
+        self.state, self.error, self._dead = state, error, dead
         self._crew.set_state(state)
         live().changed()
 
     def _fail(self, error: BaseException) -> None:
-        dead = [worker.rank for worker in self._crew.workers if worker.exit_code() is not None]
+        dead = frozenset(worker.rank for worker in self._crew.workers if worker.exit_code() is not None)
+        if isinstance(error, WorkerSilent):
+            dead |= {error.rank}
         self._stop_workers()
         self._set_state("failed", str(error) or type(error).__name__, dead)
+
+    def _fail_untold(self, error: PoolError) -> None:
+        """As `_fail`, where nobody is there to raise the error to."""
+        log.warning("%s", error)
+        self._fail(error)
 
     def _telling(self, check_interrupt: Callable[[], None]) -> Callable[[], None]:
         """`check_interrupt`, which is called again and again while workers start, made to tell of their states too."""

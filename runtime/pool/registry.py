@@ -7,6 +7,7 @@ import functools
 import threading
 
 from ..config import PoolConfig
+from .crew import SILENCE_SECONDS
 from .pool import Entry, Pool
 
 
@@ -15,6 +16,7 @@ class PoolRegistry:
 
     def __init__(self) -> None:
         self.idle_seconds = 900.0
+        self.silence_seconds = SILENCE_SECONDS
         self._pools: dict[str, Pool] = {}
         self._lock = threading.Lock()
 
@@ -24,7 +26,7 @@ class PoolRegistry:
             pool = self._pools.get(config.name)
             if pool is not None and (pool.config, pool.devices) == (config, devices):
                 return pool
-            fresh = self._pools[config.name] = Pool(config, devices, entry, self.idle_seconds)
+            fresh = self._pools[config.name] = Pool(config, devices, entry, self.idle_seconds, self.silence_seconds)
         if pool is not None:
             pool.stop()
         return fresh

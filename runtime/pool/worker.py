@@ -16,13 +16,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 
 from .errors import AgreedError
 from .messages import (
@@ -32,6 +30,8 @@ from .messages import (
     Failed,
     Park,
     Parked,
+    Ping,
+    Pong,
     Prepare,
     Prepared,
     Progress,
@@ -42,11 +42,10 @@ from .messages import (
     decode,
     encode,
 )
+from .rendezvous import join_all
 
 log = logging.getLogger(__name__)
 
-# A collective ends when a peer ends, so this only bounds a peer that is alive and never comes.
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PARENT_POLL_SECONDS = 1.0
 
 
@@ -94,17 +93,31 @@ class Handler(Protocol):
         """What the pool's status shows of this worker."""
 
 
+class _Outbox:
+    """Sends for two threads: the one that runs the jobs, and the inbox's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, data: bytes) -> None:
+        """Send one encoded message."""
+        with self._lock:
+            self._connection.send_bytes(data)
+
+
 class _Inbox:
-    """Receives in a thread of its own, so that a cancel arrives while a job runs.
+    """Receives in a thread of its own, so that a cancel arrives and a Ping is answered while a job runs.
 
     The pipe closes however the parent ends, SIGKILL included, and the worker ends with it and removes `directory`,
     which nobody else is left to do.
     """
 
-    def __init__(self, connection: Connection, directory: Path) -> None:
+    def __init__(self, connection: Connection, outbox: _Outbox, directory: Path) -> None:
         self.messages: queue.SimpleQueue = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self._connection = connection
+        self._outbox = outbox
         self._directory = directory
         self._parent = os.getppid()
         threading.Thread(target=self._receive, name="inbox", daemon=True).start()
@@ -115,6 +128,8 @@ class _Inbox:
                 match decode(self._connection.recv_bytes()):
                     case Cancel(job=job):
                         self.cancelled.add(job)
+                    case Ping():
+                        self._outbox.send(encode(Pong()))
                     case message:
                         self.messages.put(message)
         except (EOFError, OSError):
@@ -135,7 +150,8 @@ class _Inbox:
 
 def main(connection: Connection, orders: Orders) -> None:
     """Load the handler, join the process group, then serve jobs until the pool ends."""
-    inbox = _Inbox(connection, Path(orders.rendezvous).parent)
+    outbox = _Outbox(connection)
+    inbox = _Inbox(connection, outbox, Path(orders.rendezvous).parent)
     faulthandler.enable()
     logging.basicConfig(level=orders.log_level, format="%(message)s", stream=sys.stderr)
     if orders.device.startswith("cuda"):
@@ -143,20 +159,9 @@ def main(connection: Connection, orders: Orders) -> None:
     package = __name__.removesuffix(".runtime.pool.worker")
     module, _, attribute = orders.handler.partition(":")
     handler: Handler = getattr(importlib.import_module(f"{package}.{module}"), attribute)(orders)
-    _meet(orders, orders.rendezvous)
-    connection.send_bytes(_begin(handler, orders.world))
-    _serve(connection, inbox, handler, orders)
-
-
-def _meet(orders: Orders, rendezvous: str) -> None:
-    """The process group of all ranks."""
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if orders.backend == "nccl" else "gloo",
-        store=dist.FileStore(rendezvous, orders.world),
-        rank=orders.rank,
-        world_size=orders.world,
-        timeout=COLLECTIVE_TIMEOUT,
-    )
+    join_all(orders.rendezvous, orders.rank, orders.world, orders.backend)
+    outbox.send(_begin(handler, orders.world))
+    _serve(outbox, inbox, handler, orders)
 
 
 def _begin(handler: Handler, world: int) -> bytes:
@@ -167,7 +172,7 @@ def _begin(handler: Handler, world: int) -> bytes:
         return _failed(handler, 0, error, agreed=False)
 
 
-def _serve(connection: Connection, inbox: _Inbox, handler: Handler, orders: Orders) -> None:
+def _serve(outbox: _Outbox, inbox: _Inbox, handler: Handler, orders: Orders) -> None:
     jobs: dict[int, Any] = {}
     while True:
         message = inbox.messages.get()
@@ -177,7 +182,7 @@ def _serve(connection: Connection, inbox: _Inbox, handler: Handler, orders: Orde
             case Run(job=job):
                 control = JobControl(
                     cancelled=lambda job=job: job in inbox.cancelled,
-                    progress=lambda step, total, payload, job=job: connection.send_bytes(
+                    progress=lambda step, total, payload, job=job: outbox.send(
                         encode(Progress(job, step, total, payload))
                     ),
                 )
@@ -192,7 +197,7 @@ def _serve(connection: Connection, inbox: _Inbox, handler: Handler, orders: Orde
                 answer = encode(Parked(handler.park()))
             case _:
                 raise AssertionError(f"a worker is never sent {type(message).__name__}")
-        connection.send_bytes(answer)
+        outbox.send(answer)
 
 
 def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:
@@ -214,7 +219,7 @@ def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) 
 def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
     try:
         dist.destroy_process_group()
-        _meet(orders, rendezvous)
+        join_all(rendezvous, orders.rank, orders.world, orders.backend)
         if hasattr(handler, "renew"):
             handler.renew()
         # An error may have left a device unusable, which its next use tells.

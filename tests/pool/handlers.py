@@ -16,12 +16,16 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 
+from ...runtime.pool import rendezvous
 from ...runtime.pool.errors import Cancelled, Refused
 from ...runtime.pool.probe import measure_link, slowest
 from ...runtime.pool.worker import JobControl, Orders
@@ -67,6 +71,30 @@ def until_cancelled(rank: int, control: JobControl) -> None:
             control.progress(step, 1, b"running")
         step += 1
     raise Cancelled("The run was cancelled.")
+
+
+def wait_for(release: str) -> None:
+    """As long as a model call that nothing interrupts; it ends when the file is there."""
+    while not Path(release).exists():
+        threading.Event().wait(0.02)
+
+
+def long_call(rank: int, control: JobControl, release: str) -> None:
+    """All ranks are in one call until `release` is there; only then do they share rank 0's mind."""
+    if rank == 0:
+        control.progress(0, 1, b"running")
+    wait_for(release)
+    until_cancelled(rank, control)
+
+
+def regroup(rank: int, control: JobControl, seconds: float) -> None:
+    """Rank 0 removes the folder by which the ranks find each other, then all make another group."""
+    rendezvous.CONNECT_TIMEOUT = timedelta(seconds=seconds)
+    _get_default_store().set_timeout(rendezvous.CONNECT_TIMEOUT)
+    if rank == 0:
+        control.progress(0, 1, b"running")
+    all_reduced(1.0)
+    rendezvous.new_group([0, 1])
 
 
 def deaf(rank: int, control: JobControl) -> None:
@@ -164,8 +192,8 @@ def pid_of(rank: int, control: JobControl) -> int:
 
 
 JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (
-    add, count, until_cancelled, deaf, fail, fail_everywhere, pass_on, refuse,
-    end, wait_in_collective, say, rude, start_child, inspect, pid_of
+    add, count, until_cancelled, long_call, regroup, deaf, fail, fail_everywhere, pass_on, refuse, end,
+    wait_in_collective, say, rude, start_child, inspect, pid_of
 )}  # fmt: skip
 
 
@@ -187,6 +215,10 @@ class Workshop:
             raise FileNotFoundError(job["message"])
         if job.get("prepare_never_ends_on") == self._rank:
             threading.Event().wait()
+        if job.get("prepare_stops_on") == self._rank:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if "prepare_waits_for" in job:
+            wait_for(job["prepare_waits_for"])
         self._jobs.append(weakref.ref(job))
         return job
 
@@ -198,6 +230,11 @@ class Workshop:
     def park(self) -> int:
         self._held = 0
         return 0
+
+    def probe(self) -> None:
+        """Nothing to measure; a worker that is asked to stops here."""
+        if os.environ.get("TEST_PROBE_STOPS_ON") == str(self._rank):
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def about(self) -> dict:
         return {"device_bytes": self._held, "jobs": sum(job() is not None for job in self._jobs)}

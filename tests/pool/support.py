@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from ...runtime.config import PoolConfig
+from ...runtime.pool.crew import SILENCE_SECONDS
 from ...runtime.pool.pool import Entry, JobResult, Pool
 
 WORKERS_GONE_S = 5.0
@@ -25,11 +26,19 @@ def nothing(*arguments: Any) -> None:
     """An on_progress or check_interrupt that does not care."""
 
 
-def new_pool(workers: int = 2, handler: str = "handlers:Workshop", idle_seconds: float = 600.0, **config: Any) -> Pool:
+def new_pool(
+    workers: int = 2,
+    handler: str = "handlers:Workshop",
+    idle_seconds: float = 600.0,
+    silence_seconds: float = SILENCE_SECONDS,
+    **config: Any,
+) -> Pool:
     """A pool of CPU workers; the caller stops it."""
     entry = Entry(f"tests.pool.{handler}", ("main.py", "--cpu"), {})
     config.setdefault("name", "test")
-    return Pool(PoolConfig(devices=f"cpu*{workers}", **config), ("cpu",) * workers, entry, idle_seconds)
+    return Pool(
+        PoolConfig(devices=f"cpu*{workers}", **config), ("cpu",) * workers, entry, idle_seconds, silence_seconds
+    )
 
 
 def payload_of(job: str, arguments: dict, **extra: Any) -> bytes:

@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from compact_parallel.runtime.pool import job_run
+from compact_parallel.runtime.pool import job_run, pool
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError, WorkerDied
 from compact_parallel.tests.pool.support import (
     WORKERS_GONE_S,
@@ -281,6 +281,7 @@ def test_a_second_ctrl_c_while_the_first_is_handled(single, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(job_run, "CANCEL_SECONDS", 0.0)
+        patched.setattr(pool, "UNHEARD_SECONDS", 0.0)
         patched.setattr(single, "_stop_workers", press_again)
         with pytest.raises(KeyboardInterrupt, match="second"):
             run(single, "deaf", press)

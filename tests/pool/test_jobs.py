@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from compact_parallel.runtime.pool import job_run
+from compact_parallel.runtime.pool import pool as pool_module
 from compact_parallel.runtime.pool.errors import JobFailed
 from compact_parallel.tests.pool.support import (
     Background,
@@ -129,16 +130,18 @@ def test_a_cancel_while_the_job_is_rebuilt_leaves_the_pool_usable(started):
 
 
 @pytest.mark.parametrize("job", ["deaf", "prepare"])
-def test_a_cancel_that_nobody_heeds_ends_the_workers(job, single, monkeypatch):
+def test_a_cancel_that_nobody_heeds_ends_the_workers_in_the_end(job, single, monkeypatch):
     monkeypatch.setattr(job_run, "CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr(pool_module, "FINISH_SECONDS", 0.7)
     before = pids(single)
     with pytest.raises(Interrupted):
         if job == "deaf":
             run(single, "deaf", interrupt)
         else:
             single.run(payload_of("add", {}, prepare_never_ends_on=0), nothing, _interrupt_when_sampling(single))
-    assert gone(before)
+    assert single.state == "finishing"
     assert works(single)
+    assert gone(before)
 
 
 def _interrupt_when_sampling(pool):
@@ -207,7 +210,7 @@ def test_park_gives_the_memory_back_when_idle_only(own_pool, started):
 def test_status(own_pool):
     fresh = own_pool(1, name="mine")
     stopped = {"name": "mine", "state": "stopped", "backend": "gloo", "error": "", "starts": 0, "link": None}
-    places = [{"rank": 0, "device": "cpu", "pid": None, "state": "stopped"}]
+    places = [{"rank": 0, "device": "cpu", "pid": None, "state": "stopped", "silent_seconds": 0}]
     assert fresh.status() == {**stopped, "workers": places}
     during = []
     run(fresh, "count", lambda *step: during.append(fresh.status()), steps=1)

@@ -14,6 +14,8 @@ from compact_parallel.runtime.pool.messages import (
     Failed,
     Park,
     Parked,
+    Ping,
+    Pong,
     Prepare,
     Prepared,
     Progress,
@@ -39,6 +41,8 @@ ONE_OF_EACH = [
     Renewed(),
     Park(),
     Parked(0),
+    Ping(),
+    Pong(),
 ]
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,20 @@ def test_workers_end_when_the_parent_is_killed(how, tmp_path):
             for pid in [*about["pids"], *filter(None, [about["child"]])]:
                 if not gone([pid]):
                     os.kill(pid, signal.SIGKILL)
+
+
+def test_a_parent_that_stood_still_does_not_blame_its_workers():
+    """As after Ctrl+Z: they could not be asked, and their last answers were not read."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, PARENT, "impatient"], **pipes) as parent:
+        about = json.loads(parent.stdout.readline())
+        parent.send_signal(signal.SIGSTOP)
+        threading.Event().wait(3)  # longer than its patience
+        parent.send_signal(signal.SIGCONT)
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
+        assert json.loads(parent.stdout.readline()) == {"works": True, "starts": 1}
+    assert gone(about["pids"])
 
 
 def test_workers_end_when_the_parent_ends_normally(tmp_path):

@@ -1,0 +1,51 @@
+"""Whose turn it is with the workers of a pool."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Turn:
+    """A re-entrant lock whose holder can pass it on to a thread, so that nobody else comes in between."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+        self.depth = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As `threading.RLock.acquire`."""
+        if self._holder == threading.get_ident():
+            self.depth += 1
+            return True
+        if not self._lock.acquire(blocking, timeout):
+            return False
+        self._holder, self.depth = threading.get_ident(), 1
+        return True
+
+    def release(self) -> None:
+        """Once for each `acquire`."""
+        self.depth -= 1
+        if self.depth == 0:
+            self._holder = None
+            self._lock.release()
+
+    def pass_to(self, function: Callable[[], None]) -> None:
+        """Instead of the last `release`: `function` runs in a thread, which holds the turn until it has returned."""
+
+        def hold() -> None:
+            self._holder = threading.get_ident()
+            try:
+                function()
+            finally:
+                self.release()
+
+        threading.Thread(target=hold, name="pool", daemon=True).start()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.release()
