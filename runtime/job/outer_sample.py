@@ -134,7 +134,7 @@ class ParallelSampling(Local):
             compression=config.compression.to_json(),
             step_reuse=ahead.to_json(),
             accepted=result.ledgers[0]["accepted"],
-            warnings=choice.learn(guider, arguments, result.ledgers),
+            warnings=[*pool.notices, *choice.learn(guider, arguments, result.ledgers)],
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - starts,

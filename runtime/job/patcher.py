@@ -71,6 +71,7 @@ def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
     if patcher.cached_patcher_init is not None:
         _refuse_changes_in_place(patcher)
         factory, arguments, *index = patcher.cached_patcher_init
+        _refuse_removed_files(patcher, arguments)
         files = [(a, os.stat(a).st_mtime_ns) for a in arguments if isinstance(a, str) and os.path.isfile(a)]
         pickler.write((_from_loader, (factory, arguments, index, files)), f"The loader of {describe(patcher)}")
     else:
@@ -83,6 +84,16 @@ def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
                 'set on_unsupported of Parallel Model to "run on one device".'
             )
     return Recipe(pickler.stream(), frozenset(pickler.tensor_keys), frozenset(pickler.roots()))
+
+
+def _refuse_removed_files(patcher: ModelPatcher, arguments: tuple) -> None:
+    """What was loaded here may be gone from the disk since."""
+    for path in arguments:
+        if isinstance(path, str) and os.path.isabs(path) and not os.path.exists(path):
+            raise ShippingError(
+                f"{path}, the file of {describe(patcher)}, was removed since it was loaded, and the workers load the "
+                'model from it. Put it back, or set on_unsupported of Parallel Model to "run on one device".'
+            )
 
 
 def _refuse_changes_in_place(patcher: ModelPatcher) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 from collections.abc import Set
 from pathlib import Path
 
@@ -96,23 +98,56 @@ _known = KnownHashes()
 
 
 def put(directory: Path, tensor: torch.Tensor) -> str:
-    """Write a tensor unless it is there already. Returns its key. Raises OSError where it cannot be written."""
+    """Write a tensor unless it is there already, whole. Returns its key. Raises OSError where it cannot be written."""
     key = _known.hash_of(tensor)
     path = directory / f"{key}{_SUFFIX}"
-    if not path.exists():
+    if not _holds(path, tensor.nbytes):
         data = tensor.detach().cpu().contiguous()
         partial = path.with_suffix(".partial")
         try:
             safetensors.torch.save_file({"tensor": data}, partial)
-            partial.rename(path)
-        except safetensors.SafetensorError as error:
-            raise OSError(
-                f"A tensor of {data.nbytes / 1e6:.0f} MB for the workers cannot be written to {directory}: {error}. "
-                "Free some space there, or set TMPDIR to another disk."
-            ) from error
+            partial.replace(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            what = f"A tensor of {_size(data.nbytes)} for the workers"
+            raise OSError(_not_written(directory, what, error)) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
     return key
+
+
+def _holds(path: Path, nbytes: int) -> bool:
+    """Whether a file is there and as long as the header of a safetensors file with `nbytes` of data says."""
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            return os.fstat(file.fileno()).st_size == 8 + header_bytes + nbytes
+    except OSError:
+        return False
+
+
+def _not_written(directory: Path, what: str, error: Exception) -> str:
+    if not directory.is_dir():
+        return _removed(directory)
+    free = f"where {_size(shutil.disk_usage(directory).free)} are free"
+    return (
+        f"{what} cannot be written to {directory}, {free}: {error}. Free some space there, or set TMPDIR to a folder "
+        "on another disk and start ComfyUI again."
+    )
+
+
+def _removed(directory: Path) -> str:
+    return (
+        f"The folder {directory}, by which tensors go to the workers, was removed while the run needed it. Run it "
+        "again; the pool makes another one."
+    )
+
+
+def _size(nbytes: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.3g} {unit}"
+    return f"{nbytes} bytes"
 
 
 def keep_only(directory: Path, keys: Set[str], weights: Set[str] = frozenset()) -> None:
@@ -123,17 +158,42 @@ def keep_only(directory: Path, keys: Set[str], weights: Set[str] = frozenset()) 
     mapped; it goes with a later call.
     """
     listing = directory / _LISTING
-    current, previous = json.loads(listing.read_text()) if listing.exists() else ([], [])
+    current, previous = _listed(listing)
     if set(current) != weights:
         current, previous = sorted(weights), current
-        listing.write_text(json.dumps([current, previous]))
+        text = json.dumps([current, previous])
+        try:
+            listing.write_text(text)
+        except OSError as error:
+            raise OSError(_not_written(directory, f"The list of what is stored, {_size(len(text))},", error)) from error
     for path in directory.glob(f"*{_SUFFIX}"):
         if path.stem not in keys | weights | set(previous):
             with contextlib.suppress(PermissionError):
                 path.unlink(missing_ok=True)
 
 
+def _listed(listing: Path) -> tuple[list[str], list[str]]:
+    """The keys of the current and the previous models. A lost or broken listing only costs writing a tensor again."""
+    try:
+        current, previous = json.loads(listing.read_text())
+    except (OSError, ValueError, TypeError):
+        return [], []
+    return current, previous
+
+
 def get(directory: Path, key: str) -> torch.Tensor:
-    """The tensor of this key, mapped anew: its pages are shared by all who map it, until one of them writes to his."""
-    with safetensors.safe_open(directory / f"{key}{_SUFFIX}", framework="pt") as file:
-        return file.get_tensor("tensor")
+    """The tensor of this key, mapped anew: its pages are shared by all who map it, until one of them writes to his.
+
+    Raises OSError where its file is gone or cut short.
+    """
+    path = directory / f"{key}{_SUFFIX}"
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.get_tensor("tensor")
+    except (OSError, safetensors.SafetensorError) as error:
+        if not directory.is_dir():
+            raise OSError(_removed(directory)) from error
+        raise OSError(
+            f"{path}, a tensor for the workers, was removed or cut short while the run needed it ({error}). Run it "
+            "again; if it happens again, set TMPDIR to a folder that nobody cleans and start ComfyUI again."
+        ) from error

@@ -48,7 +48,7 @@ def test_what_is_not_kept_is_deleted(tmp_path):
     keep_only(tmp_path, {kept})
     assert stored(tmp_path) == {kept}
     assert torch.equal(mapped, torch.zeros(3))  # who maps it keeps it
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match=f"{gone}.*was removed or cut short"):
         get(tmp_path, gone)
 
 
@@ -124,8 +124,48 @@ def test_a_disk_that_takes_no_more_is_named_and_no_half_file_stays(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # like a full disk: writing more fails
     try:
-        with pytest.raises(OSError, match=r"cannot be written to .* set TMPDIR"):
+        with pytest.raises(OSError, match=r"^A tensor of 4 KB .* cannot be written to .* set TMPDIR") as caught:
             put(tmp_path, torch.ones(1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_removed_folder_is_not_taken_for_a_full_disk(tmp_path):
+    folder = tmp_path / "removed"
+    for write in (lambda: put(folder, torch.ones(1000)), lambda: keep_only(folder, set(), {"a"})):
+        with pytest.raises(OSError, match=r"^The folder .*removed, .* was removed .* Run it again") as caught:
+            write()
+        assert "space" not in str(caught.value)
+    with pytest.raises(OSError, match=r"^The folder .*removed, .* was removed .* Run it again"):
+        get(folder, "a")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_file_that_was_cut_short_is_written_again(tmp_path, keep):
+    tensor = torch.randn(1000)
+    key = put(tmp_path, tensor)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep])
+    with pytest.raises(OSError, match="was removed or cut short"):
+        get(tmp_path, key)
+    assert put(tmp_path, tensor) == key
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("text", [None, "", '[["', "[]", "{}", "7"])
+def test_a_listing_that_is_lost_or_broken_costs_nothing_but_time(tmp_path, text):
+    keep_only(tmp_path, set(), {put(tmp_path, torch.ones(3))})
+    listing = tmp_path / "models.json"
+    if text is None:
+        listing.unlink()
+    else:
+        listing.write_text(text)
+    second = put(tmp_path, torch.zeros(3))
+    keep_only(tmp_path, set(), {second})
+    assert stored(tmp_path) == {second}
+    third = put(tmp_path, torch.randn(3))
+    keep_only(tmp_path, set(), {third})
+    assert stored(tmp_path) == {second, third}
