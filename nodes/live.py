@@ -94,7 +94,9 @@ class Forwarder:
         line = self._lines.get(run.pool)
         if line is None or line.run is not run:
             context = get_executing_context()
-            node = nearest_parallel_model(get_progress_state().dynprompt, context.node_id) if context else None
+            if context is None:  # the thread that runs it, which knows the node, tells of it soon
+                return
+            node = nearest_parallel_model(get_progress_state().dynprompt, context.node_id)
             line = self._lines[run.pool] = _Line(run, node, self._server.client_id, words_of(stored(LANGUAGE, "en")))
         pool = pools().find(run.pool)
         text = status_line(run, pool.status() if pool is not None else None, line.words)

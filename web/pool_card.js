@@ -8,7 +8,7 @@ import { store } from "./store.js";
 import { plural, t } from "./words.js";
 
 const BUSY = ["starting", "sampling"];
-const MEASURED = ["idle", "sampling"];
+const MEASURED = ["idle", "sampling", "finishing"];
 const STARTING = ["Starting {count} worker", "Starting {count} workers"];
 const ENDS = ["This ends {count} worker and frees its memory.", "This ends {count} workers and frees their memory."];
 
@@ -59,7 +59,7 @@ export class PoolCard {
     this.#updateWorkers(pool.workers);
     const dead = pool.workers.some((worker) => worker.state === "dead");
     const busy = this.#acting || BUSY.includes(pool.state);
-    setDisabled(this.buttons.start, busy || (pool.state === "idle" && !dead));
+    setDisabled(this.buttons.start, busy || pool.state === "finishing" || (pool.state === "idle" && !dead));
     setDisabled(this.buttons.restart, busy);
     setDisabled(this.buttons.stop, pool.state === "stopped");
   }
@@ -95,8 +95,8 @@ export class PoolCard {
       const [name, state, memory] = row.cells;
       setText(name, `${worker.rank} · ${worker.device}`);
       name.title = worker.pid ? t("process {pid}", { pid: worker.pid }) : "";
-      setText(state, t(worker.state));
-      state.dataset.state = worker.state;
+      setText(state, stateOf(worker));
+      state.dataset.state = worker.silent_seconds ? "silent" : worker.state;
       setText(memory, memoryOf(worker));
       memory.title = memoryHint(worker);
     });
@@ -155,6 +155,14 @@ function endedWhileIdle(pool) {
 /** Disabled buttons keep the keyboard's focus. @param {HTMLElement} button @param {boolean} disabled */
 function setDisabled(button, disabled) {
   button.ariaDisabled = String(disabled);
+}
+
+/** @param {import("./store.js").Worker} worker */
+function stateOf(worker) {
+  const silence = { seconds: worker.silent_seconds };
+  return worker.silent_seconds
+    ? `${t(worker.state)}, ${t("has not answered for {seconds} s", silence)}`
+    : t(worker.state);
 }
 
 /** @param {import("./store.js").Worker} worker */

@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 import { language, t } from "./words.js";
 
 const EVENT = "compact_parallel";
+const ANSWER_MS = 30000;
 
 /**
  * @typedef {object} Run the run of a pool that goes on, or its last one
@@ -28,6 +29,7 @@ const EVENT = "compact_parallel";
  * @property {string} device
  * @property {string} state
  * @property {number|null} pid
+ * @property {number} silent_seconds for how long it has not answered; 0 for a moment
  * @property {number} [device_bytes]
  * @property {number|null} process_bytes
  */
@@ -125,11 +127,12 @@ class Store extends EventTarget {
 }
 
 /**
- * The JSON answer of a route. Throws an Error with the server's words.
+ * The JSON answer of a route. Throws an Error with the server's words, or after ANSWER_MS; what is given with `options`
+ * may take longer.
  * @param {string} path
  * @param {RequestInit} [options]
  */
-export async function ask(path, options) {
+export async function ask(path, options = { signal: AbortSignal.timeout(ANSWER_MS) }) {
   const answer = await api.fetchApi(path, { cache: "no-store", ...options });
   if (answer.ok) return answer.json();
   const { error } = await answer.json().catch(() => ({}));

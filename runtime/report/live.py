@@ -165,6 +165,19 @@ def status(run: LiveRun, pool: dict[str, Any] | None) -> list[Said]:
     if run.outcome == "cancelled":
         text = "Cancelled after step {step} of {total}" if run.total else "Cancelled after step {step}"
         return [(text if run.step else "Cancelled before the first step", steps)]
+    return [*_doing(run, pool, steps), *_silent(pool)]
+
+
+def _silent(pool: dict[str, Any] | None) -> list[Said]:
+    """The workers of a run that do not answer."""
+    workers = pool["workers"] if pool else []
+    silent = [(worker["rank"], worker["silent_seconds"]) for worker in workers if worker.get("silent_seconds")]
+    text = "worker {rank} has not answered for {seconds} s"
+    return [(text, {"rank": rank, "seconds": seconds}) for rank, seconds in silent]
+
+
+def _doing(run: LiveRun, pool: dict[str, Any] | None, steps: dict[str, int]) -> list[Said]:
+    """What a run that goes on does."""
     if run.step:
         pace = ("{seconds} s per step", {"seconds": _short(run.seconds / run.step)})
         return [("Step {step} of {total}" if run.total else "Step {step}", steps), pace]
@@ -173,6 +186,9 @@ def status(run: LiveRun, pool: dict[str, Any] | None) -> list[Said]:
     if pool and pool["state"] == "starting":
         starting = _counted(count, "Starting {count} worker", "Starting {count} workers")
         return [starting, ("{ready} ready", {"ready": workers.count("idle")})]
+    if pool and pool["state"] == "finishing":
+        one, more = "Waiting for {count} worker in its last call", "Waiting for {count} workers in their last call"
+        return [_counted(workers.count("finishing"), one, more)]
     if "loading" in workers:
         loading = _counted(count, "Loading the model on {count} worker", "Loading the model on {count} workers")
         return [loading, ("{ready} ready", {"ready": workers.count("loaded")})]

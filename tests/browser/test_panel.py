@@ -243,6 +243,28 @@ def test_a_killed_worker_is_an_error_to_copy_and_the_next_run_works(warm):
     assert warm.browser.evaluate("document.querySelector('.parallel-error').hidden")
 
 
+def test_a_stopped_worker_is_seen_while_nothing_else_happens(warm):
+    warm.queue(KSampler__steps=STEPS)
+    wait_line(warm, "^Step [3-9] of 3000")
+    victim = warm.pool()["workers"][1]["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    said = warm.browser.wait(f"/^sampling, has not answered for \\d+ s$/.test({STATES}[1]) && {STATES}[1]")
+    warm.browser.wait(f"{STATES}[1].startsWith('sampling, has not answered') && {STATES}[1] !== {said!r}")
+    wait_line(warm, "^Step \\d+ of 3000, .*, worker 1 has not answered for \\d+ s$")
+    warm.browser.wait(f"{NOTE}.includes('worker 1 has not answered for')")
+    for name in ("light", "dark"):
+        theme(warm, name)
+        warm.screenshot(f"silent_{name}")
+    cancelled(warm)
+    warm.browser.wait("document.querySelector('.parallel-error:not([hidden]) pre')?.textContent")
+    sentence = f"Worker 1 (cpu), process {victim}, has not answered for"
+    assert warm.browser.text(".parallel-error pre").startswith(sentence)
+    assert warm.browser.evaluate(STATES) == ["stopped", "dead"]
+    runs = warm.browser.evaluate(RUNS)
+    warm.queue()
+    warm.browser.wait(f"{RUNS} === {runs + 1}")
+
+
 def test_a_worker_that_ends_while_nothing_runs_is_seen(warm):
     os.kill(warm.pool()["workers"][0]["pid"], signal.SIGKILL)
     warm.browser.wait(f"{STATES}[0] === 'dead'")

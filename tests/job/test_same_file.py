@@ -22,7 +22,7 @@ from sampling import SEED, TOLERANCE, ksampler, model, model_path, parallel, poo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-ARRANGEMENTS = {"all_gather 2": {"ring_degree": 2}, "cfg 2": {"cfg_degree": 2}}
+ARRANGEMENTS = {"all_gather 2": {"ring_degree": 2}, "auto 2": {}}
 
 
 @functools.cache

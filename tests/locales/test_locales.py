@@ -18,7 +18,7 @@ from english import node_words, ours
 
 LOCALES = ROOT / "web" / "locales"
 LANGUAGES = ("zh", "ja")
-STATES = {"starting", "idle", "loading", "loaded", "sampling", "parked", "stopped", "dead", "failed"}
+STATES = {"starting", "idle", "loading", "loaded", "sampling", "finishing", "parked", "stopped", "dead", "failed"}
 STRING = r'"((?:[^"\\]|\\.)*)"'
 CONSTANTS = ("NAMES", "HINTS", "STARTING", "ENDS", "NO_WORKERS", "LOST")
 HOLE = re.compile(r"\{\w+\}")
@@ -50,8 +50,9 @@ def said() -> set[str]:
             for value in re.findall(rf"const {name} =\s*(.*?);\n", code, re.S):
                 found |= set(re.findall(STRING, value))
     live = ast.parse((ROOT / "runtime" / "report" / "live.py").read_text(encoding="utf-8"))
-    functions = [part for part in live.body if isinstance(part, ast.FunctionDef) and part.name in ("_result", "status")]
-    assert len(functions) == 2
+    names = ("_result", "status", "_silent", "_doing")
+    functions = [part for part in live.body if isinstance(part, ast.FunctionDef) and part.name in names]
+    assert len(functions) == len(names)
     for function in functions:
         strings = [part.value for part in ast.walk(function) if isinstance(part, ast.Constant)]
         found |= {text for text in strings if isinstance(text, str) and " " in text} - {ast.get_docstring(function)}

@@ -15,6 +15,16 @@ def pool(state: str, *workers: str) -> dict:
     return {"state": state, "workers": [{"state": worker} for worker in workers]}
 
 
+SILENT = "worker 1 has not answered for 12 s"
+
+
+def silent(*seconds: int, state: str = "sampling") -> dict:
+    """A pool whose workers have not answered for so long."""
+    return {"state": "sampling", "workers": [
+        {"rank": rank, "state": state, "silent_seconds": since} for rank, since in enumerate(seconds)
+    ]}  # fmt: skip
+
+
 def report(*, sent=(0, 0), error=None, calls=4, **choices) -> dict:
     """The report of four calls on two workers, each of which sent `sent` in the first call."""
     ledger = Ledger()
@@ -97,6 +107,10 @@ def test_the_result_says_what_was_measured_and_nothing_else(told, line):
         ({}, pool("sampling", "sampling"), "Sampling on 1 worker"),
         ({"step": 3, "total": 20, "seconds": 1.23}, pool("sampling"), "Step 3 of 20, 0.41 s per step"),
         ({"step": 31, "total": 0, "seconds": 12.71}, pool("sampling"), "Step 31, 0.41 s per step"),
+        ({}, pool("finishing", "finishing", "idle"), "Waiting for 1 worker in its last call"),
+        ({"step": 3, "total": 20, "seconds": 1.23}, silent(0, 12), f"Step 3 of 20, 0.41 s per step, {SILENT}"),
+        ({}, silent(0, 12, state="loading"), f"Loading the model on 2 workers, 0 ready, {SILENT}"),
+        ({"outcome": "cancelled", "step": 3, "total": 20}, silent(0, 12), "Cancelled after step 3 of 20"),
         ({"outcome": "cancelled"}, pool("idle"), "Cancelled before the first step"),
         ({"outcome": "cancelled", "total": 20}, pool("idle"), "Cancelled before the first step"),
         ({"outcome": "cancelled", "step": 31, "total": 0}, pool("idle"), "Cancelled after step 31"),

@@ -8,6 +8,7 @@ import types
 
 import cloudpickle
 import comfy.ldm.flux.layers
+import comfy.samplers
 import pytest
 import torch
 from comfy.k_diffusion.sampling import sample_euler
@@ -89,4 +90,4 @@ def test_a_pack_in_a_folder_called_comfy_is_not_comfyui():
         assert may_change_the_model({"model_function_wrapper": pack.around}, {})
     finally:
         del sys.modules[pack.__name__]
-    assert not may_change_the_model({"model_function_wrapper": sample_euler}, {})
+    assert not may_change_the_model({"model_function_wrapper": comfy.samplers.sampling_function}, {})
