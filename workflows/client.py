@@ -37,6 +37,8 @@ Workflow = dict[str, Any]
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _HEARTBEAT_SECONDS = 120
 """How often an idle connection is tried; a server that is busy loading a model answers late."""
+_ANSWER_SECONDS = 120
+"""For as long a server may be silent that was asked something."""
 
 
 class ClientError(Exception):
@@ -153,7 +155,8 @@ class Client:
         self._id = uuid.uuid4().hex
 
     async def __aenter__(self) -> Client:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_ANSWER_SECONDS)
+        self._session = aiohttp.ClientSession(timeout=timeout)
         try:
             self._socket = await self._session.ws_connect(
                 f"{self._url}/ws?clientId={self._id}", max_msg_size=0, heartbeat=_HEARTBEAT_SECONDS

@@ -7,13 +7,16 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 
+import aiohttp
 import live_server
 import numpy as np
 import pytest
+from compact_parallel.workflows import client as client_module
 from compact_parallel.workflows.client import Client, Executing, Interrupted
 from compact_parallel.workflows.client_command import WrongUsage, inside, load
 from compact_parallel.workflows.client_overrides import WrongOverride, override
@@ -71,6 +74,18 @@ def test_a_run_without_workers_tells_nothing_of_an_earlier_one(talk, client):
     assert client(TINY, *SMALL, "--set", "KSampler.steps=4", "--set", "KSampler.seed=72", "--quiet").returncode == 0
     done = client(ROOT / "workflows/api/tiny_stock.json", *SMALL, "--set", "KSampler.steps=2", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_given_up(monkeypatch):
+    """As one that is stopped: its port still accepts."""
+    monkeypatch.setattr(client_module, "_ANSWER_SECONDS", 0.5)
+
+    async def talk_to(port):
+        async with Client(f"http://127.0.0.1:{port}"):
+            raise AssertionError("somebody answered")
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(aiohttp.ServerTimeoutError):
+        asyncio.run(asyncio.wait_for(talk_to(silent.getsockname()[1]), 20))
 
 
 def test_files_are_uploaded(client, tmp_path):
