@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,12 @@ def running(folder: Path) -> Iterator[Talk]:
     """A running server that writes to `folder`."""
     with ComfyServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), ROOT, folder) as server:
         yield Talk(server)
+
+
+def post(server: ComfyServer, path: str) -> None:
+    """POST without a body."""
+    request = urllib.request.Request(server.url + path, data=b"", method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
 
 
 def node(workflow: dict, title: str) -> str:
