@@ -21,20 +21,22 @@ from ..parallel.wrappers import is_of_comfyui
 from . import facets
 from .changes import Change, Place, watched
 from .counterparts import Counterparts
-from .naming import Names, definer_of
+from .naming import Names
 
 SAMPLE = 16
 """Values of a tensor that are compared, evenly spread, and means of parts of it."""
 TOLERANCE = 1e-3
 """Of a tensor's root mean square, or of a number: workers may differ in the last bits of what they compute."""
+# The modules of ComfyUI whose patches carry something from one call to the next.
+_FROM_CALL_TO_CALL = ("nodes_apg",)
 
 
 @dataclass(frozen=True)
 class Account:
     """Of one changed object: its name, a digest of what must be equal, and numbers that may differ a little.
 
-    `of_comfyui`: it is an object of ComfyUI's or holds the variables of its functions. Such an object is set up again
-    by every run (`begins_anew`).
+    `of_comfyui`: it is an object of ComfyUI's or holds the variables of its functions. `begins_anew`: those are set up
+    again by every run, or made and used within one call.
     """
 
     place: Place
@@ -74,12 +76,12 @@ def disagreements(everyones: Sequence[Sequence[Account]]) -> dict[Place, Account
 
 def _account(change: Change, teller: _Teller, names: Names) -> Account:
     teller.tell(dict(change.content))
-    definer = definer_of(change.obj)
+    definer = names.definer(change.obj)
     return Account(
         change.place,
         names.of(change.obj),
         of_comfyui=is_of_comfyui(definer),
-        begins_anew=isinstance(definer, type) and is_of_comfyui(definer),
+        begins_anew=is_of_comfyui(definer) and not definer.__module__.endswith(_FROM_CALL_TO_CALL),
         digest=hashlib.blake2b("\n".join(teller.words).encode(), digest_size=16).hexdigest(),
         numbers=teller.numbers,
     )

@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any
 
 import comfy.samplers
+import torch
 
 from .counterparts import Counterparts
 from .packs import Packs
@@ -36,6 +37,11 @@ class Names:
         pack = self._packs.name_of(self._packs.root_of(module))
         return (f"`{label}` of {title}" if label else title) + (f" (custom node pack {pack})" if pack else "")
 
+    def definer(self, obj: Any) -> Any:
+        """What tells whose code an object is; that of torch's own modules is the code that has them."""
+        _, owner = self._climb(obj) if isinstance(obj, torch.nn.Module) else ("", obj)
+        return definer_of(owner)
+
     def _climb(self, obj: Any) -> tuple[str, Any]:
         """(its name there, the owner)."""
         label, met = "", set()
@@ -60,14 +66,15 @@ def _is_somebodys(obj: Any) -> bool:
 
 
 def _held(counterparts: Counterparts) -> Iterator[tuple[Any, str, Any]]:
-    """(holder, name there, what is held) of everything within the counterparts."""
+    """(holder, name there, what is held) of everything within the counterparts; objects and functions come last."""
     for obj in (*(space.variables for space in counterparts.namespaces), *counterparts.objects):
+        if isinstance(obj, dict):
+            yield from ((obj, name if isinstance(name, str) else "", value) for name, value in obj.items())
+        elif isinstance(obj, list | tuple):
+            yield from ((obj, "", entry) for entry in obj)
+    for obj in counterparts.objects:
         if isinstance(obj, FunctionType):
             for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or ()):
                 with contextlib.suppress(ValueError):  # not assigned
                     yield obj, name, cell.cell_contents
-        elif isinstance(obj, dict):
-            yield from ((obj, name if isinstance(name, str) else "", value) for name, value in obj.items())
-        elif isinstance(obj, list | tuple):
-            yield from ((obj, "", entry) for entry in obj)
         yield from ((obj, name, value) for name, value in getattr(obj, "__dict__", {}).items())

@@ -48,6 +48,7 @@ REFUSED = {
     ("NAG", "flux", "CFG"): r"such as NAG, puts the conditions of a call together.*set cfg_degree to 1",
     ("EasyCache", "flux", "step"): CACHE,
     ("LazyCache", "flux", "step"): CACHE,
+    ("APG", "flux", "step"): r"APG.* remembers what it has seen of this run.*unplug Step Reuse",
     ("SAG", "sd", "CFG"): "Self-Attention Guidance .*set cfg_degree to 1",
 }
 # Calls with these are evaluated whole by every group of data_degree: exact, but no faster.

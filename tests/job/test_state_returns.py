@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import cloudpickle
 import comfy.samplers
 import comfy_extras.nodes_apg
 import comfy_models
-import psutil
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, sample_with
@@ -61,24 +62,26 @@ def test_a_list_that_a_sampler_fills_for_the_next(strategy):
     assert all(relative_error(one, other) < TOLERANCE for one, other in zip(returned, bank))
 
 
+def counting(patcher, counts):
+    """The MODEL with a wrapper that counts, in the workers, the tensors that are alive there when a run begins."""
+
+    def count(executor, *args, **kwargs):
+        gc.collect()
+        counts.append(sum(issubclass(type(obj), torch.Tensor) for obj in gc.get_objects()))
+        return executor(*args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "counting", count)
+    return patcher
+
+
 def test_many_runs_leave_nothing_behind():
-    def run() -> int:
-        bank = []
-        sample_with(patcher, keeping(bank), steps=2, batch=16)
-        return sum(kept.nbytes for kept in bank)
-
-    patcher = parallel(model("flux"), 2, ring_degree=2)
-    for _ in range(3):
-        kept = run()
-    before = held()
+    counts, banks = [], []
+    patcher = counting(parallel(model("flux"), 2, ring_degree=2), counts)
     for _ in range(20):
-        run()
-    assert held() < before + 0.25 * 20 * 2 * kept  # of what two workers had kept of 20 runs
-
-
-def held() -> int:
-    """Bytes that the workers of the shared pool have for themselves."""
-    return sum(psutil.Process(worker["pid"]).memory_full_info().uss for worker in pool(2).status()["workers"])
+        banks.append([])
+        sample_with(patcher, keeping(banks[-1]))
+    assert [len(bank) for bank in banks] == [4] * 20
+    assert len(counts) == 20 and max(counts[3:]) == min(counts[3:])
 
 
 class Seen:
