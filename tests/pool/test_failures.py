@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from compact_parallel.runtime.pool import job_run, pool
+from compact_parallel.runtime.pool import crew, job_run, pool
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError, WorkerDied
 from compact_parallel.tests.pool.support import (
     WORKERS_GONE_S,
@@ -104,7 +104,7 @@ def test_an_error_that_every_rank_meets_leaves_the_workers_warm_and_nothing_on_i
 
 def test_without_new_connections_the_next_job_would_meet_the_message(started, monkeypatch):
     """The control of the test above."""
-    monkeypatch.setattr(job_run.JobRun, "_renew", lambda self: True)
+    monkeypatch.setattr(crew.Crew, "renew", lambda *_: True)
     with pytest.raises(JobFailed):
         run(started, "fail_everywhere", message="out of nails", left=1.0)
     assert answers(Background(run, started, "pass_on", value=7.0).result()) == [7.0, 1.0]
