@@ -13,6 +13,7 @@ import random
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import comfy.hooks
 import numpy as np
 import torch
 
-from .reducers import MEMORY_MANAGEMENT
+from .runtime_attributes import is_of_memory_management
 from .store import glance
 
 # What cannot change, or (keyframes) what ComfyUI puts back to its start before every run. Cells change with functions.
@@ -168,8 +169,8 @@ def _write_slots(obj: Any, entries: Entries) -> None:
 
 def _read_attributes(obj: Any) -> dict[str, Any]:
     """Not what ComfyUI's memory management hangs on modules."""
-    hidden = MEMORY_MANAGEMENT if isinstance(obj, torch.nn.Module) else ()
-    return {name: value for name, value in vars(obj).items() if name not in hidden}
+    hidden = partial(is_of_memory_management, type(obj)) if isinstance(obj, torch.nn.Module) else lambda name: False
+    return {name: value for name, value in vars(obj).items() if not hidden(name)}
 
 
 def _write_attributes(obj: Any, entries: Entries) -> None:

@@ -11,35 +11,7 @@ import torch
 
 from ..sharding.origin import home_of
 from .modules import attribute
-
-# What ComfyUI's memory management hangs on modules while it has them on a device. A worker's own does so by itself.
-_OF_THIS_PROCESS = {
-    "_pin_state",
-    "_pins",
-    "_prefetch",
-    "_v",
-    "_v_signature",
-    "bias_lowvram_function",
-    "comfy_force_cast_weights",
-    "comfy_patched_weights",
-    "current_weight_patches_uuid",
-    "dynamic_patchers",
-    "dynamic_pins",
-    "dynamic_vbars",
-    "lowvram_patch_counter",
-    "model_loaded_weight_memory",
-    "model_lowvram",
-    "model_offload_buffer_memory",
-    "seed_key",
-    "weight_lowvram_function",
-}
-
-# Empty on modules that were on a device once; their classes say the same.
-_MAY_BE_EMPTY = {"bias_function", "weight_function"}
-# The patcher whose run a model is in.
-_PATCHER = "current_patcher"
-# All that a process hangs on the modules it runs.
-MEMORY_MANAGEMENT = _OF_THIS_PROCESS | _MAY_BE_EMPTY | {_PATCHER}
+from .runtime_attributes import MAY_BE_EMPTY, PATCHER, is_of_memory_management, is_of_this_process
 
 
 def reduction(obj: Any) -> tuple | None:
@@ -143,14 +115,15 @@ def _as_subclass(values: torch.Tensor, kind: type) -> torch.Tensor:
 
 def _module(module: torch.nn.Module) -> tuple | None:
     """A module as it would be had no device ever held it."""
-    if vars(module).keys().isdisjoint(MEMORY_MANAGEMENT):
+    kind = type(module)
+    if not any(is_of_memory_management(kind, name) for name in vars(module)):
         return None
     make, arguments, state, *rest = module.__reduce_ex__(2)
     if not isinstance(state, dict):
         return None
-    state = {name: value for name, value in state.items() if name not in _OF_THIS_PROCESS}
-    state = {name: value for name, value in state.items() if name not in _MAY_BE_EMPTY or value}
-    return make, arguments, state | ({_PATCHER: None} if _PATCHER in state else {}), *rest
+    state = {name: value for name, value in state.items() if not is_of_this_process(kind, name)}
+    state = {name: value for name, value in state.items() if name not in MAY_BE_EMPTY or value}
+    return make, arguments, state | ({PATCHER: None} if PATCHER in state else {}), *rest
 
 
 def _new(kind: type) -> Any:

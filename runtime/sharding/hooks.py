@@ -16,6 +16,7 @@ from ..attention.sequence import SequenceAttention
 from .arguments import modules_at
 from .changed import changed_modules
 from .family import Family
+from .preferred import Preferences, taken
 
 Slots = tuple[tuple[str, int], ...]
 """(cond, sample index) of each batch entry."""
@@ -49,6 +50,7 @@ class Hooked(ABC):
         self._changed: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._entered: Counter[str] = Counter()
+        self._preferences = Preferences(module)
 
     def __enter__(self) -> Hooked:
         self.attach()
@@ -92,14 +94,30 @@ class Hooked(ABC):
         """What to put into transformer_options["optimized_attention_override"]; `previous` is what was there."""
 
         def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-            return self._override(partial(previous, func) if previous is not None else func, *args, **kwargs)
+            if previous is not None:
+                return self._call(partial(previous, func), *args, **kwargs)
+            return self._override(func, *args, **kwargs)
 
         return override
 
     def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """In place of ComfyUI's attention function `func`, or of the one that the checkpoint prefers."""
+        try:
+            given = kwargs.pop("preferred_attention", None)
+            preferred = given.function if given is not None else self._preferences.function()
+        except ValueError as error:
+            raise self.plan.refuse(str(error)) from error
+        return self._call(preferred or func, *map(taken, args), **kwargs)
+
+    def _call(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         if not self._splits_attention():
             return func(*args, **kwargs)
         return self._attend(func, **dict(zip(ATTENTION_ARGUMENTS, args)), **kwargs)
+
+    def _attach_preferences(self) -> None:
+        for module in self._preferences.holders(self.module):
+            self._handles.append(module.register_forward_pre_hook(self._preferences.enter))
+            self._handles.append(module.register_forward_hook(self._preferences.leave, always_call=True))
 
     @abstractmethod
     def _splits_attention(self) -> bool:

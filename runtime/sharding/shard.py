@@ -71,6 +71,7 @@ class Sharding(Hooked):
             raise self.plan.refuse(f"code of the workflow's own in place of the model's ({self._changed[0]})")
         self._first_of_all(self.module)
         self._behind(self.module, self._end)
+        self._attach_preferences()
         whole = [(each, module) for each, path, module in blocks if self._is_changed(path)]
         if whole:
             self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(whole), len(blocks)))

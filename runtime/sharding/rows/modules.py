@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..preferred import is_preference
 from .layout import heights_of
 from .plan import RowPlan
 
@@ -66,5 +67,6 @@ def refused_module(module: nn.Module, plan: RowPlan) -> str:
         isinstance(module, (nn.GroupNorm, *_LOCAL))
         or named(module) in (*plan.models, *plan.transformers, *plan.upsamples, *plan.local, *plan.norms)
         or type(module).__module__ == _CASTING
+        or is_preference(module)
     )
     return "" if known else f"a module of the class {named(module)}"

@@ -84,6 +84,7 @@ class RowSharding(Hooked):
         self._downs = downs_of(self.module)
         ((_, first),), ((last_path, last),) = self._resolve(self.plan.first), self._resolve(self.plan.last)
         self._first_of_all(self.module)
+        self._attach_preferences()
         self._before(first, self._split)
         for path, module in changed.items():
             self._before(module, partial(self._enter_layer, path))
