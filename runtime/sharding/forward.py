@@ -19,7 +19,7 @@ class Forward:
 
     `unsplit`: nothing is split in it. `whole_between`, `whole_block`: the model holds all tokens between its blocks,
     and in the one that runs.
-    `scope`: the attention that is split now, its module, its name and the calls so far.
+    `scope`: the attention that is split now, its module, its name, the calls so far, and whether none is to come.
     `key_mask` is given to attention for a mask the plan has taken from the blocks, `taken_mask`.
     `copies`: {(id of a value, for what): (the value, what was made of it)}.
     `patched`: patches in front of attention may add keys.
@@ -38,6 +38,7 @@ class Forward:
     scope_module: nn.Module | None = None
     scope_path: str = ""
     scope_calls: int = 0
+    scope_skipped: bool = False
     key_mask: Tensor | None = None
     taken_mask: Tensor | None = None
     copies: dict[tuple[int, Any], tuple[Any, Any]] = field(default_factory=dict)

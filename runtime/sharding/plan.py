@@ -117,6 +117,7 @@ class AttentionScope:
     A model that calls ComfyUI's attention without transformer_options does so from the Python module `caller`. A mask
     the module makes for its own tokens is replaced by mask(module, its mask, all tokens), that of the whole sequence.
     With `front` there may be more keys than queries: the first ones are those of tokens that every rank has.
+    Where the transformer option `skipped_with` is set, the module works on each token alone and does not attend.
     """
 
     path: str
@@ -124,6 +125,7 @@ class AttentionScope:
     caller: str | None = None
     mask: Callable[[Any, Tensor, int], Tensor] | None = None
     front: bool = False
+    skipped_with: str = ""
 
 
 @dataclass(frozen=True)

@@ -333,10 +333,12 @@ class Sharding(Hooked):
     ) -> None:
         self._forward.scope, self._forward.scope_module = action, module
         self._forward.scope_path, self._forward.scope_calls = self._named(path), 0
+        options = argument("transformer_options", positions(module), args, kwargs) or {}
+        self._forward.scope_skipped = bool(action.skipped_with and options.get(action.skipped_with))
 
     def _leave_scope(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._forward.scope = None
-        if not self._forward.scope_calls:
+        if not self._forward.scope_calls and not self._forward.scope_skipped:
             raise self.plan.refuse("an attention that does not go through ComfyUI's attention functions")
 
     def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

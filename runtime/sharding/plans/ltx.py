@@ -32,6 +32,8 @@ def guide_mask(mask: Any, own: Own) -> Any:
     return local
 
 
+# Spatio-temporal guidance: self-attention of the chosen blocks gives its values as they are (ComfyUI 0.33 and later).
+STG = "stg_skip_self_attn"
 GUIDE = Localise("transformer_blocks.*", "self_attention_mask", ("video",), guide_mask)
 
 
@@ -49,7 +51,7 @@ PLAN = Plan(
         Localise("transformer_blocks.*", "pe", ("video",), rope),
         Localise("transformer_blocks.*", "timestep", ("video",), lambda t, own: own.tokens(t)),
         GUIDE,
-        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),)),
+        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
         Gather("transformer_blocks.last", ("video",)),
     ),
     guards=(INSIDE, CONTROL),

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..own import Own
 from ..plan import AttentionScope, Gather, Localise, Plan, Split, Whole
 from .guards import CONTROL, PATCHES
-from .ltx import GUIDE, rope
+from .ltx import GUIDE, STG, rope
 
 
 @cache
@@ -47,7 +47,7 @@ PLAN = Plan(
         Localise("transformer_blocks.*", "v_cross_scale_shift_timestep", ("video",), _times),
         Localise("transformer_blocks.*", "v_cross_gate_timestep", ("video",), _times),
         GUIDE,
-        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),)),
+        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
         Localise("transformer_blocks.*.audio_to_video_attn", "pe", ("video",), rope),
         Whole("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
         Gather("transformer_blocks.last", ("video",), item=0),

@@ -7,13 +7,27 @@ layer, so the tokens are gathered behind the last block.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from ..own import Own
 from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
-def _ranges(segments: list[tuple[int, int, int]], own: Own) -> list[tuple[int | None, int | None, int]]:
-    return [(own.position(first), own.position(last), row) for first, last, row in segments]
+def _ranges(segments: list[tuple[int, int, Any]], own: Own) -> list[tuple[int | None, int | None, Any]]:
+    return [(own.position(first), own.position(last), _row(row, first, last, own)) for first, last, row in segments]
+
+
+def _row(row: Any, first: int, last: int | None, own: Own) -> Any:
+    """The row of a range's modulation; newer ComfyUI may give one per token (L,), of which the own ones are taken."""
+    if not isinstance(row, Tensor):
+        return row
+    end = first + len(row) if last is None else last
+    within = [(max(first, start), min(end, stop)) for start, stop in own.layout.ranges(own.part)]
+    return torch.cat([row[start - first : stop - first] for start, stop in within if start < stop] or [row[:0]])
 
 
 PLAN = Plan(
