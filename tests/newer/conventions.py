@@ -1,4 +1,4 @@
-"""A ComfyUI 0.30 with the conventions of later ones, for tests: python3 tests/newer_comfyui.py FOLDER
+"""A ComfyUI 0.30 with the conventions of later ones, for tests: python3 tests/newer/conventions.py FOLDER
 
 The folder is a copy of the ComfyUI at COMFYUI_PATH whose code was rewritten, so that a server and workers can run it:
 - attention is given its queries, keys and values in containers (0.32), which a function takes them out of;
@@ -82,17 +82,17 @@ class _Callers(ast.NodeTransformer):
 
     def __init__(self) -> None:
         self.calls = 0
-        self._methods: list[str] = []
+        self._classes: list[str] = []
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        is_module = any(ast.unparse(base).endswith("Module") for base in node.bases)
-        init = next((part for part in node.body if getattr(part, "name", "") == "__init__"), None)
         before = self.calls
-        self._methods.append("self" if is_module and init is not None else "")
+        self._classes.append(node.name)
         self.generic_visit(node)
-        if self._methods.pop() and self.calls > before:
-            made = ast.parse(f"self.comfy_attention = __import__('{HOME}', fromlist=['x']).ComfyAttention()").body
-            init.body += made
+        self._classes.pop()
+        init = next((part for part in node.body if getattr(part, "name", "") == "__init__"), None)
+        is_module = any(ast.unparse(base).endswith("Module") for base in node.bases)  # what it has, its subclasses have
+        if init is not None and is_module and self.calls > before:
+            init.body += ast.parse(f"self.comfy_attention = __import__('{HOME}', fromlist=['x']).ComfyAttention()").body
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
@@ -104,7 +104,7 @@ class _Callers(ast.NodeTransformer):
         self.calls += 1
         box = f"__import__('{HOME}', fromlist=['x']).AttentionTensorContainer"
         node.args[:3] = [ast.Call(ast.parse(box, mode="eval").body, [arg], []) for arg in node.args[:3]]
-        if self._methods and self._methods[-1]:
+        if self._classes:
             prefers = ast.parse("getattr(self, 'comfy_attention', None)", mode="eval").body
             node.keywords.append(ast.keyword("preferred_attention", prefers))
         return node
