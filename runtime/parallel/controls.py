@@ -21,7 +21,7 @@ from ..attention.sequence import SequenceAttention
 from ..sharding.controlnet import ControlTokens
 from ..sharding.hooks import Hooked, Slots
 from ..sharding.rows.controlnet import ControlRows
-from ..sharding.shard import batch_slots
+from ..sharding.slots import batch_slots
 from ..sharding.split import split_control
 from .replaced import injections
 from .wrappers import may_change_the_model, wrapped_by_others

@@ -14,7 +14,7 @@ from ..attention.sequence import SequenceAttention
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from ..sharding.hooks import SOME_WHOLE, Hooked
-from ..sharding.shard import batch_slots
+from ..sharding.slots import batch_slots
 from ..sharding.split import split_over_ranks
 from .controls import shared_controls
 from .mesh import Degrees

@@ -23,6 +23,7 @@ from .forward import Forward
 from .front import attend_with_front
 from .hooks import Hooked
 from .inside import with_all_tokens
+from .neighbours import with_neighbours, without_neighbours
 from .own import Own, local_control
 from .patches import between_blocks
 from .plan import (
@@ -41,11 +42,8 @@ from .plan import (
     Whole,
 )
 from .sequences import share_sequences
-from .slots import batch_slots
 from .spare import HeldTokens, attend_without_spares
 from .view import TokenView
-
-__all__ = ["Sharding", "batch_slots"]
 
 RUNS_WHOLE = (
     "A workflow has put code of its own into {}: every worker runs {} of the {} blocks of the model on all tokens. "
@@ -305,18 +303,11 @@ class Sharding(Hooked):
         return self._own((action.segment,)).tokens(output)
 
     def _add_neighbours(self, action: Neighbours, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
-        part, parts = self.attention.part, self.attention.parts
         tag = Tag(self._named(path), "neighbours", self._slots, sensitive=True)
-        ends = torch.cat([x[:, :1], x[:, -1:]], 1)
-        ends = self.attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
-        given = self._layout((action.segment,)).given
-        after = 2 * part + 2
-        following = part + 1 < parts and given.chunk(part + 1) > 0  # spares are nobody's neighbours
-        return torch.cat([ends[:, 2 * part - 1 : 2 * part], x, ends[:, after : after + following]], 1)
+        return with_neighbours(self.attention, x, self._layout((action.segment,)), tag)
 
     def _cut_neighbours(self, action: Neighbours, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        part = self.attention.part
-        return output.narrow(1, int(part > 0), self._layout((action.segment,)).chunk(part))
+        return without_neighbours(output, self._layout((action.segment,)), self.attention.part)
 
     def _own(self, segments: tuple[str, ...]) -> Own:
         return Own(self._layout(segments), self.attention.part, self._forward.whole_between)

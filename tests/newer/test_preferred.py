@@ -10,7 +10,7 @@ from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split
-from compact_parallel.runtime.sharding.shard import batch_slots
+from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.split import split_over_ranks
 from distributed import launch
 from sequence_parts import axes, batch_of

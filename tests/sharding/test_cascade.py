@@ -7,7 +7,7 @@ from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import evaluate_split
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.rows.modules import lowest_rows
-from compact_parallel.runtime.sharding.shard import batch_slots
+from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.split import split_over_ranks
 from distributed import launch
 from sequence_parts import axes

@@ -13,7 +13,8 @@ from compact_parallel.runtime.sharding import hooks
 from compact_parallel.runtime.sharding.changed import changed_modules
 from compact_parallel.runtime.sharding.check import difference, evaluate_split
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from compact_parallel.runtime.sharding.shard import Sharding
+from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.split import split_over_ranks
 from distributed import launch
 from sequence_parts import axes

@@ -11,7 +11,8 @@ from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole, self_check
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from compact_parallel.runtime.sharding.shard import Sharding
+from compact_parallel.runtime.sharding.slots import batch_slots
 from distributed import launch
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, flux, inputs, needs_comfyui, sd3

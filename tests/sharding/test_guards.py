@@ -7,7 +7,8 @@ from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import PLANS, guards, plan_for
-from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from compact_parallel.runtime.sharding.shard import Sharding
+from compact_parallel.runtime.sharding.slots import batch_slots
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cases, inputs, needs_comfyui, recent_video, relatives

@@ -11,7 +11,8 @@ from compact_parallel.runtime.sharding import shard
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.patches import OF_BLOCKS
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from compact_parallel.runtime.sharding.shard import Sharding
+from compact_parallel.runtime.sharding.slots import batch_slots
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cases as all_cases

@@ -6,7 +6,8 @@ import pytest
 import torch
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import PLANS, flux, plan_for
-from compact_parallel.runtime.sharding.shard import Sharding, batch_slots
+from compact_parallel.runtime.sharding.shard import Sharding
+from compact_parallel.runtime.sharding.slots import batch_slots
 
 
 def test_slots_follow_comfyui_s_order_of_a_batch():

@@ -13,7 +13,7 @@ from compact_parallel.runtime.sharding.check import difference, evaluate_split, 
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.rows.exchange import RowExchange
 from compact_parallel.runtime.sharding.rows.shard import SEES_ALL
-from compact_parallel.runtime.sharding.shard import batch_slots
+from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.split import split_over_ranks
 from distributed import launch
 from sequence_parts import axes

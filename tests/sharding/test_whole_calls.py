@@ -7,7 +7,7 @@ from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plans import PLANS, plan_for
-from compact_parallel.runtime.sharding.shard import batch_slots
+from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.split import split_control, split_over_ranks
 from distributed import launch
 from sequence_parts import axes, batch_of
