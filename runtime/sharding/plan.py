@@ -127,6 +127,10 @@ class AttentionScope:
     front: bool = False
     skipped_with: str = ""
 
+    def skips(self, options: Mapping[str, Any] | None) -> bool:
+        """Whether the module does not attend where these are the transformer_options."""
+        return bool(self.skipped_with and options and options.get(self.skipped_with))
+
 
 @dataclass(frozen=True)
 class Sequences:

@@ -324,8 +324,7 @@ class Sharding(Hooked):
     ) -> None:
         self._forward.scope, self._forward.scope_module = action, module
         self._forward.scope_path, self._forward.scope_calls = self._named(path), 0
-        options = argument("transformer_options", positions(module), args, kwargs) or {}
-        self._forward.scope_skipped = bool(action.skipped_with and options.get(action.skipped_with))
+        self._forward.scope_skipped = action.skips(argument("transformer_options", positions(module), args, kwargs))
 
     def _leave_scope(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._forward.scope = None
