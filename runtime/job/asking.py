@@ -13,6 +13,7 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
+from ..sharding.origin import is_function_of
 from .fingerprint import Named, named
 from .inside import wrappers_of
 
@@ -91,8 +92,6 @@ _COUNTS: dict[Named, Callable[[Any, set[str], float, bool], int]] = {
     ("comfy_extras.nodes_perpneg", "Guider_PerpNeg.predict_noise"): _perp_neg,
 }
 _CFG_OVERRIDE = ("comfy_extras.nodes_custom_sampler", "CFGOverride.execute.<locals>.predict_noise_wrapper")
-_SAMPLERS = ("k_diffusion.sampling", "comfy.samplers", "extra_samplers.uni_pc")
-"""ComfyUI's modules of samplers."""
 
 
 def _needs_all(sampler: Any) -> bool:
@@ -121,5 +120,5 @@ def _may_ask_otherwise(guider: Any, sampler: Any) -> bool:
     return (
         any(wrappers_of(guider, *around))
         or any(name.startswith("sampler_") for name in guider.model_options)
-        or (sampler is not None and named(getattr(sampler, "sampler_function", sampler))[0] not in _SAMPLERS)
+        or not (sampler is None or is_function_of(("comfy", "torch"), getattr(sampler, "sampler_function", sampler)))
     )
