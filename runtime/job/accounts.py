@@ -22,6 +22,7 @@ from . import facets
 from .changes import Change, Place, watched
 from .counterparts import Counterparts
 from .naming import Names
+from .pickling import own_parts
 
 SAMPLE = 16
 """Values of a tensor that are compared, evenly spread, and means of parts of it."""
@@ -60,7 +61,10 @@ def accounts_of(changes: Sequence[Change], counterparts: Counterparts) -> list[A
     """One account of every change."""
     if not changes:
         return []
-    places = {id(obj): place for place, obj in watched(counterparts)}
+    places: dict[int, tuple] = {id(obj): place for place, obj in watched(counterparts)}
+    for number, patcher in enumerate(counterparts.patchers):  # nobody is to look through the weights of a model
+        places |= {id(patcher): ("patcher", number)}
+        places |= {key: ("part", number, path) for key, path in own_parts(patcher).items()}
     names = Names(counterparts)
     return [_account(change, _Teller(places), names) for change in changes]
 
@@ -97,7 +101,7 @@ def _close(one: list[float], other: list[float]) -> bool:
 class _Teller:
     """Walks through a value: `words` say what it is, `numbers` its tensors and floats, in the order of the words."""
 
-    def __init__(self, places: Mapping[int, Place]) -> None:
+    def __init__(self, places: Mapping[int, tuple]) -> None:
         self.words: list[str] = []
         self.numbers: list[list[float]] = []
         self._places = places
@@ -114,6 +118,8 @@ class _Teller:
             self.words.append(repr(value))
         elif isinstance(value, torch.device):
             self.words.append("cpu" if value.type == "cpu" else "device")
+        elif facets.stays_in_the_worker(value):
+            self.words.append("a part of this pack")
         elif isinstance(value, type | FunctionType):
             self.words.append(f"{value.__module__}.{value.__qualname__}")
         elif isinstance(value, ModuleType):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..parallel.everyone import everyones
 from ..parallel.mesh import Degrees
-from ..pool.errors import Refused
+from ..pool.errors import NotReturned
 from .accounts import Account, accounts_of, disagreements
 from .changes import Watch
 from .facets import CannotReturn
@@ -39,8 +39,8 @@ def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -
     """What this run has changed, for `return_trip.make_changes`; only worker 0's returns, the others give b"".
 
     Where the workers differ in what ComfyUI's own code keeps between the calls of one run, it stays in the parent as it
-    was. Collective. Raises Refused on all workers where something cannot return: it cannot be sent, the workers have
-    come to different states, or Step Reuse has shown it other calls than stock ComfyUI makes.
+    was. Collective. Raises NotReturned on all workers where something cannot return: it cannot be sent, the workers
+    have come to different states, or Step Reuse has shown it other calls than stock ComfyUI makes.
     """
     try:
         changes = watch.changes()
@@ -60,16 +60,16 @@ def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -
 def _refuse(everyone: list[_Told], job: SamplingJob) -> None:
     for one in everyone:
         if one.refused:
-            raise Refused(one.refused)
+            raise NotReturned(one.refused)
     by_calls = [account for one in everyone for account in one.accounts if not account.begins_anew]
     if job.config.step_reuse.enabled and by_calls:
-        raise Refused(
+        raise NotReturned(
             f"{by_calls[0].name} remembers what it has seen of this run, and Step Reuse makes model calls ahead of "
             f"their time and some of them twice; unplug Step Reuse (and set step_degree to 1), or {_WAY_OUT}."
         )
     for account in disagreements([one.accounts for one in everyone]).values():
         if not account.of_comfyui:
-            raise Refused(
+            raise NotReturned(
                 f"{account.name} remembers something else on every worker, as each sees only its part of a call, so "
                 f"what it has learnt in this run cannot come back; set {_splitting(job.degrees)} to 1, or {_WAY_OUT}."
             )

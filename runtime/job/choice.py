@@ -25,7 +25,8 @@ NO_GUESS = (
     "Step Reuse was not used: no guess was accepted when this workflow ran last. A larger tolerance accepts more and "
     "changes the picture more; else unplug Step Reuse."
 )
-# Failures that cost no more than the way to the first call, or were wanted.
+# Failures that cost no more than the way to the first call, or were wanted. What is refused at the end of a run
+# (NotReturned) has cost all of it.
 CHEAP = ("Refused", "Cancelled")
 
 

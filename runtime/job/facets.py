@@ -22,6 +22,7 @@ import comfy.hooks
 import numpy as np
 import torch
 
+from ..parallel.wrappers import is_of_this_pack
 from .runtime_attributes import is_of_memory_management
 from .store import glance
 
@@ -68,6 +69,15 @@ class Facet(NamedTuple):
 def can_change(obj: Any) -> bool:
     """Whether an object may have another content after a run than before."""
     return not isinstance(obj, _CONSTANT)
+
+
+def stays_in_the_worker(obj: Any) -> bool:
+    """Whether an object is this pack's and of one run: such are among the options of a call, which a patch may keep.
+
+    Not what has its place in a module of this pack, nor Entries, by which changes are told.
+    """
+    of_a_module = isinstance(obj, type) or (isinstance(obj, FunctionType) and "<locals>" not in obj.__qualname__)
+    return not of_a_module and not isinstance(obj, Entries) and is_of_this_pack(obj)
 
 
 def read(obj: Any) -> dict[str, Any]:
@@ -244,11 +254,13 @@ def _read_tensor(tensor: torch.Tensor) -> tuple:
 
 
 def _values_of_tensor(tensor: torch.Tensor, before: tuple, now: tuple) -> torch.Tensor:
-    _check_shape(before[:2], now[:2])
     return tensor.detach()  # another object, which travels by value
 
 
 def _write_tensor(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    if (tensor.shape, tensor.dtype) != (values.shape, values.dtype):  # as `module.to(dtype)` does with parameters
+        tensor.data = values
+        return
     with torch.inference_mode():  # where an inference tensor, too, can be written to
         tensor.copy_(values)
 
@@ -258,17 +270,13 @@ def _read_array(array: np.ndarray) -> tuple:
 
 
 def _values_of_array(array: np.ndarray, before: tuple, now: tuple) -> np.ndarray:
-    _check_shape(before[:2], now[:2])
+    if before[:2] != now[:2]:
+        raise CannotReturn(f"it had the shape and dtype {before[:2]} and now has {now[:2]}")
     return array.copy()
 
 
 def _write_array(array: np.ndarray, values: np.ndarray) -> None:
     array[...] = values
-
-
-def _check_shape(before: tuple, now: tuple) -> None:
-    if before != now:
-        raise CannotReturn(f"it had the shape and dtype {before} and now has {now}")
 
 
 def _read_random_state(generator: Any) -> bytes:

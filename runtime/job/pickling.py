@@ -60,7 +60,7 @@ _CONSTANTS = {bool, bytes, complex, float, frozenset, int, str, tuple, type(None
 _CONTAINERS = {bytearray, dict, list, set}
 
 
-def _own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
+def own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
     """{id: dotted path} of every object that a worker's own copy of the model has too."""
     model = patcher.model
     parts = {id(module): path for path, module in model.named_modules(remove_duplicate=False)}
@@ -174,7 +174,7 @@ class JobPickler(cloudpickle.Pickler):
         """Give the patcher the next number; the parts of its model do not travel from now on."""
         number = len(self.patchers)
         self.patchers.append(patcher)
-        for key, path in _own_parts(patcher).items():
+        for key, path in own_parts(patcher).items():
             self._parts.setdefault(key, (number, path))
         return number
 

@@ -15,8 +15,9 @@ from comfy.model_patcher import ModelPatcher
 
 from .changes import Change, cannot_return, make, watched
 from .counterparts import Counterparts
+from .facets import stays_in_the_worker
 from .modules import PathModules
-from .pickling import JobPickler, JobUnpickler, ShippingError
+from .pickling import JobPickler, JobUnpickler, PassThrough, ShippingError
 from .store import get
 
 LARGEST_BYTES = 1 << 30
@@ -70,6 +71,8 @@ class _ReturnPickler(JobPickler):
             return ("counterpart", self._places[id(obj)])
         if id(obj) in self._placeholders:
             return ("local", self._placeholders[id(obj)])
+        if stays_in_the_worker(obj):
+            return ("pass through",)
         return super().persistent_id(obj)
 
     def patcher_number(self, patcher: ModelPatcher) -> int:
@@ -100,6 +103,8 @@ class _ReturnUnpickler(JobUnpickler):
         match pid:
             case ("counterpart", place):
                 return self._counterparts[place]
+            case ("pass through",):
+                return PassThrough()
             case ("stored", flags, key):
                 return self._tensor(flags, lambda: get(self._directory, key).clone())
         return super().persistent_load(pid)

@@ -20,8 +20,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 # A file and a mapping cost more than copying so few bytes into the job.
 INLINE_BYTES = 64 * 1024
-# Up to this size a tensor is looked at as a whole to see whether it has changed.
-GLANCE_BYTES = 4 << 20
+# Up to this size, which is that of a sample, a tensor is looked at as a whole to see whether it has changed: the many
+# tensors of a LoRA are looked at twice in every run.
+GLANCE_BYTES = 64 * 1024
 _SUFFIX = ".safetensors"
 _LISTING = "models.json"
 _WINDOWS = 64

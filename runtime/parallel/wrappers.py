@@ -22,7 +22,7 @@ def wrapped_by_others(options: Mapping[str, Any], *kinds: str) -> bool:
     """Whether transformer_options hold wrappers of these kinds (WrappersMP) that are not this pack's own."""
     wrappers = options.get("wrappers", {})
     return any(
-        not _is_ours(wrapper)
+        not is_of_this_pack(wrapper)
         for kind in kinds
         for functions in wrappers.get(kind, {}).values()
         for wrapper in functions
@@ -41,12 +41,13 @@ def is_of_comfyui(thing: Any) -> bool:
     """Whether a function or class is ComfyUI's (of its extra nodes, whose modules bear their paths as names, too), or
     this pack's.
     """
-    return _is_ours(thing) or all(
+    return is_of_this_pack(thing) or all(
         home is not None
         and (home.__name__.startswith(_COMFYUI) or (getattr(home, "__file__", None) or "").startswith(_EXTRAS))
         for home in homes_of(thing)
     )
 
 
-def _is_ours(thing: Any) -> bool:
+def is_of_this_pack(thing: Any) -> bool:
+    """Whether a function, class or object is of this pack, and so only there while a job runs in a worker."""
     return all(home is not None and home.__name__.startswith(_OURS) for home in homes_of(thing))

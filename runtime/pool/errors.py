@@ -48,6 +48,10 @@ class Refused(AgreedError):
     """The model or the workflow asks for something that this strategy cannot do; the message says what avoids it."""
 
 
+class NotReturned(Refused):
+    """A run that came to its end, but what it has changed cannot come back from the workers."""
+
+
 class Cancelled(AgreedError):
     """The run was cancelled; decided by rank 0, raised by all ranks at the same model call."""
 

@@ -198,10 +198,22 @@ def test_an_iterator_can_be_seen_but_not_set(trip):
         trip.back()
 
 
-def test_a_tensor_of_another_shape_cannot_return(trip):
-    trip = trip(Thing(kept=torch.zeros(2)))
-    trip.there.kept.set_(torch.zeros(3))
-    with pytest.raises(CannotReturn, match=r"`kept` of Thing .*had the shape.*\(2,\).*now.*\(3,\)"):
+def test_a_tensor_that_was_given_another_shape_or_dtype_is_given_it_here(trip):
+    thing = Thing(kept=torch.zeros(2), layer=torch.nn.Linear(1, 1).double())
+    held = thing.kept, thing.layer.weight
+    trip = trip(thing)
+    trip.there.kept.set_(torch.ones(3))
+    trip.there.layer.to(torch.float32).weight.data.fill_(2)
+    trip.back()
+    assert thing.kept is held[0] and thing.layer.weight is held[1]
+    assert thing.kept.tolist() == [1, 1, 1]
+    assert thing.layer.weight.dtype == torch.float32 and thing.layer.weight.item() == 2
+
+
+def test_an_array_of_another_shape_cannot_return(trip):
+    trip = trip(Thing(kept=np.zeros((2, 1))))
+    trip.there.kept.shape = (2,)
+    with pytest.raises(CannotReturn, match=r"`kept` of Thing .*had the shape.*\(2, 1\).*now.*\(2,\)"):
         trip.back()
 
 
@@ -221,6 +233,14 @@ def told(trip, change):
     """What a worker tells of `change`, a function that is given the thing there."""
     change(trip.there)
     return accounts_of(trip.watch.changes(), trip.counterparts)
+
+
+def test_of_a_model_that_is_kept_only_which_it_is_is_told(trip):
+    def keep(thing):
+        thing.kept = [thing.patcher, thing.patcher.model, thing.patcher.model.diffusion_model.img_in]
+
+    (account,) = told(trip(Thing(patcher=model("flux"))), keep)
+    assert account.numbers == []
 
 
 def test_workers_agree_on_what_differs_in_its_last_bits_and_on_nothing_else(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.job.pickling import PassThrough
+from compact_parallel.runtime.planner.experience import TRIES
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, sample_with
 
@@ -231,6 +234,73 @@ def test_step_reuse_with_a_patch_that_remembers_the_calls_is_refused(patched):
         ksampler(ours, "flux", steps=10)
     fallback = parallel(patched(), 2, on_unsupported="run on one device", step_reuse=REUSE, step_degree=2)
     assert torch.equal(ksampler(fallback, "flux", steps=10), expected)
+
+
+def test_what_always_fails_to_come_back_is_not_tried_again_and_again():
+    """It costs a whole run to see it."""
+    patched, _ = banking(model("flux"))
+    fallback = parallel(patched, 2, on_unsupported="run on one device", cfg_degree=2)
+    expected = [ksampler(banking(model("flux"))[0], "flux", steps=3) for _ in range(TRIES)]
+    reasons = []
+    for _ in range(TRIES + 1):
+        patched.model_options["model_function_wrapper"].__closure__[0].cell_contents.clear()
+        assert torch.equal(ksampler(fallback, "flux", steps=3), expected[0])
+        reasons += report()["fallbacks"]
+    assert ["workers were not asked again" in reason for reason in reasons] == [False] * TRIES + [True]
+
+
+class KeepsOptions:
+    """A patch that keeps what it was last called with: the options are full of this pack's own."""
+
+    kept, calls = None, 0
+
+    def __call__(self, arguments):
+        """Moves the prediction by how often it was called."""
+        self.kept = arguments
+        self.calls += 1
+        return arguments["denoised"] * (1 + 0.01 * self.calls)
+
+
+def test_a_patch_that_keeps_the_options_of_a_call():
+    def patched():
+        kept, clone = KeepsOptions(), model("flux").clone()
+        clone.set_model_sampler_post_cfg_function(kept)
+        return kept, clone
+
+    _, stocks = patched()
+    expected = [ksampler(stocks, "flux") for _ in range(2)]
+    assert relative_error(*expected) > 100 * TOLERANCE
+    kept, clone = patched()
+    ours = parallel(clone, 2, ring_degree=2)
+    for picture in expected:
+        assert relative_error(ksampler(ours, "flux"), picture) < TOLERANCE
+    assert kept.kept["model"] is clone.model and kept.calls == 8
+    told = kept.kept["model_options"]["transformer_options"]["wrappers"]["apply_model"]
+    assert told and all(type(one) is PassThrough for several in told.values() for one in several)
+
+
+class Narrowing:
+    """A patch with a layer that it casts when it is first called."""
+
+    def __init__(self):
+        self.layer = torch.nn.Linear(1, 1).double()
+
+    def __call__(self, arguments):
+        """Through the layer."""
+        x = arguments["denoised"]
+        return x + self.layer.to(x.dtype)(x[..., None])[..., 0] * 0.1
+
+
+def test_a_patch_that_casts_its_layer_in_the_run():
+    narrowing = Narrowing()
+    again = copy.deepcopy(narrowing)
+    patched, ours = model("flux").clone(), model("flux").clone()
+    patched.set_model_sampler_post_cfg_function(narrowing)
+    ours.set_model_sampler_post_cfg_function(again)
+    expected = ksampler(patched, "flux")
+    assert relative_error(ksampler(parallel(ours, 2, ring_degree=2), "flux"), expected) < TOLERANCE
+    assert again.layer.weight.dtype == narrowing.layer.weight.dtype == torch.float32
+    assert relative_error(ksampler(model("flux"), "flux"), expected) > 100 * TOLERANCE
 
 
 @everywhere
