@@ -13,7 +13,7 @@ from .accounts import Account, accounts_of, disagreements
 from .changes import Watch
 from .facets import CannotReturn
 from .pickling import ShippingError
-from .return_trip import write_changes
+from .return_trip import without_resources, write_changes
 from .sampling import SamplingJob
 
 _WAY_OUT = 'set on_unsupported of Parallel Model to "run on one device"'
@@ -43,7 +43,7 @@ def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -
     have come to different states, or Step Reuse has shown it other calls than stock ComfyUI makes.
     """
     try:
-        changes = watch.changes()
+        changes = without_resources(watch.changes(), job.counterparts, directory)
         stream = write_changes(changes, job.counterparts, directory) if changes and rank == 0 else b""
         told = _Told(accounts=accounts_of(changes, job.counterparts))
     except (CannotReturn, ShippingError) as error:

@@ -6,6 +6,7 @@ The parent reads what its own workers have written, so this need not be the plai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ from .store import get
 
 LARGEST_BYTES = 1 << 30
 """The tensors that return may take this much together."""
+
+
+def without_resources(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> list[Change]:
+    """The changes but for variables of packs' modules that now hold what no process can give to another.
+
+    Those are locks, sessions, compiled functions, made on first use: each process makes its own, as on import.
+    """
+    if all(change.place[0] != "namespace" for change in changes):
+        return list(changes)
+    trial = _TrialPickler(directory, counterparts)
+    narrowed = [trial.narrowed(change) if change.place[0] == "namespace" else change for change in changes]
+    return [change for change in narrowed if change.place[0] != "namespace" or any(change.content["entries"])]
 
 
 def write_changes(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> bytes:
@@ -87,6 +100,26 @@ class _ReturnPickler(JobPickler):
         if self._bytes > LARGEST_BYTES:
             raise ShippingError(f"the tensors are larger than {LARGEST_BYTES / 1e9:.1f} GB together")
         return super()._tensor_id(tensor)
+
+
+class _TrialPickler(_ReturnPickler):
+    """Tells what can be pickled, and writes no tensor to the store: every worker tries, and they share one."""
+
+    def narrowed(self, change: Change) -> Change:
+        """The change of a namespace without the entries whose values cannot be sent."""
+        entries = change.content["entries"]
+        kept = entries.only(lambda name: name not in entries.new or self._can_send(entries.new[name]))
+        return replace(change, content={"entries": kept})
+
+    def _can_send(self, value: Any) -> bool:
+        try:
+            self.dump(value)
+        except Exception:  # whatever makes it impossible
+            return False
+        return True
+
+    def _tensor_id(self, tensor: torch.Tensor) -> tuple | None:
+        return ("tensor",)
 
 
 class _ReturnUnpickler(JobUnpickler):

@@ -1,6 +1,9 @@
 """What all patches of this pack know together."""
 
+import threading
+
 CALLS = 0
+LOCK = None
 NAMES = []
 OPTIONS = {"say": print, "drift": 0.0}
 
@@ -18,7 +21,8 @@ MEMORY = Memory()
 
 def remember(mean):
     """Counts a call. Returns by how much the next prediction is off."""
-    global CALLS  # noqa: PLW0603 - as packs do
+    global CALLS, LOCK  # noqa: PLW0603 - as packs do
+    LOCK = LOCK or threading.Lock()
     CALLS += 1
     NAMES.append(f"call {CALLS}")
     OPTIONS["drift"] += 0.01 * mean

@@ -40,6 +40,7 @@ class ForgetDrift:
     def forget(self):
         memory.CALLS, memory.OPTIONS["drift"], memory.MEMORY.total = 0, 0.0, 0.0
         memory.NAMES.clear()
+        memory.LOCK = None
         return (True,)
 
 
