@@ -70,8 +70,9 @@ def _refuse(everyone: list[_Told], job: SamplingJob) -> None:
     for account in disagreements([one.accounts for one in everyone]).values():
         if not account.of_comfyui:
             raise NotReturned(
-                f"{account.name} remembers something else on every worker, as each sees only its part of a call, so "
-                f"what it has learnt in this run cannot come back; set {_splitting(job.degrees)} to 1, or {_WAY_OUT}."
+                f"{account.name} remembers something else on every worker, as each sees only its part of a call and "
+                f"its own clock, so what it has learnt in this run cannot come back; set {_splitting(job.degrees)} to "
+                f"1, or {_WAY_OUT}."
             )
 
 
