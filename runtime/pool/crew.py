@@ -45,7 +45,7 @@ class Entry:
 class Crew:
     """One worker per device while they run, none otherwise.
 
-    `busy`: the ranks that owe an answer to what they were told last. `stopping` is set by whoever ends the workers on
+    `busy`: the ranks that owe an answer to what they were told last. `stopping`: the threads that end the workers on
     purpose.
     """
 
@@ -63,7 +63,7 @@ class Crew:
         self.directory: Path | None = None
         self.link: dict | None = None
         self.busy: set[int] = set()
-        self.stopping = False
+        self.stopping: set[int] = set()
         self._config = config
         self._devices = devices
         self._entry = entry

@@ -101,14 +101,14 @@ class Pool:
 
     def stop(self) -> None:
         """End all workers, also in the middle of a start or a job, which then raises PoolError."""
-        self._crew.stopping = True
+        self._crew.stopping.add(threading.get_ident())
         while not self._lock.acquire(timeout=POLL_SECONDS):
             self._crew.kill()  # whoever holds the lock sees the workers end and lets go of it
         try:
             self._stop_workers()
             self._set_state("stopped")
         finally:
-            self._crew.stopping = False
+            self._crew.stopping.discard(threading.get_ident())
             self._lock.release()
 
     def restart(self, check_interrupt: Callable[[], None] = lambda: None) -> None:

@@ -33,7 +33,10 @@ class Turn:
             self._lock.release()
 
     def pass_to(self, function: Callable[[], None]) -> None:
-        """Instead of the last `release`: `function` runs in a thread, which holds the turn until it has returned."""
+        """Instead of the last `release`: `function` runs in a thread, which holds the turn until it has returned.
+
+        Where the system has no thread left, `function` is not called, and the turn is free.
+        """
 
         def hold() -> None:
             self._holder = threading.get_ident()
@@ -42,7 +45,11 @@ class Turn:
             finally:
                 self.release()
 
-        threading.Thread(target=hold, name="pool", daemon=True).start()
+        self._holder = None  # before the thread begins, who has passed it on may want it again
+        try:
+            threading.Thread(target=hold, name="pool", daemon=True).start()
+        except RuntimeError:
+            self.release()
 
     def __enter__(self) -> None:
         self.acquire()

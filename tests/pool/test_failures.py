@@ -206,6 +206,21 @@ def test_stop_in_the_middle_of_a_start(own_pool):
     assert fresh.status()["state"] == "stopped"
 
 
+def test_one_of_two_who_stop_at_once_does_not_speak_for_the_other(single, monkeypatch):
+    """Who waits for the workers may come in between the two; they then end because they are stopped, by the second."""
+    kill, end, killers, stopping = single._crew.kill, single._crew.end, set(), []
+    monkeypatch.setattr(single._crew, "kill", lambda: (killers.add(threading.get_ident()), kill()))
+    monkeypatch.setattr(single._crew, "end", lambda: (stopping.append(bool(single._crew.stopping)), end()))
+    with single.reserve(nothing):
+        stops = [Background(single.stop) for _ in range(2)]
+        wait_until(lambda: len(killers) == 2, "both wait for the workers")
+    for stop in stops:
+        stop.result(WORKERS_GONE_S)
+    assert stopping == [True, True]
+    assert not single._crew.stopping
+    assert works(single)
+
+
 def test_stop_between_reserving_and_running(single):
     """The holder of a reservation packs its job meanwhile; its run must not bring the pool back."""
     with single.reserve(nothing):
