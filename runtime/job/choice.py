@@ -49,8 +49,8 @@ class Choice:
         why = experience().expected_failure(self.workflow, pool.starts)
         if why and self.config.on_unsupported != "error":
             raise Unsupported(
-                f"{why} That was so {TRIES} times in a row, so the workers were not asked again; restart them in the "
-                "tab Parallel to have it tried."
+                f"The workers were not asked again, as they failed {TRIES} times in a row or more; restart them in the "
+                f"tab Parallel to have it tried. Last time: {why}"
             )
 
     @contextlib.contextmanager

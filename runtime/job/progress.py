@@ -67,6 +67,7 @@ class Progress:
 def watched(arguments: Arguments, run: LiveRun) -> Arguments:
     """`arguments` of a sampler that runs in this process, with a callback that also tells the panel of its steps."""
     steps, started = Steps(arguments), time.perf_counter()
+    live().again(run)
 
     def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> Any:
         steps(step)

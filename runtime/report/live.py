@@ -99,6 +99,11 @@ class Live:
         finally:
             self.changed()
 
+    def again(self, run: LiveRun) -> None:
+        """The run begins anew, in another way: what it was so far counts no more."""
+        vars(run).update(vars(LiveRun(run.pool, run.workers, run.model)))
+        self.changed()
+
     def step(self, run: LiveRun, step: int, total: int, figures: dict[str, Any]) -> None:
         """Step `step` (from 1) of `total` (0: nobody knows) is done; `figures` are fields of `LiveRun`."""
         run.step, run.total = step, total

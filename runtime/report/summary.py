@@ -38,7 +38,10 @@ def format_devices(devices: Sequence[str]) -> str:
 
 
 def headline(report: dict[str, Any]) -> str:
-    """What ran, where and how long: one line."""
+    """What ran, where and how long: one line. What ComfyUI does without the workers counts no calls."""
+    if report["fallbacks"]:
+        where = f"one device ({format_devices(report['devices'])}), without the workers"
+        return f"{report['model']} on {where}: {format_seconds(report['sampling_seconds'])}"
     return (
         f"{report['model']} on {plural(report['workers'], 'worker')} ({format_devices(report['devices'])}): "
         f"{plural(report['calls'], 'model call')} in {format_seconds(report['sampling_seconds'])}"
@@ -46,7 +49,9 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def traffic(report: dict[str, Any]) -> str:
-    """What crossed the links: one line."""
+    """What crossed the links: one line; "" where there were none."""
+    if report["fallbacks"]:
+        return ""
     sent, ratio = report["bytes_sent"], report["effective_ratio"]
     if not sent:
         return "Nothing was sent between workers"
@@ -59,7 +64,7 @@ def traffic(report: dict[str, Any]) -> str:
 
 def summarize(report: dict[str, Any]) -> str:
     """A few lines for a person: what ran, what was sent, the largest error, and every fallback and warning."""
-    lines = [f"{headline(report)}.", f"{traffic(report)}."]
+    lines = [f"{line}." for line in (headline(report), traffic(report)) if line]
     if report["bytes_sent"]:
         lines.append(f"Workers waited {format_seconds(report['exposed_seconds'])} for links at most.")
     if report["hidden_seconds"]:

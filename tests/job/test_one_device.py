@@ -19,6 +19,7 @@ from compact_parallel.runtime.job.outer_sample import ParallelSampling
 from compact_parallel.runtime.job.sampling import SamplingJob
 from compact_parallel.runtime.planner.experience import TRIES, experience
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError, Stopped
+from compact_parallel.runtime.report.live import live
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
@@ -160,8 +161,8 @@ def test_workers_that_fail_again_and_again_are_not_asked_again():
         assert relative_error(ksampler(patcher, "flux"), stock()) < TOLERANCE
         (reason,) = report()["fallbacks"]
         assert reason == (
-            f"{failure} That was so 2 times in a row, so the workers were not asked again; restart them in the tab "
-            "Parallel to have it tried."
+            "The workers were not asked again, as they failed 2 times in a row or more; restart them in the tab "
+            f"Parallel to have it tried. Last time: {failure}"
         )
     for _ in range(TRIES + 1):
         with pytest.raises(JobFailed):  # who wants the error decides for himself
@@ -224,14 +225,16 @@ def test_a_cancel_stays_a_cancel():
 
 def test_the_end_of_a_worker_is_made_up_for_on_one_device():
     def kill_at_step_2(step, x0, x, total):
+        sent[bool(killed)].add(live().of("test-2").bytes_sent > 0)
         if step == 2 and not killed:
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
 
     pool(2).start()
     victim = pool(2).status()["workers"][1]["pid"]
-    killed = []
+    killed, sent = [], {False: set(), True: set()}
     samples = watched(parallel(model("flux"), 2, ring_degree=2, **ONE_DEVICE), kill_at_step_2)
+    assert sent == {False: {True}, True: {False}}  # what is told of the run is what it is now
     assert relative_error(samples, watched(model("flux"), None)) < TOLERANCE
     (reason,) = report()["fallbacks"]
     assert reason == f"Worker 1 (cpu), process {victim}, ended with signal 9; the pool restarts on the next run."

@@ -53,6 +53,12 @@ def test_summary_of_a_run_that_sent_nothing():
     assert "Nothing was sent" in text and "waited" not in text
 
 
+def test_summary_of_a_run_without_the_workers_counts_no_workers_and_no_calls():
+    one_device = {"workers": 1, "devices": ["cuda:0"], "calls": 0, "fallbacks": ["Odd thing."]}
+    text = summarize(make_report(sent=0, uncompressed=0, max_relative_error=None, **one_device))
+    assert text.splitlines() == ["tiny on one device (cuda:0), without the workers: 6.4 s.", "Fallback: Odd thing."]
+
+
 @pytest.mark.parametrize("field", ["fallbacks", "warnings"])
 def test_nothing_is_kept_quiet(field):
     assert "Odd thing." in summarize(make_report(**{field: ["Odd thing."]}))
