@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -62,18 +63,20 @@ class Live:
     def __init__(self) -> None:
         self._runs: dict[str, LiveRun] = {}
         self._listeners: list[Callable[[], None]] = []
+        self._telling = threading.RLock()
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` at every change of a pool or a run, in the thread that changed it."""
         self._listeners.append(listener)
 
     def changed(self) -> None:
-        """A pool or a run is not what it was."""
-        for listener in self._listeners:
-            try:
-                listener()
-            except Exception:
-                log.exception("The panel could not be told of a change.")
+        """A pool or a run is not what it was. One thread tells of it at a time, so that what is told last is so."""
+        with self._telling:
+            for listener in self._listeners:
+                try:
+                    listener()
+                except Exception:
+                    log.exception("The panel could not be told of a change.")
 
     def runs(self) -> list[LiveRun]:
         """The current or last run of every pool."""

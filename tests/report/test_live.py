@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from compact_parallel.runtime.report.ledger import Ledger, run_report
 from compact_parallel.runtime.report.live import Live, LiveRun, result_line, status_line
@@ -138,3 +140,27 @@ def test_a_listener_that_raises_does_not_end_a_run(caplog):
         pass
     assert len(told) == 2
     assert "the browser is gone" in caplog.text
+
+
+def test_what_is_told_last_is_what_is_so_whichever_thread_tells_it():
+    several, state, told = Live(), ["old"], []
+    looked, may_tell = threading.Event(), threading.Event()
+
+    def listen():
+        seen = state[0]
+        looked.set()
+        if seen == "old":
+            may_tell.wait(10)
+        told.append(seen)
+
+    several.listen(listen)
+    first, second = (threading.Thread(target=several.changed, daemon=True) for _ in range(2))
+    first.start()
+    assert looked.wait(10)
+    state[0] = "new"
+    second.start()
+    second.join(timeout=0.3)  # one that tells of it at once is done by now
+    may_tell.set()
+    for thread in (first, second):
+        thread.join(10)
+    assert told == ["old", "new"]
