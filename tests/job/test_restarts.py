@@ -6,7 +6,9 @@ import os
 import signal
 import time
 
+import pytest
 from compact_parallel.runtime.job import outer_sample
+from compact_parallel.runtime.pool.errors import WorkerDied
 from compact_parallel.runtime.report.summary import summarize
 from sampling import ksampler, model, parallel, pool, report
 
@@ -23,9 +25,11 @@ def test_workers_that_stopped_between_runs_are_no_restart_of_the_next():
     assert "restarted" not in summarize(report())
 
 
-def test_a_worker_that_died_when_the_run_had_begun_is_one(monkeypatch):
+def test_a_worker_that_died_when_the_run_had_begun_ends_it_and_the_next_one_is_whole(monkeypatch):
+    """Resuming such a run is not there yet."""
     patcher = parallel(model("flux"), 2, ring_degree=2)
     ksampler(patcher, "flux")
+    starts = pool(2).starts
 
     def make_room_and_die(reserved, *args):
         os.kill(reserved.status()["workers"][1]["pid"], signal.SIGKILL)
@@ -34,8 +38,8 @@ def test_a_worker_that_died_when_the_run_had_begun_is_one(monkeypatch):
             time.sleep(0.01)
 
     monkeypatch.setattr(outer_sample, "make_room", make_room_and_die)
-    ksampler(patcher, "flux")
-    assert report()["restarts"] == 1
+    with pytest.raises(WorkerDied):
+        ksampler(patcher, "flux")
     monkeypatch.undo()
     ksampler(patcher, "flux")
-    assert report()["restarts"] == 0
+    assert pool(2).starts == starts + 1 and report()["restarts"] == 0

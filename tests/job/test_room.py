@@ -23,7 +23,7 @@ class PoolOnGpu:
     def status(self) -> dict:
         return {"workers": [{"device": "cuda:0", "device_bytes": self.held}]}
 
-    def park(self) -> bool:
+    def park(self, interrupted: object = None) -> bool:
         self.held = 0
         return True
 
