@@ -15,6 +15,7 @@ from ..attention.errors import Unsupported
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.arguments import modules_at
+from ..sharding.overrides import is_sparse
 from ..sharding.plan import AttentionScope
 from ..sharding.plans import has_plan, plan_for, splits_rows
 from ..sharding.rows.modules import lowest_rows
@@ -99,6 +100,7 @@ def degrees_for(
             rows=lowest_rows(module, noise.shape[-2]) if splits_rows(module) else None,
             look_ahead=look_ahead,
             batch=1 if acts_within(guider) or "data" in idle else batch,
+            ring=not _attends_sparsely(guider),
         )
         degrees = replace(degrees, overlap=config.strategy.overlap)
     if degrees.sequence > 1:
@@ -163,6 +165,11 @@ def _changed_parts_run_whole(module: torch.nn.Module) -> bool:
     return bool(getattr(plan, "blocks", ()) or getattr(plan, "layers", ()))
 
 
+def _attends_sparsely(guider: Any) -> bool:
+    """Whether the attention of the workflow needs as many queries as keys to be what it is."""
+    return is_sparse(guider.model_options.get("transformer_options", {}).get("optimized_attention_override"))
+
+
 def _heads(module: torch.nn.Module) -> int | None:
     """What the heads of all attention that is split can be divided by; None where the model does not say."""
     actions = plan_for(module).actions if has_plan(module) else ()
@@ -207,7 +214,7 @@ def degrees_alone(
     """
     module = guider.model_patcher.model.diffusion_model
     steered = acts_within(guider) or any(cond.get("control") for cond in conditions_of(guider))
-    may_split_tokens = may_split_tokens and not steered
+    may_split_tokens = may_split_tokens and not steered and not _attends_sparsely(guider)
     return one_by_one(
         degrees,
         conditions=1 if _against_cfg(guider, noise) else (asked or asked_by(guider)).usual,

@@ -100,6 +100,7 @@ def auto_degrees(
     rows: int | None = None,
     look_ahead: int = 1,
     batch: int = 1,
+    ring: bool = True,
 ) -> Degrees:
     """The degrees of mode "auto", for `world` workers or fewer.
 
@@ -110,6 +111,7 @@ def auto_degrees(
         rows: into how many parts a picture can be split, if its rows are split and not its tokens.
         look_ahead: how many calls Step Reuse evaluates at a time.
         batch: batch entries that may go to different workers.
+        ring: whether attention may have the queries of a part of the tokens only.
 
     First what is exact and sends little: CFG takes two workers where two conditions are evaluated and the world is
     even, then the batch entries take as many as divide both. Then as many as divide the rest look ahead. The tokens
@@ -128,9 +130,10 @@ def auto_degrees(
         return degrees
     if rows is not None:
         rest = min(rest, rows)
-    if rest > 2 and heads is not None and heads % rest == 0:
+    by_heads = heads is not None and heads % rest == 0
+    if by_heads and (rest > 2 or not ring):
         return replace(degrees, ulysses=rest)
-    return replace(degrees, ring=rest)
+    return replace(degrees, ring=rest) if ring else degrees
 
 
 def one_by_one(degrees: Degrees, *, conditions: int, splits_tokens: bool) -> Degrees:

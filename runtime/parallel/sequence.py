@@ -14,6 +14,7 @@ from ..attention.sequence import SequenceAttention
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from ..sharding.hooks import SOME_WHOLE, Hooked
+from ..sharding.overrides import is_sparse
 from ..sharding.slots import batch_slots
 from ..sharding.split import split_over_ranks
 from .controls import shared_controls
@@ -22,6 +23,10 @@ from .replaced import injections, replaced_modules
 from .wrappers import may_change_the_model
 
 OVERRIDE = "optimized_attention_override"
+DENSE = (
+    "Model Sparse Attention (BlockSparseAttention) attends to all keys where there are more keys than queries, as with "
+    "ring_degree: nothing would be sparse. Use ulysses_degree, or bypass that node."
+)
 NOT_COMPILED = (
     "torch.compile does not apply to a model whose rows are split (ring_degree). With CFG above 1, two workers with "
     "cfg_degree 2 keep it."
@@ -90,6 +95,8 @@ class _ApplyModel:
             self._sharding.attention.ledger.warn(SOME_WHOLE.format(str(reason).partition(";")[0]))
             return executor(*given, transformer_options, **conditioning)
         previous = transformer_options.get(OVERRIDE)
+        if is_sparse(previous) and self._sharding.attention.ring.size > 1:
+            raise Unsupported(DENSE)
         options = {**transformer_options, OVERRIDE: self._sharding.attention_override(previous)}
         with contextlib.ExitStack() as stack:
             if not self._sharding.runs_compiled and hasattr(executor.class_obj.diffusion_model, "_orig_mod"):

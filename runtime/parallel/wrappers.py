@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import comfy
 from comfy.patcher_extension import WrappersMP
 
-from ..sharding.origin import homes_of
+from ..sharding.origin import homes_of, is_comfyui_s
 
 # Those in which the model, called, is not yet at work.
 AROUND_A_CALL = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 _OURS = f"{__name__.partition('.runtime.')[0]}.runtime."
-_COMFYUI = ("comfy.", "comfy_api.")
-_EXTRAS = os.path.join(os.path.dirname(comfy.__path__[0]), "comfy_extras", "")
 
 
 def wrapped_by_others(options: Mapping[str, Any], *kinds: str) -> bool:
@@ -38,14 +34,8 @@ def may_change_the_model(model_options: Mapping[str, Any], transformer_options: 
 
 
 def is_of_comfyui(thing: Any) -> bool:
-    """Whether a function or class is ComfyUI's (of its extra nodes, whose modules bear their paths as names, too), or
-    this pack's.
-    """
-    return is_of_this_pack(thing) or all(
-        home is not None
-        and (home.__name__.startswith(_COMFYUI) or (getattr(home, "__file__", None) or "").startswith(_EXTRAS))
-        for home in homes_of(thing)
-    )
+    """Whether a function or class is ComfyUI's, or this pack's."""
+    return is_of_this_pack(thing) or is_comfyui_s(thing)
 
 
 def is_of_this_pack(thing: Any) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..attention.sequence import SequenceAttention
 from .arguments import modules_at
 from .changed import changed_modules
 from .family import Family
+from .overrides import applied
 from .preferred import Preferences, taken
 
 Slots = tuple[tuple[str, int], ...]
@@ -95,7 +95,7 @@ class Hooked(ABC):
 
         def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
             if previous is not None:
-                return self._call(partial(previous, func), *args, **kwargs)
+                return self._call(applied(previous, func), *args, **kwargs)
             return self._override(func, *args, **kwargs)
 
         return override

@@ -8,6 +8,7 @@ under its name runs in the worker's module. Names of files say nothing: a pickle
 from __future__ import annotations
 
 import operator
+import os
 import sys
 from collections.abc import Collection, Iterator
 from types import FunctionType, ModuleType
@@ -41,6 +42,21 @@ def is_function_of(packages: Collection[str], function: Any) -> bool:
     The standard library counts as one of them. A callable that is no function or method has no code to look at.
     """
     return all(isinstance(part, FunctionType) and _is_home(home_of(part), packages) for part in _decorated(function))
+
+
+def is_comfyui_s(thing: Any) -> bool:
+    """Whether a function or class is of ComfyUI or of its extra nodes, whose modules bear the paths of their files."""
+    return all(home is not None and (_is_core(home) or is_extra(home)) for home in homes_of(thing))
+
+
+def is_extra(module: ModuleType) -> bool:
+    """Whether the module is one of ComfyUI's extra nodes, in its folder comfy_extras."""
+    extras = os.path.join(os.path.dirname(sys.modules["comfy"].__path__[0]), "comfy_extras", "")
+    return (getattr(module, "__file__", None) or "").startswith(extras)
+
+
+def _is_core(module: ModuleType) -> bool:
+    return module.__name__.startswith(("comfy.", "comfy_api."))
 
 
 def is_class_of(packages: Collection[str], kind: type) -> bool:

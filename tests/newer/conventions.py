@@ -5,6 +5,7 @@ The folder is a copy of the ComfyUI at COMFYUI_PATH whose code was rewritten, so
 - modules that attend hold a ComfyAttention, a module without parameters, whose function a checkpoint may choose: it is
   given as `preferred_attention`, and an override of the workflow's comes before it;
 - an override may have a `container_function`, which is given the containers themselves;
+- two nodes put overrides of ComfyUI's own on a model: a sparse attention, and another attention function for all;
 - PromptServer is made from the event loop and an asset manager.
 """
 
@@ -21,6 +22,9 @@ ATTENTION = ("optimized_attention", "optimized_attention_masked")
 HOME = "comfy.ldm.modules.attention"
 # The parts of these that attend are no diffusion models', and take their tensors as they are.
 WITHOUT = ("rt_detr", "depth_anything_3", "sam3", "vae", "supir", "cosmos_tokenizer")
+
+# What people keep in ComfyUI's folder.
+OF_USERS = {"custom_nodes", "input", "models", "output", "temp", "user"}
 
 WRAPPER = '''
 class AttentionTensorContainer:
@@ -76,6 +80,38 @@ def wrap_attn(func):
     return wrapper
 '''
 
+NODES = {
+    "nodes_sparse_attention": '''
+"""Attention to every other block of keys, where there are as many keys as queries; else to all of them."""
+
+BLOCK = 4
+
+
+def make_attention_override():
+    def override(func, q, k, v, heads, mask=None, skip_reshape=False, **kwargs):
+        dim = 2 if skip_reshape else 1
+        if q.shape[dim] == k.shape[dim] and mask is None:
+            kept = [i for i in range(k.shape[dim]) if i // BLOCK % 2 == 0]
+            k, v = (x[:, :, kept] if skip_reshape else x[:, kept] for x in (k, v))
+        return func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, **kwargs)
+
+    return override
+''',
+    "nodes_attention_backend": '''
+"""Another attention function for all attention of a model."""
+
+from comfy.ldm.modules.attention import attention_basic
+
+
+def make_override(attention_function=attention_basic):
+    def override(func, *args, **kwargs):
+        return attention_function(*args, **kwargs)
+
+    override.container_function = attention_function
+    return override
+''',
+}
+
 
 class _Callers(ast.NodeTransformer):
     """Puts tensors into containers where attention is called, and a ComfyAttention into the modules that call it."""
@@ -112,7 +148,11 @@ class _Callers(ast.NodeTransformer):
 
 def make(source: Path, folder: Path) -> None:
     """Write the copy; `folder` must not exist yet."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__", "models", "output", "temp", "user"))
+
+    def unneeded(place: str, names: list[str]) -> set[str]:
+        return set(names) & ({"__pycache__"} | (OF_USERS if Path(place) == source else set()))
+
+    shutil.copytree(source, folder, ignore=unneeded)
     for path in _diffusion_models(folder / "comfy"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         callers = _Callers()
@@ -123,6 +163,8 @@ def make(source: Path, folder: Path) -> None:
             continue
         path.write_text(ast.unparse(ast.fix_missing_locations(changed)), encoding="utf-8")
     _with_asset_manager(folder)
+    for name, text in NODES.items():
+        (folder / "comfy_extras" / f"{name}.py").write_text(text, encoding="utf-8")
 
 
 def _diffusion_models(comfy: Path) -> Iterator[Path]:

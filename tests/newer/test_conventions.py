@@ -19,6 +19,7 @@ EXACT_THERE = (
     "sharding/test_rows.py::test_split_equals_whole_and_every_exchange_is_needed[2]",
     "job/test_packs.py::test_closures_that_share_a_counter_and_options_kept_in_a_module[all_gather 2]",
     "newer/test_preferred.py",
+    "newer/test_overrides.py",
 )
 
 

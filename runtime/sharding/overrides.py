@@ -1,0 +1,46 @@
+"""ComfyUI's own attention overrides (0.35), which nodes put on a model: what they are to attention that is split."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from .origin import homes_of, is_extra
+
+Override = Callable[..., Tensor]
+_SPARSE = "nodes_sparse_attention"
+
+
+def is_sparse(override: Override | None) -> bool:
+    """Whether this is Model Sparse Attention, which attends to all keys where there are fewer queries than keys."""
+    return override is not None and any(
+        home is not None and is_extra(home) and home.__name__.endswith(_SPARSE) for home in homes_of(override)
+    )
+
+
+def applied(override: Override, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`override` in front of ComfyUI's attention function `func`.
+
+    Model Attention Backend only names another function for all attention: then this is one with that name, which may be
+    called for some heads at a time, and not an override that may go by what it sees.
+    """
+    call = partial(override, func)
+    if not hasattr(override, "container_function") or not all(home and is_extra(home) for home in homes_of(override)):
+        return call
+
+    def backend(*args: Any, **kwargs: Any) -> Tensor:
+        return call(*args, **kwargs)
+
+    backend.__name__ = _name_of_backend(override)
+    return backend
+
+
+def _name_of_backend(override: Override) -> str:
+    """The name of the attention function that the override holds."""
+    held = inspect.getclosurevars(override).nonlocals.values() if inspect.isfunction(override) else ()
+    names = [getattr(value, "__name__", "") for value in held]
+    return next((name for name in names if name.startswith("attention")), "another attention function")
