@@ -93,14 +93,14 @@ class _WithPromptServer(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        module.PromptServer(*_arguments_of(module.PromptServer))
+        idle_server(module.PromptServer)
 
 
-def _arguments_of(server: type) -> list[Any]:
-    """What a PromptServer that never starts is made from: an event loop, and nothing else (newer ones take more)."""
-    needed = [p for p in inspect.signature(server).parameters.values() if p.default is p.empty]
+def idle_server(kind: type) -> Any:
+    """A PromptServer that never starts: made from an event loop, and nothing for what newer ones take besides."""
+    needed = [p for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
     named = [p for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return [asyncio.new_event_loop() if place == 0 else None for place, _ in enumerate(named)]
+    return kind(*[asyncio.new_event_loop() if place == 0 else None for place, _ in enumerate(named)])
 
 
 class IdlePromptServer(importlib.abc.MetaPathFinder):

@@ -177,9 +177,12 @@ class Crew:
     def renew(self, check_interrupt: Callable[[], None]) -> bool:
         """Give the workers new connections: what a job has left on its way goes with the old ones. None is in a job.
 
-        False where one cannot go on, as its device is of no more use. Raises what `check_interrupt` raises.
+        False where that cannot be: a device is of no more use, or their folder is gone. Raises what `check_interrupt`
+        raises.
         """
         rendezvous = self._rendezvous.next()
+        if not rendezvous.path.parent.is_dir():
+            return False
         self.tell_all(Renew(str(rendezvous.path)))
         deadline = time.monotonic() + RENEW_SECONDS
         while self.busy and time.monotonic() < deadline:

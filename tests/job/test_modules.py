@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import sys
 
 import pytest
 import torch
+from compact_parallel.runtime.job.modules import idle_server
 from compact_parallel.runtime.job.packs import Packs
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, relative_error
@@ -42,7 +42,7 @@ def pack(tmp_path):
     import server
 
     if not hasattr(server.PromptServer, "instance"):
-        server.PromptServer(asyncio.new_event_loop())
+        idle_server(server.PromptServer)
     folder = tmp_path / "fixture.pack"
     folder.mkdir()
     (folder / "__init__.py").write_text(PACK)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.job.modules import idle_server
 from compact_parallel.runtime.job.pickling import ShippingError
 from sampling import SEED, TOLERANCE, ksampler, model, parallel, pool, relative_error, report
 
@@ -28,7 +29,7 @@ def packs():
     import server
 
     if not hasattr(server.PromptServer, "instance"):
-        server.PromptServer(asyncio.new_event_loop())
+        idle_server(server.PromptServer)
     names = (comfy.samplers.KSAMPLER_NAMES, comfy.samplers.KSampler.SAMPLERS, comfy.samplers.SCHEDULER_NAMES)
     before = [list(given) for given in names]
     for pack in ("style_patch", "own_sampler", "own_loader"):

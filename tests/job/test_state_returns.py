@@ -16,6 +16,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.job.modules import idle_server
 from compact_parallel.runtime.job.pickling import PassThrough
 from compact_parallel.runtime.planner.experience import TRIES
 from compact_parallel.runtime.pool.errors import JobFailed
@@ -136,7 +137,7 @@ def pack():
     import server
 
     if not hasattr(server.PromptServer, "instance"):
-        server.PromptServer(asyncio.new_event_loop())
+        idle_server(server.PromptServer)
     assert asyncio.run(stock.load_custom_node(str(PACK)))
 
 
