@@ -51,6 +51,7 @@ class ComfyServer:
         port: any free one by default; raises ServerError if it is taken.
         threads: of torch in the server, by OMP_NUM_THREADS; workers inherit the variable.
         arguments: more of ComfyUI's command line; ("--cpu",) by default.
+        api_nodes: whether the nodes that call paid services on the internet are there.
         environ: more environment variables.
     """
 
@@ -65,6 +66,7 @@ class ComfyServer:
         port: int = 0,
         threads: int = 1,
         arguments: Sequence[str] = ("--cpu",),
+        api_nodes: bool = False,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_port(port)
@@ -82,7 +84,8 @@ class ComfyServer:
             str(python),
             str(comfyui / "main.py"),
             *("--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(folder)),
-            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME, "--disable-api-nodes"),
+            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME),
+            *(() if api_nodes else ("--disable-api-nodes",)),
             *("--database-url", "sqlite:///:memory:", "--log-stdout"),
             *arguments,
         ]

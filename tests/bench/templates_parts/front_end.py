@@ -1,0 +1,65 @@
+"""ComfyUI's own front end, in a browser, makes a prompt of a saved workflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from compact_parallel.workflows.comfy_server import ComfyServer
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.append(str(ROOT / "tests" / "browser"))
+
+from front import Browser, Front, missing
+
+__all__ = ["FrontEnd", "missing", "opened"]
+
+_CONVERT = """(async () => {
+    const app = window.app;
+    await app.loadGraphData(given, true, false, null, { silentAssetErrors: true });
+    const prompt = (await app.graphToPrompt()).output;
+    const workflows = app.extensionManager.workflow;
+    await workflows.closeWorkflow(workflows.activeWorkflow);
+    return prompt;
+})()"""
+_SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.ShowMissingNodesWarning": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+}
+
+
+class FrontEnd:
+    """The opened front end of a running server."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self.object_info: dict[str, Any] = front.server.get("/object_info")
+        """What the server says of every node, API nodes included."""
+
+    def prompt(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """What the front end would queue for this workflow: {id: {"class_type": ..., "inputs": ...}}."""
+        return self._front.browser.evaluate(_CONVERT, graph)
+
+
+@contextmanager
+def opened() -> Iterator[FrontEnd]:
+    """The front end of a ComfyUI with this pack and with API nodes, in a browser. `missing()` says what it needs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        comfyui = Path(os.environ["COMFYUI_PATH"])
+        with ComfyServer(sys.executable, comfyui, ROOT, folder, api_nodes=True) as server:
+            browser = Browser()
+            try:
+                front = Front(server, browser, folder)
+                for key, value in _SETTINGS.items():
+                    front.post(f"/api/settings/{key}", value)
+                front.open()
+                yield FrontEnd(front)
+            finally:
+                browser.close()

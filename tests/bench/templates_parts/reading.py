@@ -1,0 +1,54 @@
+"""ComfyUI's official workflow templates, as the package that ComfyUI's requirements bring has them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+PACKAGE = "comfyui-workflow-templates-json"
+_MODULE = "comfyui_workflow_templates_json"
+_VIRTUAL = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")
+"""Nodes of the front end that never reach the server."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One template: its name, and its graph in the form in which the front end saves it."""
+
+    name: str
+    graph: dict[str, Any]
+
+    @property
+    def types(self) -> set[str]:
+        """The node types that the server must know, those inside of subgraphs included."""
+        own = {subgraph["id"] for subgraph in subgraphs(self.graph)}
+        return {node["type"] for graph in graphs(self.graph) for node in graph["nodes"]} - own - {*_VIRTUAL}
+
+
+def version() -> str:
+    """The package's version."""
+    return importlib.metadata.version(PACKAGE)
+
+
+def templates() -> Iterator[Template]:
+    """All templates by name; the package's other files (indexes, translations) are left out."""
+    folder = importlib.resources.files(_MODULE) / "templates"
+    for path in sorted(folder.iterdir(), key=lambda path: path.name.lower()):
+        if path.name.endswith(".json"):
+            graph = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(graph, dict) and "nodes" in graph:
+                yield Template(path.name.removesuffix(".json"), graph)
+
+
+def subgraphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """The definitions of the subgraphs of a workflow; those that stand in others are among them."""
+    return graph.get("definitions", {}).get("subgraphs", [])
+
+
+def graphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """The workflow itself and its subgraphs, each of which has `nodes` and `links`."""
+    return [graph, *subgraphs(graph)]
