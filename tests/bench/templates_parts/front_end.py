@@ -1,4 +1,7 @@
-"""ComfyUI's own front end, in a browser, makes a prompt of a saved workflow."""
+"""ComfyUI's own front end, in a browser, makes a prompt of a saved workflow.
+
+Import it with tests/browser on the path.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_parallel.workflows.comfy_server import ComfyServer
-
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT / "tests" / "browser"))
-
-from front import Browser, Front, missing
-
-__all__ = ["FrontEnd", "missing", "opened"]
+from front import ROOT, Browser, Front
 
 _CONVERT = """(async () => {
     const app = window.app;
@@ -49,7 +46,7 @@ class FrontEnd:
 
 @contextmanager
 def opened() -> Iterator[FrontEnd]:
-    """The front end of a ComfyUI with this pack and with API nodes, in a browser. `missing()` says what it needs."""
+    """The front end of a ComfyUI with this pack and API nodes, in a browser; `front.missing()` tells what it needs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         comfyui = Path(os.environ["COMFYUI_PATH"])

@@ -19,8 +19,10 @@ def placed(workflow: dict[str, Any]) -> dict[str, Any]:
     chain of reroutes) stays as it is, and a new link goes on from there.
     """
     changed = copy.deepcopy(workflow)
-    new_node = _numbers(changed, "last_node_id", "lastNodeId", lambda graph: [node["id"] for node in graph["nodes"]])
-    new_link = _numbers(changed, "last_link_id", "lastLinkId", lambda graph: [_ends(link)[0] for link in graph["links"]])
+    nodes = [node["id"] for graph in graphs(changed) for node in graph["nodes"]]
+    links = [_id(link) for graph in graphs(changed) for link in graph["links"]]
+    new_node = _numbers(changed, "last_node_id", "lastNodeId", nodes)
+    new_link = _numbers(changed, "last_link_id", "lastLinkId", links)
     own = {subgraph["id"] for subgraph in subgraphs(changed)}
     for graph in graphs(changed):
         for node in [node for node in graph["nodes"] if node["type"] not in own]:
@@ -33,18 +35,19 @@ def placed(workflow: dict[str, Any]) -> dict[str, Any]:
 def model_slot(node: dict[str, Any]) -> int | None:
     """The number of the input by which this node samples a MODEL; None if it does not sample.
 
-    A sampler or a guider takes a MODEL and makes a LATENT or a GUIDER of it. What gives the MODEL on is a patch.
+    A sampler or a guider takes a MODEL and CONDITIONING, and makes a LATENT or a GUIDER. What gives the MODEL on is a
+    patch. Of the two models of DualModelGuider the first one is it: the guider belongs to that.
     """
+    inputs = [one["type"] for one in node.get("inputs") or []]
     outputs = {output["type"] for output in node.get("outputs") or []}
-    if not outputs & _SAMPLES or "MODEL" in outputs:
-        return None
-    return next((slot for slot, one in enumerate(node.get("inputs") or []) if one["type"] == "MODEL"), None)
+    samples = {"MODEL", "CONDITIONING"} <= {*inputs} and outputs & _SAMPLES and "MODEL" not in outputs
+    return inputs.index("MODEL") if samples else None
 
 
 def _insert(graph: dict[str, Any], sampler: dict[str, Any], slot: int, node_id: int, link_id: int) -> None:
     """Puts the new node between the sampler's input number `slot` and what is linked to it."""
     old = sampler["inputs"][slot]["link"]
-    (place,) = (place for place, link in enumerate(graph["links"]) if _ends(link)[0] == old)
+    (place,) = (place for place, link in enumerate(graph["links"]) if _id(link) == old)
     into, on = graph["links"][place], (link_id, node_id, 0, sampler["id"], slot, "MODEL")
     if isinstance(into, dict):
         into["target_id"], into["target_slot"] = node_id, 0
@@ -77,24 +80,22 @@ def _place(pos: list[float] | dict[str, float]) -> tuple[float, float]:
     return (pos["0"], pos["1"]) if isinstance(pos, dict) else (pos[0], pos[1])
 
 
-def _ends(link: list | dict[str, Any]) -> tuple[int, int]:
-    """The id of a link and of the node it ends at; links are lists in a workflow and objects in a subgraph."""
-    return (link["id"], link["target_id"]) if isinstance(link, dict) else (link[0], link[3])
+def _id(link: list | dict[str, Any]) -> int:
+    """The id of a link; links are lists in a workflow and objects in a subgraph."""
+    return link["id"] if isinstance(link, dict) else link[0]
 
 
-def _numbers(
-    workflow: dict[str, Any], key: str, state_key: str, used: Callable[[dict[str, Any]], list[int]]
-) -> Callable[[], int]:
+def _numbers(workflow: dict[str, Any], key: str, state_key: str, used: list[int]) -> Callable[[], int]:
     """A function that gives new ids, greater than all of the workflow, and notes the last one where it is kept."""
-    last = max((int(one) for graph in graphs(workflow) for one in used(graph)), default=0)
-    last = max(last, workflow.get(key, 0), *(graph["state"][state_key] for graph in subgraphs(workflow)), 0)
+    states = [workflow, *(subgraph["state"] for subgraph in subgraphs(workflow))]
+    last = max([*map(int, used), *(state.get(kept, 0) for state in states for kept in (key, state_key))])
 
     def new() -> int:
         nonlocal last
         last += 1
         workflow[key] = last
-        for subgraph in subgraphs(workflow):
-            subgraph["state"][state_key] = last
+        for state in states[1:]:
+            state[state_key] = last
         return last
 
     return new

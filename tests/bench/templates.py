@@ -1,0 +1,50 @@
+"""What Parallel Model makes of ComfyUI's official templates:  python3 tests/bench/templates.py [--only WORD ...]
+
+Puts Parallel Model before each sampler and guider of every workflow template, also within subgraphs, lets ComfyUI's own
+front end turn it into a prompt, and tells what mode "auto" would do with it on two workers. Nothing is sampled: the
+family of a model is told by the name of its file, and CFG is read from the workflow. What only a run can show is not
+in the table: patches that keep conditions together or that cannot be split, and CFG Override.
+Needs Chromium, node and playwright-core as the browser tests do; takes a few minutes. Ends with 1 if a sampler of an
+active node has no Parallel Model before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import bench
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[""], help="only the templates whose name contains one of these")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Returns 1 if a sampler has no Parallel Model before it."""
+    chosen = options()
+    bench.begin(__file__)
+    sys.path.append(str(bench.ROOT / "tests" / "browser"))
+    from front import missing
+    from templates_parts import front_end, reading, tables
+    from templates_parts.placing import placed
+    from templates_parts.verdicts import NOT_PLACED, Verdict, verdict
+
+    if reason := missing():
+        sys.exit(reason)
+    wanted = [one for one in reading.templates() if any(word in one.name for word in chosen.only)]
+    found: list[Verdict] = []
+    with front_end.opened() as opened:
+        for template in wanted:
+            print(f"{len(found) + 1} of {len(wanted)}", end="\r", file=sys.stderr, flush=True)
+            found.append(verdict(template, opened.prompt(placed(template.graph)), opened.object_info))
+    print(f"{reading.PACKAGE} {reading.version()}: {len(found)} templates, two workers, mode auto\n")
+    print(tables.text(found))
+    return int(any(one.kind == NOT_PLACED for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""How many conditions a guider asks for in a call, as the pack counts them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.samplers
+import comfy_extras.nodes_custom_sampler as guiders
+import torch
+from comfy.model_patcher import ModelPatcher
+from compact_parallel.runtime.job.asking import asked_by
+
+from .samplings import Sampling
+
+_MODELS = ("model", "model_negative")
+_LEVELS = (1.0, 0.0)
+
+
+def conditions(sampling: Sampling) -> int | None:
+    """The conditions of a usual call; None where a number of the guider (CFG) comes out of a run, or is not known.
+
+    ComfyUI's own node makes the guider, of a model without a part, and the pack counts (runtime/job/asking.py).
+    """
+    node = getattr(guiders, sampling.guider, None)
+    if node is None or None in sampling.inputs.values():
+        return None
+    cpu = torch.device("cpu")
+    model = ModelPatcher(torch.nn.Module(), cpu, cpu)
+    given = {name: _made(name, value, model) for name, value in sampling.inputs.items()}
+    known = sampling.sampler in comfy.samplers.SAMPLER_NAMES
+    sampler = comfy.samplers.sampler_object(sampling.sampler) if known else None
+    guider = node.execute(**given)[0]
+    guider.conds = guider.original_conds  # as when it begins to sample
+    return asked_by(guider, SimpleNamespace(sampler=sampler, sigmas=_LEVELS)).usual
+
+
+def _made(name: str, value: Any, model: ModelPatcher) -> Any:
+    """What a run would give the guider: the model, a condition, or a number."""
+    if name in _MODELS:
+        return model
+    return [[torch.zeros(1, 1, 1), {}]] if value is True else value

@@ -1,0 +1,81 @@
+"""The family of a model, told by the name of its file: templates come without the files."""
+
+from __future__ import annotations
+
+from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS
+
+UNET = "UNet"
+BY_FILE = (
+    # What is derived from another family comes before it.
+    ("pid_flux", "PiD"),
+    ("longcat_image", "Flux"),
+    ("ovis_image", "Flux"),
+    ("flux1", "Flux"),
+    ("flux.1", "Flux"),
+    ("flux2", "Flux"),
+    ("flux_2", "Flux"),
+    ("chroma_radiance", "Chroma Radiance"),
+    ("chroma1", "Chroma"),
+    ("sd3", "SD3"),
+    ("qwen_image", "Qwen-Image"),
+    ("firered_image", "Qwen-Image"),
+    ("mage_flow", "Mage-Flow"),
+    ("z_image", "Lumina 2"),
+    ("netayume", "Lumina 2"),
+    ("newbie_image", "Lumina 2"),
+    ("hidream_o1", "HiDream O1"),
+    ("hidream", "HiDream"),
+    ("anima_", "Cosmos Predict2"),
+    ("cosmos_predict2", "Cosmos Predict2"),
+    ("omnigen2", "OmniGen2"),
+    ("boogu", "Boogu"),
+    ("ernie_image", "ERNIE-Image"),
+    ("ideogram4", "Ideogram 4"),
+    ("joyai_image", "JoyImage"),
+    ("kandinsky5", "Kandinsky 5"),
+    ("krea2", "Krea 2"),
+    ("lens_", "Lens"),
+    ("pixeldit", "PixelDiT"),
+    ("seedvr2", "SeedVR2"),
+    ("sd_xl", UNET),
+    ("v1_5_pruned", UNET),
+    ("dreamshaper_8", UNET),
+    ("lotus_depth", UNET),
+    ("svd", UNET),
+    ("vace", "Wan VACE"),
+    ("wan2.2_animate", "Wan Animate"),
+    ("_s2v", "Wan sound to video"),
+    ("humo", "Wan HuMo"),
+    ("dancer", "WanDancer"),
+    ("causal_forcing", "Wan causal"),
+    ("chrono_edit", "Wan"),
+    ("wan2", "Wan"),
+    ("capybara", "Hunyuan Video"),
+    ("hunyuanvideo", "Hunyuan Video"),
+    ("hunyuan_video", "Hunyuan Video"),
+    ("ltx_2", "LTX-2"),
+    ("ltx_video", "LTX-Video"),
+    ("minimax_h3", "MiniMax H3"),
+    ("void_pass", "CogVideoX"),
+    ("hunyuan_3d_v2.1", "Hunyuan3D 2.1"),
+    ("hunyuan3d", "Hunyuan3D 2"),
+    ("triposplat", "TripoSplat"),
+    ("ace_step_v1_3.5b", "ACE-Step 1"),
+    ("ace_step_1.5", "ACE-Step 1.5"),
+    ("acestep_v1.5", "ACE-Step 1.5"),
+    ("stable_audio", "Stable Audio"),
+)
+"""(what the file's name contains, the family as its plan names it). Names are compared in lower case, "-" as "_"."""
+_ROWS = {plan.family for plan in ROW_PLANS}
+_TOKENS = {plan.family for plan in PLANS}
+
+
+def family_of(file: str) -> str | None:
+    """The family of the model in this file; None where the table does not know it."""
+    name = file.lower().replace("-", "_").replace(" ", "_")
+    return next((family for part, family in BY_FILE if part in name), None)
+
+
+def split(family: str) -> str:
+    """What of a picture the family's plan splits: "tokens" or "rows"; empty where it has no plan."""
+    return "tokens" if family in _TOKENS else "rows" if family in _ROWS else ""

@@ -1,0 +1,100 @@
+"""Where a prompt samples, with which model files and guider: read from the prompt, nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .placing import PARALLEL_MODEL
+
+Prompt = dict[str, dict[str, Any]]
+
+_BY_CFG = ("KSampler", "KSamplerAdvanced", "SamplerCustom")
+_CFG_INPUTS = ("model", "positive", "negative", "cfg")
+_BY_GUIDER = "SamplerCustomAdvanced"
+_LINKED = ("model", "model_negative", "positive", "negative", "conditioning", "cond1", "cond2")
+_FILES = ("unet_name", "ckpt_name", "model_name")
+_SWITCH = "ComfySwitchNode"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One sampler node of a prompt.
+
+    Attributes:
+        file: the model file it samples with; None where no loader is known at the beginning of its model's chain.
+        guider, inputs: the guider node's class, and its inputs: values, or True for what is linked.
+        sampler: the name of a sampler of ComfyUI's list, else the class of the node that makes it.
+        parallel: whether its model comes from Parallel Model.
+    """
+
+    file: str | None
+    guider: str
+    inputs: dict[str, Any]
+    sampler: str
+    parallel: bool
+
+
+def samplings(prompt: Prompt) -> Iterator[Sampling]:
+    """Every sampler node of the prompt, in its order."""
+    for node in prompt.values():
+        kind, inputs = node.get("class_type", ""), node["inputs"]
+        if kind in _BY_CFG:
+            yield _sampling(prompt, "CFGGuider", {name: inputs.get(name) for name in _CFG_INPUTS}, inputs)
+        elif kind == _BY_GUIDER and (guider := _source(prompt, inputs.get("guider"))):
+            yield _sampling(prompt, guider.get("class_type", ""), guider["inputs"], inputs)
+
+
+def _sampling(prompt: Prompt, guider: str, given: dict[str, Any], inputs: dict[str, Any]) -> Sampling:
+    model = _source(prompt, given.get("model")) or {}
+    held = {name: one for name, one in given.items() if one is not None}
+    return Sampling(
+        file=_file(prompt, given.get("model")),
+        guider=guider,
+        inputs={name: True if name in _LINKED else _value(prompt, one) for name, one in held.items()},
+        sampler=_sampler(prompt, inputs),
+        parallel=model.get("class_type") == PARALLEL_MODEL,
+    )
+
+
+def _sampler(prompt: Prompt, inputs: dict[str, Any]) -> str:
+    node = _source(prompt, inputs.get("sampler"))
+    named = inputs if node is None else node["inputs"]
+    value = _value(prompt, named.get("sampler_name"))
+    return value if isinstance(value, str) else (node or {}).get("class_type", "")
+
+
+def _file(prompt: Prompt, link: Any) -> str | None:
+    """The model file at the beginning of the chain of nodes that this MODEL comes from."""
+    while node := _source(prompt, link):
+        if name := next((name for name in _FILES if name in node["inputs"]), None):
+            return _value(prompt, node["inputs"][name])
+        link = node["inputs"].get("model")
+    return None
+
+
+def _value(prompt: Prompt, given: Any) -> Any:
+    """The value of an input, also where a primitive or a switch gives it; None where only a run can tell."""
+    given = _through_switches(prompt, given)
+    if not _is_link(given):
+        return given
+    return _value(prompt, prompt.get(given[0], {"inputs": {}})["inputs"].get("value"))
+
+
+def _source(prompt: Prompt, given: Any) -> dict[str, Any] | None:
+    """The node that an input is linked to; None where it is not, or only a run can tell."""
+    given = _through_switches(prompt, given)
+    return prompt.get(given[0]) if _is_link(given) else None
+
+
+def _through_switches(prompt: Prompt, given: Any) -> Any:
+    """What an input is given by the switches before it; None where only a run can tell how they stand."""
+    while _is_link(given) and (node := prompt.get(given[0], {})).get("class_type") == _SWITCH:
+        switch = _value(prompt, node["inputs"].get("switch"))
+        given = None if switch is None else node["inputs"].get("on_true" if switch else "on_false")
+    return given
+
+
+def _is_link(given: Any) -> bool:
+    return isinstance(given, list) and len(given) == 2 and isinstance(given[0], str)
