@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import bench
+from templates_parts import reading
+from templates_parts.reading import PACKAGE
 
 
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[""], help="only the templates whose name contains one of these")
+    parser.add_argument("--wheel", type=Path, help=f"of another release: pip download --no-deps {PACKAGE}==VERSION")
     return parser.parse_args()
 
 
@@ -29,19 +33,20 @@ def main() -> int:
     bench.begin(__file__)
     sys.path.append(str(bench.ROOT / "tests" / "browser"))
     from front import missing
-    from templates_parts import front_end, reading, tables
+    from templates_parts import front_end, tables
     from templates_parts.placing import placed
     from templates_parts.verdicts import NOT_PLACED, Verdict, verdict
 
     if reason := missing():
         sys.exit(reason)
-    wanted = [one for one in reading.templates() if any(word in one.name for word in chosen.only)]
+    release = reading.in_wheel(chosen.wheel) if chosen.wheel else reading.installed()
+    wanted = [one for one in release.templates() if any(word in one.name for word in chosen.only)]
     found: list[Verdict] = []
     with front_end.opened() as opened:
         for template in wanted:
             print(f"{len(found) + 1} of {len(wanted)}", end="\r", file=sys.stderr, flush=True)
             found.append(verdict(template, opened.prompt(placed(template.graph)), opened.object_info))
-    print(f"{reading.PACKAGE} {reading.version()}: {len(found)} templates, two workers, mode auto\n")
+    print(f"{PACKAGE} {release.version}: {len(found)} templates, two workers, mode auto\n")
     print(tables.text(found))
     return int(any(one.kind == NOT_PLACED for one in found))
 

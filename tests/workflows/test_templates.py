@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+import zipfile
 from collections import Counter
 
 import pytest
@@ -14,7 +15,7 @@ sys.path.extend((str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "browser"))
 
 from front import missing
 from templates_parts import reading, tables
-from templates_parts.families import BY_FILE, family_of, split
+from templates_parts.families import BY_FILE, WITHOUT_PLAN, family_of, split
 from templates_parts.placing import PARALLEL_MODEL, model_slot, placed
 from templates_parts.reading import Template
 from templates_parts.verdicts import API, DIVIDED, NO_SAMPLER, NOT_PLACED, ONE_DEVICE, UNKNOWN_FAMILY, UNKNOWN_NODES
@@ -38,14 +39,23 @@ SAMPLE = {
 
 @pytest.fixture(scope="module")
 def templates() -> dict[str, Template]:
-    return {template.name: template for template in reading.templates()}
+    return {template.name: template for template in reading.installed().templates()}
 
 
 def test_every_template_is_read(templates):
-    assert reading.version() and len(templates) > 100
+    assert len(templates) > 100
     assert not any(name.startswith("index") for name in templates)
     inner = {kind for template in templates.values() for kind in template.types if len(kind) == 36 and "-" in kind}
     assert not inner, "a subgraph counts as what is inside of it"
+
+
+def test_another_release_is_read_from_its_wheel(tmp_path):
+    wheel = tmp_path / "comfyui_workflow_templates_json-9.8.7-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in {"b.json": '{"nodes": []}', "a.app.json": '{"nodes": []}', "index.json": "[]"}.items():
+            archive.writestr(f"comfyui_workflow_templates_json/templates/{name}", text)
+    release = reading.in_wheel(wheel)
+    assert (release.version, [one.name for one in release.templates()]) == ("9.8.7", ["a.app", "b"])
 
 
 def source(graph: dict, link_id: int) -> int:
@@ -217,8 +227,8 @@ def test_a_template_without_a_sampler_or_with_nodes_that_comfyui_does_not_have()
     assert "| a template | nodes not known | Veo |" in tables.text([unknown])
 
 
-def test_every_family_of_the_table_has_a_plan():
-    assert {family for _, family in BY_FILE if not split(family)} == set()
+def test_every_family_of_the_table_has_a_plan_or_is_known_to_have_none():
+    assert {family for _, family in BY_FILE if not split(family)} == WITHOUT_PLAN
     assert family_of("Flux-2-Klein 9b.safetensors") == "Flux" and family_of("sana.safetensors") is None
 
 
@@ -247,7 +257,7 @@ def without(nodes: dict) -> dict:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_front_end_makes_a_prompt_of_it(name, templates, front_end):
     if name not in templates:
-        pytest.skip(f"{reading.PACKAGE} {reading.version()} has no {name}")
+        pytest.skip(f"{reading.PACKAGE} {reading.installed().version} has no {name}")
     template = templates[name]
     stock, parallel = front_end.prompt(template.graph), front_end.prompt(placed(template.graph))
     assert without(parallel) == stock

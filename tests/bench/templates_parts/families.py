@@ -17,12 +17,14 @@ BY_FILE = (
     ("chroma_radiance", "Chroma Radiance"),
     ("chroma1", "Chroma"),
     ("sd3", "SD3"),
+    ("qwen_image_2.1", "Qwen-Image 2.1"),
     ("qwen_image", "Qwen-Image"),
     ("firered_image", "Qwen-Image"),
     ("mage_flow", "Mage-Flow"),
     ("z_image", "Lumina 2"),
     ("netayume", "Lumina 2"),
     ("newbie_image", "Lumina 2"),
+    ("ming_image", "Lumina 2"),
     ("hidream_o1", "HiDream O1"),
     ("hidream", "HiDream"),
     ("anima_", "Cosmos Predict2"),
@@ -33,6 +35,7 @@ BY_FILE = (
     ("ideogram4", "Ideogram 4"),
     ("joyai_image", "JoyImage"),
     ("kandinsky5", "Kandinsky 5"),
+    ("kandinsky6", "Kandinsky 6"),
     ("krea2", "Krea 2"),
     ("lens_", "Lens"),
     ("pixeldit", "PixelDiT"),
@@ -44,6 +47,7 @@ BY_FILE = (
     ("svd", UNET),
     ("vace", "Wan VACE"),
     ("wan2.2_animate", "Wan Animate"),
+    ("wan_animate_2", "Wan-Animate 2"),
     ("_s2v", "Wan sound to video"),
     ("humo", "Wan HuMo"),
     ("dancer", "WanDancer"),
@@ -56,16 +60,22 @@ BY_FILE = (
     ("ltx_2", "LTX-2"),
     ("ltx_video", "LTX-Video"),
     ("minimax_h3", "MiniMax H3"),
+    ("fasth3", "MiniMax H3"),
+    ("minimax_music3", "MiniMax Music 3"),
     ("void_pass", "CogVideoX"),
     ("hunyuan_3d_v2.1", "Hunyuan3D 2.1"),
     ("hunyuan3d", "Hunyuan3D 2"),
     ("triposplat", "TripoSplat"),
+    ("trellis_2", "Trellis 2"),
     ("ace_step_v1_3.5b", "ACE-Step 1"),
     ("ace_step_1.5", "ACE-Step 1.5"),
     ("acestep_v1.5", "ACE-Step 1.5"),
     ("stable_audio", "Stable Audio"),
+    ("yue2", "YuE 2"),
 )
 """(what the file's name contains, the family as its plan names it). Names are compared in lower case, "-" as "_"."""
+WITHOUT_PLAN = {"Kandinsky 6", "MiniMax Music 3", "Qwen-Image 2.1", "Trellis 2", "Wan-Animate 2", "YuE 2"}
+"""Families of newer ComfyUIs that this pack has no plan for yet; take a name out when its plan comes."""
 _ROWS = {plan.family for plan in ROW_PLANS}
 _TOKENS = {plan.family for plan in PLANS}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PACKAGE = "comfyui-workflow-templates-json"
@@ -29,19 +31,30 @@ class Template:
         return {node["type"] for graph in graphs(self.graph) for node in graph["nodes"]} - own - {*_VIRTUAL}
 
 
-def version() -> str:
-    """The package's version."""
-    return importlib.metadata.version(PACKAGE)
+@dataclass(frozen=True)
+class Release:
+    """One release of the package: its version, and the folder of its templates."""
+
+    version: str
+    folder: Path | zipfile.Path
+
+    def templates(self) -> Iterator[Template]:
+        """All templates by name; the package's other files (indexes, translations) are left out."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name.lower()):
+            if path.name.endswith(".json"):
+                graph = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(graph, dict) and "nodes" in graph:
+                    yield Template(path.name.removesuffix(".json"), graph)
 
 
-def templates() -> Iterator[Template]:
-    """All templates by name; the package's other files (indexes, translations) are left out."""
-    folder = importlib.resources.files(_MODULE) / "templates"
-    for path in sorted(folder.iterdir(), key=lambda path: path.name.lower()):
-        if path.name.endswith(".json"):
-            graph = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(graph, dict) and "nodes" in graph:
-                yield Template(path.name.removesuffix(".json"), graph)
+def installed() -> Release:
+    """The release that is installed."""
+    return Release(importlib.metadata.version(PACKAGE), importlib.resources.files(_MODULE) / "templates")
+
+
+def in_wheel(file: Path) -> Release:
+    """The release in a wheel, as `pip download` saves it."""
+    return Release(file.name.split("-")[1], zipfile.Path(file) / _MODULE / "templates")
 
 
 def subgraphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
