@@ -105,7 +105,7 @@ def test_every_sampler_gets_a_parallel_model_that_is_linked_as_the_front_end_lin
     assert {True, False} == {inside for _, inside, _ in kinds} == {at_input for *_, at_input in kinds}
 
 
-def prompt(file: str, cfg: object, *, sampler: dict | None = None, parallel: bool = True, **more) -> dict:
+def prompt(file: object, cfg: object, *, sampler: dict | None = None, parallel: bool = True, **more) -> dict:
     """The nodes of a prompt that decide: a loader, a LoRA and a sampler, which is a KSampler by default."""
     nodes = {
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": file, "weight_dtype": "default"}},
@@ -194,6 +194,7 @@ CASES = {
         "Wan causal: 1 condition (CFG 1), SamplerARVideo cannot be split",
     ),
     "another model": (prompt("sana_1.6b.safetensors", 4), UNKNOWN_FAMILY, "unknown: model file sana_1.6b.safetensors"),
+    "a field that is another one now": (prompt(20, 4), UNKNOWN_FAMILY, "unknown: no loader known"),
     "no Parallel Model": (
         prompt("flux1-dev.safetensors", 1, parallel=False),
         NOT_PLACED,

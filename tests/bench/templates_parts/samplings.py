@@ -69,7 +69,8 @@ def _file(prompt: Prompt, link: Any) -> str | None:
     """The model file at the beginning of the chain of nodes that this MODEL comes from."""
     while node := _source(prompt, link):
         if name := next((name for name in _FILES if name in node["inputs"]), None):
-            return _value(prompt, node["inputs"][name])
+            value = _value(prompt, node["inputs"][name])
+            return value if isinstance(value, str) else None  # a node may have changed since the template was saved
         link = node["inputs"].get("model")
     return None
 
