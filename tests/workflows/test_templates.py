@@ -217,6 +217,18 @@ def test_a_family_without_a_plan_is_divided_by_cfg_alone(monkeypatch):
     assert (alone.kind, alone.why) == (ONE_DEVICE, "Flux: 1 condition (CFG 1), no plan for the family")
 
 
+def test_a_file_that_the_prompt_does_not_tell_is_that_of_the_only_family_listed():
+    def listing(*files):
+        models = [{"name": file, "directory": "diffusion_models"} for file in files]
+        vae = {"name": "wan_2.1_vae.safetensors", "directory": "vae"}
+        return Template("a template", {"nodes": [{"type": "VAELoader", "properties": {"models": [*models, vae]}}]})
+
+    nodes, known = prompt("euler", 1), {"VAELoader": {}}
+    assert verdict_of(listing("krea2.safetensors"), nodes, known).families == ("Krea 2",)
+    assert verdict_of(listing("krea2.safetensors", "flux1.safetensors"), nodes, known).kind == UNKNOWN_FAMILY
+    assert verdict_of(listing(), nodes, known).kind == UNKNOWN_FAMILY
+
+
 def test_a_template_without_a_sampler_or_with_nodes_that_comfyui_does_not_have():
     graph = {"nodes": [{"type": "Veo"}, {"type": "MarkdownNote"}]}
     template = Template("a template", graph)

@@ -15,6 +15,7 @@ PACKAGE = "comfyui-workflow-templates-json"
 _MODULE = "comfyui_workflow_templates_json"
 _VIRTUAL = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")
 """Nodes of the front end that never reach the server."""
+_DIFFUSION = ("checkpoints", "diffusion_models")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Template:
         """The node types that the server must know, those inside of subgraphs included."""
         own = {subgraph["id"] for subgraph in subgraphs(self.graph)}
         return {node["type"] for graph in graphs(self.graph) for node in graph["nodes"]} - own - {*_VIRTUAL}
+
+    @property
+    def models(self) -> set[str]:
+        """The files of diffusion models that its nodes list for download."""
+        nodes = (node for graph in graphs(self.graph) for node in graph["nodes"])
+        listed = (one for node in nodes for one in node.get("properties", {}).get("models") or [])
+        return {one["name"] for one in listed if one.get("directory") in _DIFFUSION}
 
 
 @dataclass(frozen=True)

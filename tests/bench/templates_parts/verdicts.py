@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,8 @@ def verdict(template: Template, prompt: Prompt, object_info: Mapping[str, Any]) 
     Where several samplers have different fates, one that is divided decides, and each is told of.
     """
     found = list(samplings(prompt))
-    shares = [share(sampling) for sampling in found]
+    listed = {family for file in template.models if (family := family_of(file))}
+    shares = [share(sampling, listed) for sampling in found]
     families = tuple(_unlike(one.family for one in shares if one.family))
     why = "; ".join(_unlike(f"{one.family or 'unknown'}: {one.why}" for one in shares))
     if unknown := sorted(template.types - object_info.keys()):
@@ -68,9 +69,13 @@ def verdict(template: Template, prompt: Prompt, object_info: Mapping[str, Any]) 
     return Verdict(template.name, kind, families, why)
 
 
-def share(sampling: Sampling) -> Share:
-    """What mode "auto" does with one sampler on two workers."""
-    family = family_of(sampling.file or "")
+def share(sampling: Sampling, listed: Set[str] = frozenset()) -> Share:
+    """What mode "auto" does with one sampler on two workers.
+
+    `listed`: the families of the models that the template lists. Where the prompt does not tell the file, as the front
+    end puts values of a subgraph with unknown nodes in other fields, and this is one family only, it is taken.
+    """
+    family = family_of(sampling.file or "") or (next(iter(listed)) if len(listed) == 1 else None)
     if family is None:
         return Share(None, False, f"model file {sampling.file}" if sampling.file else "no loader known")
     count = conditions(sampling)
