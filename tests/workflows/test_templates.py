@@ -149,6 +149,11 @@ CASES = {
         ONE_DEVICE,
         "Wan: CFGGuider: what it asks for is not known before a run",
     ),
+    "CFG that is another field now": (
+        prompt("wan2.2_t2v_low_noise.safetensors", "euler"),
+        ONE_DEVICE,
+        "Wan: CFGGuider: what it asks for is not known before a run",
+    ),
     "one prompt": (
         prompt(
             "lotus-depth-d-v1-1.safetensors",

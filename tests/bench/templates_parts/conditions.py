@@ -23,7 +23,8 @@ def conditions(sampling: Sampling) -> int | None:
     ComfyUI's own node makes the guider, of a model without a part, and the pack counts (runtime/job/asking.py).
     """
     node = getattr(guiders, sampling.guider, None)
-    if node is None or None in sampling.inputs.values():
+    numbers = [value for name, value in sampling.inputs.items() if "cfg" in name]
+    if node is None or None in sampling.inputs.values() or not all(isinstance(one, int | float) for one in numbers):
         return None
     cpu = torch.device("cpu")
     model = ModelPatcher(torch.nn.Module(), cpu, cpu)
