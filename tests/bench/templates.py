@@ -3,7 +3,8 @@
 Puts Parallel Model before each sampler and guider of every workflow template, also within subgraphs, lets ComfyUI's own
 front end turn it into a prompt, and tells what mode "auto" would do with it on two workers. Nothing is sampled: the
 family of a model is told by the name of its file, and CFG is read from the workflow. What only a run can show is not
-in the table: patches that keep conditions together or that cannot be split, and CFG Override.
+in the table: patches that keep conditions together or that cannot be split, and CFG Override. Of a release that is
+newer than the front end (--wheel) some values stand in other fields, as a person sees them too.
 Needs Chromium, node and playwright-core as the browser tests do; takes a few minutes. Ends with 1 if a sampler of an
 active node has no Parallel Model before it.
 """
