@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
+import psutil
 import pytest
 from compact_parallel.runtime.job import outer_sample
 from compact_parallel.runtime.pool.errors import WorkerDied
@@ -32,10 +29,9 @@ def test_a_worker_that_died_when_the_run_had_begun_ends_it_and_the_next_one_is_w
     starts = pool(2).starts
 
     def make_room_and_die(reserved, *args):
-        os.kill(reserved.status()["workers"][1]["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while reserved._crew.workers[1].exit_code() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        worker = psutil.Process(reserved.status()["workers"][1]["pid"])
+        worker.kill()
+        worker.wait(30)
 
     monkeypatch.setattr(outer_sample, "make_room", make_room_and_die)
     with pytest.raises(WorkerDied):
