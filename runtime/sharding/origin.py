@@ -85,7 +85,9 @@ def _is_home(module: ModuleType | None, packages: Collection[str]) -> bool:
 def _decorated(function: Any) -> Iterator[Any]:
     """The function and what it decorates, from the outside in; of methods their functions."""
     seen: set[int] = set()
-    while function is not None and id(function) not in seen:
+    while id(function) not in seen:
         seen.add(id(function))
         yield getattr(function, "__func__", function)
         function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return

@@ -14,7 +14,7 @@ import torch
 from comfy.k_diffusion.sampling import sample_euler
 from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler
 from compact_parallel.runtime.parallel.step.samplers import LINE, SERIAL, kind_of_function
-from compact_parallel.runtime.parallel.wrappers import may_change_the_model
+from compact_parallel.runtime.parallel.wrappers import is_of_comfyui, is_of_this_pack, may_change_the_model
 from compact_parallel.runtime.sharding.changed import changed_modules
 from compact_parallel.runtime.sharding.origin import home_of, is_class_of, is_function_of
 from tiny_diffusion import changed, needs_comfyui
@@ -91,3 +91,8 @@ def test_a_pack_in_a_folder_called_comfy_is_not_comfyui():
     finally:
         del sys.modules[pack.__name__]
     assert not may_change_the_model({"model_function_wrapper": comfy.samplers.sampling_function}, {})
+
+
+@pytest.mark.parametrize("thing", (None, 1, "text", (1, 2), {}))
+def test_what_has_no_code_is_nobody_s(thing):
+    assert not is_of_this_pack(thing) and not is_of_comfyui(thing) and not is_function_of(("comfy",), thing)
