@@ -13,6 +13,8 @@ import sys
 import types
 from pathlib import Path
 
+from device import DEVICE
+
 ROOT = Path(__file__).resolve().parent.parent
 
 package = types.ModuleType("compact_parallel")
@@ -21,11 +23,16 @@ sys.modules.setdefault("compact_parallel", package)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# ComfyUI in this process is a CPU one, as `main.py --cpu` makes it. Tests of what needs no ComfyUI do not import it.
+# ComfyUI in this process is a CPU one, as `main.py --cpu` makes it, unless the tests run on a card. Tests of what needs
+# no ComfyUI do not import it.
 if "COMFYUI_PATH" in os.environ:
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    cli_args = importlib.import_module("comfy.cli_args")
-    cli_args.args.cpu = True
+    if DEVICE == "cpu":
+        importlib.import_module("comfy.cli_args").args.cpu = True
+    else:  # the tiny models are to be evaluated in float32, here and in the workers, which get these arguments
+        importlib.import_module("comfy.options").enable_args_parsing()
+        sys.argv[1:] = ["--fp32-unet"]
+        importlib.import_module("comfy.cli_args")
 
 
 def take_destructor_away() -> None:

@@ -44,7 +44,8 @@ def launch(
     folder = Path(mkdtemp(prefix=f"{function.__name__}_", dir=tmp_path))
     torch.save(arguments, folder / "arguments")
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": str(TESTS)}
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": path}
     source = inspect.getsourcefile(inspect.unwrap(function))
     command = [sys.executable, __file__, source, function.__name__, str(folder), str(world), str(timeout_s)]
     logs = [(folder / f"log_{rank}").open("wb") for rank in range(world)]

@@ -21,10 +21,11 @@ from compact_parallel.runtime.config import (
 )
 from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.report.history import runs
+from device import DEVICE, EXACT
 
 import nodes as stock
 
-TOLERANCE = 1e-5
+TOLERANCE = EXACT
 SEED = 5
 # Ways to share the work, {name: (workers, their degrees)}; with "step 2" no guess is accepted, so that it is exact.
 NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
@@ -52,9 +53,9 @@ def model(family: str):
 
 
 def config(world: int, compression: CompressionConfig | None = None, **strategy) -> ParallelConfig:
-    """The choices of a parallel run on a pool of `world` CPU workers that all tests share."""
+    """The choices of a parallel run on a pool of `world` workers that all tests share."""
     return ParallelConfig(
-        pool=PoolConfig(devices=f"cpu*{world}", name=f"test-{world}"),
+        pool=PoolConfig(devices=f"{DEVICE}*{world}", name=f"test-{world}"),
         strategy=StrategyConfig(mode="manual", **strategy) if strategy else StrategyConfig(),
         compression=compression or CompressionConfig(mode="off"),
     )
@@ -62,7 +63,7 @@ def config(world: int, compression: CompressionConfig | None = None, **strategy)
 
 def pool(world: int):
     """The shared pool of `world` workers."""
-    return pool_for(config(world), ("cpu",) * world)
+    return pool_for(config(world), (DEVICE,) * world)
 
 
 def parallel(

@@ -9,6 +9,7 @@ from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
 from compact_parallel.runtime.compression.wire import Tag
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
+from device import DEVICE
 
 TAG = Tag("blocks.0.attn", "kv", (("cond", 0),))
 
@@ -76,7 +77,7 @@ class Link:
 
 def drift(calls, n=96, c=160, rough=0.0, dtype=torch.float32, seed=0):
     """Tensors (1, N, C) of a smooth path with token and channel scales, and noise of relative size `rough`."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
     scale = (torch.rand(n, 1, generator=generator) + 0.5) * torch.randn(c, generator=generator).exp()
     fixed, a, b = (torch.randn(n, c, generator=generator) * scale for _ in range(3))
     for i in range(calls):

@@ -84,7 +84,9 @@ class Transfer:
         nccl = on_gpu and "nccl" in dist.get_backend(axis.group)  # a group may hold "cpu:gloo,cuda:nccl"
         self._copies: list[tuple[Tensor, Tensor]] = []
         operations = [(dist.irecv, self._receive_buffer(x, nccl), peer) for peer, x in receives]
-        operations += [(dist.isend, _bytes(x, nccl), peer) for peer, x in sends]
+        flat = [x.contiguous().view(-1).view(torch.uint8) for _, x in sends]
+        ready = flat if nccl or not on_gpu else _on_host(flat)
+        operations += [(dist.isend, x, peer) for x, (peer, _) in zip(ready, sends)]
         self._buffers = [buffer for _, buffer, _ in operations]
         self._started = time.perf_counter()
         if nccl and operations:
@@ -97,9 +99,9 @@ class Transfer:
     def _receive_buffer(self, target: Tensor, nccl: bool) -> Tensor:
         if target.device.type == "cpu" or nccl:
             return target.view(-1).view(torch.uint8)
-        host = torch.empty(target.numel() * target.element_size(), dtype=torch.uint8, pin_memory=True)
-        self._copies.append((target.view(-1).view(torch.uint8), host))
-        return host
+        flat = target.view(-1).view(torch.uint8)
+        self._copies.append((flat, _pinned(flat)))
+        return self._copies[-1][1]
 
     def _wait(self) -> float:
         for work in self._works:
@@ -118,14 +120,22 @@ class Transfer:
             mine = self._done is None or self._done.cancel()
             done = self._wait() if mine else self._done.result()
             for target, host in self._copies:
-                target.copy_(host)
+                target.copy_(host, non_blocking=True)  # the host's allocator keeps it until the device has read it
         if self._watcher is not None:
             ledger.hidden(self._watcher.hidden(self._started, done, asked))
 
 
-def _bytes(x: Tensor, nccl: bool) -> Tensor:
-    flat = x.contiguous().view(-1).view(torch.uint8)
-    return flat if x.device.type == "cpu" or nccl else flat.cpu()
+def _pinned(flat: Tensor) -> Tensor:
+    """Host memory of that size, which the device reads and writes without the driver's own copy in between."""
+    return torch.empty(flat.numel(), dtype=torch.uint8, pin_memory=True)
+
+
+def _on_host(flat: list[Tensor]) -> list[Tensor]:
+    """Copies on the host of tensors that may be on a device, which the host waits for once."""
+    copies = [x if x.device.type == "cpu" else _pinned(x).copy_(x, non_blocking=True) for x in flat]
+    for device in {x.device for x in flat if x.device.type == "cuda"}:
+        torch.cuda.current_stream(device).synchronize()
+    return copies
 
 
 def exchange(axis: Axis, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], ledger: Ledger) -> None:

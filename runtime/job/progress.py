@@ -39,15 +39,20 @@ class Steps:
 
 
 class Progress:
-    """Hands the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel."""
+    """Hands the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel.
 
-    def __init__(self, arguments: Arguments, run: LiveRun) -> None:
+    The callback gets its tensors on `device`, where stock sampling has them: a previewer may keep its weights there.
+    """
+
+    def __init__(self, arguments: Arguments, run: LiveRun, device: torch.device) -> None:
         self._callback = arguments.callback
         self._run = run
+        self._device = device
         self._steps = Steps(arguments)
-        self._bar = tqdm(total=self._steps.total or None, disable=arguments.disable_pbar)
+        self._hidden = arguments.disable_pbar
 
     def __enter__(self) -> Progress:
+        self._bar = tqdm(total=self._steps.total or None, disable=self._hidden)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -61,7 +66,7 @@ class Progress:
         tensors = safetensors.torch.load(payload)
         live().step(self._run, self._steps.done, self._steps.total, json.loads(bytes(tensors["figures"].tolist())))
         if self._callback is not None:
-            self._callback(step, tensors["x0"], tensors["x"], total)
+            self._callback(step, tensors["x0"].to(self._device), tensors["x"].to(self._device), total)
 
 
 def watched(arguments: Arguments, run: LiveRun) -> Arguments:

@@ -199,6 +199,10 @@ class JobRebuilder:
         self._current: set[ModelKey] = set()
         self._previous: set[ModelKey] = set()
 
+    def forget(self) -> None:
+        """Drop all models."""
+        self._models, self._current, self._previous = {}, set(), set()
+
     def rebuild(self, payload: bytes) -> SamplingJob:
         """The job behind `payload`. Models already loaded from the same recipe are used again.
 

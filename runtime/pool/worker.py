@@ -6,6 +6,7 @@ The loop knows nothing of ComfyUI. A handler, named by the pool, rebuilds and ru
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import logging
 import os
@@ -75,10 +76,11 @@ class JobControl:
 class Handler(Protocol):
     """Rebuilds and runs jobs on one worker.
 
-    A handler may have two more methods. `probe() -> dict` measures, all ranks together, what is between them, and all
+    A handler may have three more methods. `probe() -> dict` measures, all ranks together, what is between them, and all
     return the same plain data; it is called once, when the process group stands, unless there is one rank only.
     `renew()` is called when a job was not ended by all ranks together: the process groups are gone, the default one is
-    new, and what the job has left elsewhere is to be put right.
+    new, and what the job has left elsewhere is to be put right. `tidy()` is called when a job has ended and nobody
+    refers to it any more, to give back the memory that it took.
     """
 
     def prepare(self, payload: bytes) -> Any:
@@ -161,6 +163,8 @@ def main(connection: Connection, orders: Orders) -> None:
     module, _, attribute = orders.handler.partition(":")
     handler: Handler = getattr(importlib.import_module(f"{package}.{module}"), attribute)(orders)
     join_all(orders.rendezvous, orders.rank, orders.world, orders.backend)
+    gc.collect()
+    gc.freeze()  # what has been imported stays; later collections look at what came after it, and so take no time
     outbox.send(_begin(handler, orders.world))
     _serve(outbox, inbox, handler, orders)
 
@@ -212,6 +216,8 @@ def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:
 def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> bytes:
     try:
         result, ledger = handler.run(jobs.pop(job), control)
+        if hasattr(handler, "tidy"):
+            handler.tidy()
         return encode(Done(job, result, ledger, handler.about()))
     except (Exception, SystemExit) as error:  # leaving would close the peers' connections before the pool sees why
         return _failed(handler, job, error, agreed=isinstance(error, AgreedError))

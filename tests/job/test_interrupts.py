@@ -12,6 +12,7 @@ import comfy_models
 import pytest
 import torch
 from compact_parallel.runtime.pool.errors import WorkerDied
+from device import DEVICE
 from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error
 
 
@@ -84,7 +85,7 @@ def test_a_killed_worker_is_named_and_the_next_run_works():
             os.kill(victim, signal.SIGKILL)
             killed.append(time.monotonic())
 
-    with pytest.raises(WorkerDied, match=rf"Worker 1 \(cpu\), process {victim}, ended with signal 9"):
+    with pytest.raises(WorkerDied, match=rf"Worker 1 \({DEVICE}\), process {victim}, ended with signal 9"):
         sample(parallel(model("flux"), 2, ring_degree=2), kill_at_step_2, steps=500)
     assert time.monotonic() - killed[0] < 5
     assert pool(2).state == "failed"

@@ -22,6 +22,7 @@ from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.parallel.step import groups
 from compact_parallel.runtime.pool.errors import JobFailed, WorkerDied
+from device import DEVICE
 from sampling import (
     TOLERANCE,
     expected,
@@ -284,7 +285,7 @@ def test_a_worker_killed_in_a_round_is_named():
             os.kill(victim, signal.SIGKILL)
             killed.append(time.monotonic())
 
-    with pytest.raises(WorkerDied, match=rf"Worker 1 \(cpu\), process {victim}, ended with signal 9"):
+    with pytest.raises(WorkerDied, match=rf"Worker 1 \({DEVICE}\), process {victim}, ended with signal 9"):
         sample(stepped(step_degree=2), kill_at_step_20)
     assert time.monotonic() - killed[0] < 5
     assert works_again()

@@ -13,13 +13,14 @@ from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.shard import Sharding
 from compact_parallel.runtime.sharding.slots import batch_slots
+from device import EXACT
 from distributed import launch
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, flux, inputs, needs_comfyui, sd3
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
-LIMIT = 1e-5
+LIMIT = EXACT
 FEW_CASES = ("flux", "flux, mask", "sd3", "wan")
 
 

@@ -1,5 +1,8 @@
 """ComfyUI's own diffusion modules, tiny and with random weights, and inputs for them. Needs COMFYUI_PATH."""
 
+import torch
+from device import DEVICE
+
 from . import changed, first, guided, image, image_more, patched, recent, recent_video, relatives, video
 from .base import needs_comfyui, randn
 from .first import FLUX2, flux, inputs, sd3, wan
@@ -12,7 +15,22 @@ def cases():
     found = {}
     for each in (first, image, video, relatives, patched, guided, image_more, recent, recent_video, changed):
         found |= each.cases()
-    return found
+    return found if DEVICE == "cpu" else {name: _on_device(*case) for name, case in found.items()}
+
+
+def _on_device(build, given):
+    """A case of a model on the card."""
+
+    def moved(value):
+        if isinstance(value, torch.Tensor):
+            return value.to(DEVICE)
+        if isinstance(value, dict):
+            return type(value)((name, moved(part)) for name, part in value.items())
+        if isinstance(value, list | tuple):
+            return type(value)(moved(part) for part in value)
+        return value
+
+    return lambda: build().to(DEVICE), moved(given)
 
 
 def of_every_family():

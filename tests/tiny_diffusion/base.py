@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device import DEVICE
 
 HEADS = 6
 needs_comfyui = pytest.mark.skipif(
@@ -17,13 +18,13 @@ needs_comfyui = pytest.mark.skipif(
 
 
 def use_comfyui():
-    """Puts ComfyUI on the path, on the CPU."""
+    """Puts ComfyUI on the path, on the device of the tests."""
     folder = os.environ["COMFYUI_PATH"]
     if folder not in sys.path:
         sys.path.insert(0, folder)
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = DEVICE == "cpu"
 
 
 def with_weights(module):

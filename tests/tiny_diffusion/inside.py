@@ -21,7 +21,8 @@ from .video import TIMES, hunyuan, hunyuan_inputs, predict2, predict2_inputs
 
 def by_position(x, dim):
     """Other for every token, and every token takes something of its neighbour and of all."""
-    ramp = torch.linspace(0.5, 1.5, x.shape[dim]).reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+    ramp = torch.linspace(0.5, 1.5, x.shape[dim], device=x.device)
+    ramp = ramp.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return x * ramp + x.roll(1, dim) / 4 + x.mean(dim, keepdim=True) / 4
 
 

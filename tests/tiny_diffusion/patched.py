@@ -25,7 +25,7 @@ from .video import hunyuan, hunyuan_inputs, ltx, ltx_inputs
 
 def by_position(tokens):
     """Other for every token, and every token takes something of its neighbour."""
-    ramp = torch.linspace(0.5, 1.5, tokens.shape[1])[None, :, None]
+    ramp = torch.linspace(0.5, 1.5, tokens.shape[1], device=tokens.device)[None, :, None]
     return tokens * ramp + tokens.roll(1, 1) / 4
 
 

@@ -133,7 +133,8 @@ def _around_layer(args, extra):
     """Changes every token by its place, in front of the layer and behind it."""
 
     def changed(tokens):
-        return tokens * torch.linspace(0.5, 1.5, tokens.shape[1])[None, :, None] + tokens.roll(1, 1) / 4
+        ramp = torch.linspace(0.5, 1.5, tokens.shape[1], device=tokens.device)[None, :, None]
+        return tokens * ramp + tokens.roll(1, 1) / 4
 
     return {"x": changed(extra["original_block"](args | {"x": changed(args["x"])})["x"])}
 

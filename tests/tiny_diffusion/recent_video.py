@@ -50,7 +50,7 @@ def _around_tokens(args, extra):
     """As `replaced` does, on tokens without a batch."""
 
     def changed(tokens):
-        return tokens * torch.linspace(0.5, 1.5, len(tokens))[:, None] + tokens.roll(1, 0) / 4
+        return tokens * torch.linspace(0.5, 1.5, len(tokens), device=tokens.device)[:, None] + tokens.roll(1, 0) / 4
 
     return {"img": changed(extra["original_block"](args | {"img": changed(args["img"])})["img"])}
 

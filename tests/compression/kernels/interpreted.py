@@ -1,4 +1,4 @@
-"""The kernels on Triton's interpreter against the PyTorch reference. Run by test_interpreted.py, or:
+"""The kernels against the PyTorch reference, which tests/gpu runs on a card, test_interpreted.py on the interpreter:
 
 cd tests && TRITON_INTERPRET=1 python -m pytest -q compression/kernels/interpreted.py
 """
@@ -15,6 +15,7 @@ from compact_parallel.runtime.compression.kernels import lloyd_max, ops
 from compact_parallel.runtime.compression.kernels.message import make_message
 from compact_parallel.runtime.compression.kernels.scales import Scales, measure
 from compact_parallel.runtime.compression.predict import fit, float32, predict
+from device import DEVICE
 from wire_link import Link, drift, relative
 
 LLOYD_MAX = ("1bit", "2bit", "3bit", "4bit")
@@ -30,11 +31,18 @@ CASES = [
 ULP = 2.0**-7
 
 
+@pytest.fixture(autouse=True)
+def tensors_on_the_device():
+    """What a test makes is where the kernels run."""
+    with torch.device(DEVICE):
+        yield
+
+
 class Sender:
     """What the sender of a message of `count` tensors holds: rows of x lie apart, bodies share one buffer."""
 
     def __init__(self, count, tokens, channels, dtype, order, codec, seed=0):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(DEVICE).manual_seed(seed)
 
         def normal(*shape):
             return torch.randn(*shape, generator=generator)
@@ -141,7 +149,8 @@ def test_codes_where_rounding_decides(name):
     control: 1 / (u v) gives others."""
     tokens, channels, bits = 16, 512, int(name[0])
     sender = Sender(1, tokens, channels, torch.float32, 0, BY_NAME[name])
-    u, v = ((1 + torch.rand(n, generator=torch.Generator().manual_seed(n))).bfloat16() for n in (tokens, channels))
+    seeded = {n: torch.Generator(DEVICE).manual_seed(n) for n in (tokens, channels)}
+    u, v = ((1 + torch.rand(n, generator=generator)).bfloat16() for n, generator in seeded.items())
     grid = sender.codec._grids[0]
     fine = torch.linspace(-4, 4, 1 << 14)
     steps = grid.codes(fine).int().diff().nonzero()[:, 0]
@@ -272,7 +281,7 @@ def test_scales(shape, laplace, table):
     """Of tensors larger than a tile and than the sample that tells the tails apart."""
     codec = BY_NAME["2bit"]
     sender = Sender(2, *shape, torch.float32, 1, codec)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(DEVICE).manual_seed(3)
     if laplace:
         for x, base in zip(sender.xs, sender.bases):
             x.sub_(base).mul_(torch.empty(shape).exponential_(0.5, generator=generator).sqrt()).add_(base)

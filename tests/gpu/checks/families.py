@@ -1,0 +1,56 @@
+"""One evaluation of every family's tiny model, split over two processes on the card, against the whole one."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+WAYS = ((1, 2, "all_gather"), (1, 2, "ring"), (2, 1, "all_gather"))
+
+
+def errors(rank: int, world: int) -> dict[str, object]:
+    """{case: the largest relative error of the ways, or what was raised}."""
+    import torch
+    from compact_parallel.runtime.attention.sequence import SequenceAttention
+    from compact_parallel.runtime.compression.wire import RawWire
+    from compact_parallel.runtime.report.ledger import Ledger
+    from compact_parallel.runtime.sharding.check import self_check
+    from compact_parallel.runtime.sharding.plans import plan_for
+    from compact_parallel.runtime.sharding.shard import Sharding
+    from compact_parallel.runtime.sharding.slots import batch_slots
+    from sequence_parts import axes, batch_of
+    from tiny_diffusion import cases
+
+    by_degrees = {way[:2]: axes(rank, *way[:2]) for way in WAYS}
+    slots = batch_slots({"uuids": ["first", "second"]}, 2)
+    found: dict[str, object] = {}
+    for name, (build, given) in cases().items():
+        try:
+            module, worst = build(), 0.0
+            with torch.inference_mode():
+                for way in WAYS:
+                    attention = SequenceAttention(*by_degrees[way[:2]], way[2], RawWire(), Ledger())
+                    sharding = Sharding(module, plan_for(module), attention)
+                    worst = max(worst, self_check(sharding, slots[: batch_of(given)], **given))
+            found[name] = worst
+        except Exception as error:  # the next family is to be seen, too; both ranks meet the same
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            found[name] = f"{type(error).__name__} at {last.filename}:{last.lineno}: {error}"[:300]
+        print(name, found[name], flush=True)
+    return found
+
+
+def run(tell: Callable) -> None:
+    from distributed import launch
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = launch(errors, 2, Path(folder), timeout_s=140)[0]
+    numbers = {name: error for name, error in found.items() if isinstance(error, float)}
+    tell(
+        cases=len(found),
+        within_1e_4=sum(error < 1e-4 for error in numbers.values()),
+        largest=sorted(numbers.items(), key=lambda case: -case[1])[:5],
+        raised={name: error for name, error in found.items() if name not in numbers},
+    )

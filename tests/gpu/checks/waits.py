@@ -1,0 +1,93 @@
+"""How often the host waits for the card, by place: for one message of each codec, and for one call of a split model."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CODECS = ("2bit", "int8", "low_rank", "top_k")
+
+
+def counted(function: Callable[[], Any]) -> Counter:
+    """{place: waits} while `function` runs."""
+    import torch
+
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            function()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = ((*Path(w.filename).parts[-2:], str(w.lineno)) for w in caught if "synchroniz" in str(w.message))
+    return Counter("/".join(place[:-1]) + ":" + place[-1] for place in places)
+
+
+def of_a_message(codec: str) -> dict[str, dict]:
+    """Waits of packing and of unpacking the fourth message of K and V."""
+    import torch
+    from compact_parallel.runtime.compression.residual_wire import make_wire
+    from compact_parallel.runtime.compression.wire import Tag
+    from compact_parallel.runtime.config import CompressionConfig
+    from compact_parallel.runtime.report.ledger import Ledger
+
+    mode = {"mode": "off"} if codec == "off" else {"mode": "codec", "codec": codec, "warmup_calls": 1}
+    sender, receiver = (make_wire(CompressionConfig(**mode), Ledger(), 20) for _ in range(2))
+    tag = Tag("layer", "kv", (("cond", 0),))
+    x = [torch.randn(1, 1152, 3072, device="cuda").bfloat16() for _ in range(2)]
+    out = [torch.empty_like(x[0]) for _ in range(2)]
+    found = {}
+    with torch.inference_mode():
+        for _ in range(4):
+            held: list = []
+            given = [y + 0.1 * torch.randn_like(y) for y in x]
+            packing = counted(lambda given=given, held=held: held.append(sender.pack(given, tag)))
+            unpacking = counted(lambda held=held: receiver.unpack(0, held[0], out, tag))
+            found = {"pack": dict(packing), "unpack": dict(unpacking)}
+    return found
+
+
+def of_a_call(rank: int, world: int, codec: str) -> dict[str, int]:
+    """Waits of the fourth call of a tiny Flux over two ranks and gloo."""
+    import torch
+    from compact_parallel.runtime.attention.sequence import SequenceAttention
+    from compact_parallel.runtime.compression.residual_wire import make_wire
+    from compact_parallel.runtime.config import CompressionConfig
+    from compact_parallel.runtime.report.ledger import Ledger
+    from compact_parallel.runtime.sharding.check import evaluate_split
+    from compact_parallel.runtime.sharding.plans import plan_for
+    from compact_parallel.runtime.sharding.shard import Sharding
+    from compact_parallel.runtime.sharding.slots import batch_slots
+    from sequence_parts import axes
+    from tiny_diffusion import cases
+
+    build, given = cases()["flux"]
+    module = build()
+    ledger = Ledger()
+    mode = {"mode": "off"} if codec == "off" else {"mode": "codec", "codec": codec, "warmup_calls": 1}
+    wire = make_wire(CompressionConfig(**mode), ledger, 20)
+    sharding = Sharding(module, plan_for(module), SequenceAttention(*axes(rank, 1, 2), "all_gather", wire, ledger))
+    slots = batch_slots({"uuids": ["first", "second"]}, 2)
+    found: Counter = Counter()
+    with torch.inference_mode():
+        for call in range(4):
+            ledger.begin_call(call, 0.0)
+            found = counted(lambda: evaluate_split(sharding, slots, **given))
+    return dict(found.most_common())
+
+
+def run(tell: Callable) -> None:
+    from distributed import launch
+
+    messages = {codec: of_a_message(codec) for codec in ("off", *CODECS)}
+    totals = {codec: {part: sum(places.values()) for part, places in of.items()} for codec, of in messages.items()}
+    tell(waits_per_message=totals, places_2bit=messages["2bit"], places_off=messages["off"])
+    for codec in ("off", "2bit"):
+        with tempfile.TemporaryDirectory() as folder:
+            found = launch(of_a_call, 2, Path(folder), codec, timeout_s=50)[0]
+        tell(**{f"waits_per_call_{codec}": sum(found.values()), f"places_per_call_{codec}": found})
