@@ -6,14 +6,16 @@ import sys
 
 import cloudpickle
 import comfy.ldm.flux.model
+import comfy.model_management
 import comfy.ops
 import comfy_models
 import psutil
 import pytest
 import safetensors.torch
+import sampling
 import torch
 from comfy.patcher_extension import WrappersMP
-from compact_parallel.runtime.config import ParallelConfig, PoolConfig, StrategyConfig
+from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
 from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from sampling import ksampler, model
 
@@ -76,3 +78,44 @@ def test_a_second_worker_costs_little_more_than_the_first(large):
     pool_for(CONFIG, ("cpu", "cpu")).stop()
     assert mapped < size + 0.2 * 1e9, f"{mapped / 1e9:.2f} GB for weights of {size / 1e9:.2f} GB"
     assert copied > 2 * size - 0.2 * 1e9  # the measure sees a second copy where there is one
+
+
+def test_parked_workers_hold_no_weights(large):
+    """Neither on their devices nor mapped; the next run maps them again."""
+    patcher, _ = large
+    pool = pool_for(CONFIG, ("cpu", "cpu"))
+
+    def mapped() -> list[bool]:
+        workers = [psutil.Process(worker["pid"]) for worker in pool.status()["workers"]]
+        return [any(entry.path.endswith("large.safetensors") for entry in worker.memory_maps()) for worker in workers]
+
+    ksampler(parallel(patcher), "flux", steps=1)
+    assert mapped() == [True, True]
+    comfy.model_management.unload_all_models()
+    assert mapped() == [False, False]
+    ksampler(parallel(patcher), "flux", steps=1)
+    assert mapped() == [True, True]
+    pool.stop()
+
+
+def wires(executor, *args, **kwargs):
+    """Runs in a worker before it samples: writes how many wires, with their residual bases, the process has."""
+    import gc
+    from pathlib import Path
+
+    found = sum(type(thing).__name__ == "ResidualWire" for thing in gc.get_objects())
+    seen = Path(executor.class_obj.model_options["transformer_options"]["seen"])
+    seen.with_suffix(f".{torch.distributed.get_rank()}").write_text(str(found))
+    return executor(*args, **kwargs)
+
+
+def test_nothing_of_a_run_stays_for_the_next(tmp_path):
+    """What compression keeps is as large as what it sends; it hangs in reference cycles, which nobody would break."""
+    for turn, codec in enumerate(("2bit", "2bit", None)):
+        compression = CompressionConfig(mode="codec", codec=codec) if codec else None
+        patcher = sampling.parallel(model("flux"), 2, compression, ring_degree=2)
+        patcher.model_options["transformer_options"]["seen"] = str(tmp_path / str(turn))
+        patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, wires)
+        ksampler(patcher, "flux", cfg=1.0)
+    counts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert counts == {f"{turn}.{rank}": own for turn, own in enumerate("110") for rank in (0, 1)}

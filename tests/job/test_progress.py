@@ -11,9 +11,11 @@ import cloudpickle
 import comfy.samplers
 import comfy_models
 import pytest
+import safetensors.torch
 import torch
-from compact_parallel.runtime.job.progress import Steps
-from compact_parallel.runtime.report.live import live, status_line
+from compact_parallel.runtime.job.progress import Progress, Steps
+from compact_parallel.runtime.job.sampling import Arguments
+from compact_parallel.runtime.report.live import LiveRun, live, status_line
 from sampling import model, parallel, report
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -118,3 +120,19 @@ def test_steps_are_counted_however_a_sampler_tells_them(way):
         steps(step)
         seen.append((steps.done, steps.total))
     assert seen == list(zip(done, totals))
+
+
+def test_a_callback_gets_its_tensors_where_stock_sampling_has_them():
+    """A previewer may keep its weights there. "meta" stands for a card."""
+    seen = []
+    arguments = Arguments(None, None, comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, 4))
+    arguments = arguments._replace(callback=lambda *given: seen.append(given), disable_pbar=True)
+    figures = torch.frombuffer(bytearray(b"{}"), dtype=torch.uint8)
+    told = {"x0": torch.zeros(2, 3), "x": torch.ones(2, 3), "figures": figures}
+    for device in ("cpu", "meta"):
+        with Progress(arguments, LiveRun("pool", 2, "Flux"), torch.device(device)) as progress:
+            progress(0, 3, safetensors.torch.save(told))
+    assert [(step, total, x0.device.type, x.device.type) for step, x0, x, total in seen] == [
+        (0, 3, "cpu", "cpu"),
+        (0, 3, "meta", "meta"),
+    ]

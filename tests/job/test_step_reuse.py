@@ -330,7 +330,9 @@ def needs_much_memory(executor, *args, **kwargs):
     measured = comfy.model_management.get_free_memory
     if torch.distributed.get_rank() == 1:
         little = 1.5 * 1.5 * one
-        comfy.model_management.get_free_memory = lambda device=None, both=False: (little, little) if both else little
+        comfy.model_management.get_free_memory = lambda device=None, torch_free_too=False: (
+            (little, little) if torch_free_too else little
+        )
     try:
         return executor(*args, **kwargs)
     finally:
