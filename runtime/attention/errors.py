@@ -8,6 +8,16 @@ WAY_OUT = (
 )
 """How a sentence about what cannot be split ends. It holds for tokens and rows, and whoever chose the degrees."""
 
+OTHER_DEGREES = (
+    "cfg_degree, data_degree and step_degree do without ulysses_degree and ring_degree; else set on_unsupported of "
+    'Parallel Model to "run on one device".'
+)
+"""How one ends about a model that is not as the pack knows it."""
+
 
 class Unsupported(ValueError):
     """This model or input cannot be split this way; the message is one sentence with the setting that avoids it."""
+
+
+class MetAlone(Unsupported):
+    """This rank cannot go on, and does not know whether the others have met the same."""

@@ -17,7 +17,7 @@ from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.arguments import modules_at
 from ..sharding.overrides import is_sparse
 from ..sharding.plan import AttentionScope
-from ..sharding.plans import has_plan, plan_for, splits_rows
+from ..sharding.plans import has_plan, is_unfit, plan_for, splits_rows, without_plan
 from ..sharding.rows.modules import lowest_rows
 from .asking import Asked, asked_by, predicts_by_cfg
 from .conditions import reason_against_cfg
@@ -131,9 +131,9 @@ def degrees_for(
 
 def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
     name = type(module).__name__
-    tokens = f"There is no sequence-parallel plan for {name}"
-    if has_plan(module):
-        tokens = f"The picture has too few rows for {name} to be split"
+    tokens = f"The picture has too few rows for {name} to be split"
+    if reason := without_plan(module):
+        tokens = str(reason).partition(";")[0]
     # Where only CFG keeps the guider from asking for both.
     at_cfg_1 = predicts_by_cfg(guider) and guider.conds.get("negative")
     higher = "set CFG above 1, or " if at_cfg_1 else "set "
@@ -230,7 +230,10 @@ def unmet(
     `config` is as chosen, before "auto" is resolved. `conditions`: what most calls have asked for.
     """
     conditions = asked_by(guider).usual if conditions is None else conditions
+    module = guider.model_patcher.model.diffusion_model
     warnings = []
+    if config.strategy.mode == "auto" and is_unfit(module):
+        warnings.append(f"auto left ulysses_degree and ring_degree out: {str(without_plan(module)).partition(';')[0]}.")
     if config.compression.mode not in ("auto", "off") and degrees.sequence == 1:
         warnings.append(
             "Nothing was compressed: the workers share calls, batch entries or conditions, which sends one prediction "

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention.errors import Unsupported
+from ..attention.errors import MetAlone, Unsupported
 from ..compression.residual_wire import make_wire
 from ..parallel.arrangement import Arrangement, Arrangements
 from ..parallel.mesh import Degrees, Mesh
@@ -27,10 +27,11 @@ from ..parallel.step.sampling import StepParallel
 from ..parallel.step.schedules import Schedules
 from ..planner.codec_speed import codec_seconds_per_value
 from ..planner.link import Link
-from ..pool.errors import Refused
+from ..pool.errors import Refused, RefusedAlone
 from ..pool.probe import measure_link, slowest
 from ..pool.worker import JobControl, Orders
 from ..report.ledger import Ledger
+from ..sharding.failures import refusing_own_failures
 from .agreed_changes import agreed_changes
 from .changes import Watch
 from .inside import acts_within
@@ -61,7 +62,10 @@ class SamplingHandler:
     def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         """Sample. Returns a sampling.Result (rank 0) and the ledger."""
         try:
-            return self._run(job, control)
+            with refusing_own_failures():
+                return self._run(job, control)
+        except MetAlone as error:
+            raise RefusedAlone(str(error)) from error
         except Unsupported as error:  # the guards of a plan look at what all ranks see alike
             raise Refused(str(error)) from error
 

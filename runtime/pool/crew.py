@@ -25,7 +25,9 @@ POLL_SECONDS = 0.05
 # A worker that dies makes its peers fail in their collectives; wait this long for the death that explains the failure.
 BLAME_SECONDS = 0.5
 # Exceptions whose message was written for the user: no traceback makes it clearer.
-SENTENCES = ("Refused", "NotReturned", "Diverged", "NotFinite", "Cancelled", "ShippingError", "RendezvousLost")
+SENTENCES = (
+    "Refused", "RefusedAlone", "NotReturned", "Diverged", "NotFinite", "Cancelled", "ShippingError", "RendezvousLost",
+)  # fmt: skip
 # What new connections between the workers may take.
 RENEW_SECONDS = 30.0
 # A worker that does not answer for as long is stopped or hangs. Swapping, loading from a slow disk and native calls

@@ -48,6 +48,10 @@ class Refused(AgreedError):
     """The model or the workflow asks for something that this strategy cannot do; the message says what avoids it."""
 
 
+class RefusedAlone(RuntimeError):
+    """As Refused, but the rank does not know whether the others have met the same: no AgreedError."""
+
+
 class NotReturned(Refused):
     """A run that came to its end, but what it has changed cannot come back from the workers."""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
 
 
 def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
@@ -34,15 +31,6 @@ def modules_at(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
     for part in path.split(".") if path else ():
         found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
     return found
-
-
-def positions(module: nn.Module) -> dict[str, int]:
-    """The position of each named argument of a module's forward."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    replaced = "forward" in vars(module) and not isinstance(module, OptimizedModule)
-    forward = partial(type(module).forward, module) if replaced else module.forward  # callers go by the class's
-    parameters = inspect.signature(forward).parameters.values()
-    return {p.name: i for i, p in enumerate(p for p in parameters if p.kind in kinds)}
 
 
 def argument(name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .failures import refusing_own_failures
 from .hooks import Hooked, Slots
 
 
@@ -30,9 +31,10 @@ def evaluate_split(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) ->
         sharding.attach()
     try:
         sharding.begin_forward(slots)
-        return sharding.module(
-            *args, transformer_options={**options, "optimized_attention_override": override}, **kwargs
-        )
+        with refusing_own_failures():
+            return sharding.module(
+                *args, transformer_options={**options, "optimized_attention_override": override}, **kwargs
+            )
     finally:
         if not attached:
             sharding.detach()

@@ -18,6 +18,7 @@ class ControlTokens(Sharding):
     """
 
     keeps_own = False
+    given = ()
 
     def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if not self.keeps_own:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..attention.errors import WAY_OUT, Unsupported
+from ..attention.errors import OTHER_DEGREES, WAY_OUT, Unsupported
+from .parameters import Passed
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,21 @@ class Family:
     """A model family by its name.
 
     `models` are the classes its plan is right for, as "module.Class"; a subclass may do something else and is not
-    included.
+    included. `passed`: the arguments of its modules that the plan knows besides those that it names.
     """
 
     family: str
     models: tuple[str, ...]
     guards: tuple[Guard, ...] = field(default=(), kw_only=True)
+    passed: tuple[Passed, ...] = field(default=(), kw_only=True)
 
     def refuse(self, what: str) -> Unsupported:
         """The error that says what of this family cannot be split, and which setting avoids it."""
         return Unsupported(f"{self.not_with(what)}; {WAY_OUT}")
+
+    def refuse_unfit(self, what: str) -> Unsupported:
+        """The error that says what of the model is not as the plan knows it, and which degrees do without the plan."""
+        return Unsupported(f"{self.not_with(what)}; {OTHER_DEGREES}")
 
     def not_with(self, what: str) -> str:
         """That says what of this family cannot be split."""

@@ -46,6 +46,11 @@ class Forward:
     all_given: bool = False
     whole_output: bool = False
 
+    @property
+    def counts(self) -> frozenset[int]:
+        """How many tokens each segment has, and all together."""
+        return frozenset({*self.lengths.values(), sum(self.lengths.values())})
+
     def off_grid(self, x: Tensor, segment: str, dim: int, grid: int) -> Tensor:
         """Tokens on a grid of `grid` dimensions from `dim` on, along the first; the others become 1."""
         if grid == 1:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
 from .arguments import modules_at
-from .changed import changed_modules
+from .changed import changed_modules, holds
+from .failures import refusing_own_failures
 from .family import Family
+from .misfit import Expected, expected_of, misfit, of_forward
 from .overrides import applied
+from .parameters import OPTIONS, Parameters, may_be_of_tokens, positions
 from .preferred import Preferences, taken
 
 Slots = tuple[tuple[str, int], ...]
@@ -39,15 +44,18 @@ class Hooked(ABC):
 
     runs_compiled = True
     """Whether torch.compile can make something of the model and its hooks."""
+    given: tuple[str, ...] = (OPTIONS,)
+    """What it is called with, whoever calls it."""
 
     def __init__(self, module: nn.Module, plan: Family, attention: SequenceAttention) -> None:
-        self.module = module
+        self.module = self.called = module
         self.plan = plan
         self.attention = attention
         self.replaced: tuple[str, ...] = ()
         self.asked = True
         self._slots: Slots = ()
         self._changed: tuple[str, ...] = ()
+        self._relied_on: dict[str, Expected] = {}
         self._handles: list[RemovableHandle] = []
         self._entered: Counter[str] = Counter()
         self._preferences = Preferences(module)
@@ -61,9 +69,23 @@ class Hooked(ABC):
     ) -> None:
         self.detach()
 
-    @abstractmethod
     def attach(self) -> None:
-        """Puts the hooks on the modules the plan names. Raises Unsupported, and puts none, when the model lacks one."""
+        """Puts the hooks on the modules the plan names.
+
+        Raises Unsupported, and puts none, when the model lacks one or has another than the plan was written for.
+        """
+        try:
+            with refusing_own_failures(Unsupported):  # every rank has the same model
+                self._changed = self._look()
+                self._attach()
+                self._look_for_strangers()
+        except Unsupported:
+            self.detach()
+            raise
+
+    @abstractmethod
+    def _attach(self) -> None:
+        """`attach`, with `_check_parameters` before the first hook."""
 
     def detach(self) -> None:
         """Takes the hooks off again."""
@@ -119,6 +141,40 @@ class Hooked(ABC):
             self._handles.append(module.register_forward_pre_hook(self._preferences.enter))
             self._handles.append(module.register_forward_hook(self._preferences.leave, always_call=True))
 
+    def _check_parameters(self) -> None:
+        """Raises Unsupported where a module's parameters are not those that the plan was written for."""
+        self._relied_on = expected_of(self.module, self.plan, self.called, self.given)
+        what = misfit(self.module, self._relied_on, self._changed)
+        if what:
+            raise self.plan.refuse_unfit(what)
+
+    def _look_for_strangers(self) -> None:
+        """Hooks on the modules that may be given what the plan does not know."""
+        for path, expected in self._relied_on.items():
+            parameters = expected.parameters()
+            may_be_given = parameters.others or parameters.unknown(expected.all_known)
+            if expected.known is not None and may_be_given and not any(holds(each, path) for each in self._changed):
+                hook = partial(self._refuse_strangers, path, parameters, expected.all_known)
+                self._before(expected.module, hook)
+
+    def _refuse_strangers(
+        self,
+        path: str,
+        parameters: Parameters,
+        known: frozenset[str],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        for name, value in parameters.strangers(known, args, kwargs):
+            if may_be_of_tokens(value, len(self._slots), self._counts()):
+                what = f"is given {name}, of which the plan knows nothing and which may be about single tokens"
+                raise self.plan.refuse_unfit(of_forward(path, module, what))
+
+    def _counts(self) -> frozenset[int]:
+        """How many tokens there are, as far as that is known in this forward."""
+        return frozenset()
+
     @abstractmethod
     def _splits_attention(self) -> bool:
         """Whether attention that is called now is over split tokens."""
@@ -132,6 +188,10 @@ class Hooked(ABC):
         if not found and "*" not in path:
             raise self.plan.refuse(f"no {path} in the model")
         return found
+
+    def _places(self, path: str, module: nn.Module) -> Mapping[str, int]:
+        """The positions of the arguments of the module at a path that the plan names."""
+        return positions(module, self._relied_on[path].hands_to)
 
     def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         awake = lambda *given: None if self._asleep else hook(*given)  # noqa: E731

@@ -17,8 +17,13 @@ from typing import Any
 
 def home_of(function: FunctionType) -> ModuleType | None:
     """The loaded module in whose namespace the function runs; None where that is no module's."""
-    module = sys.modules.get(function.__globals__.get("__name__", ""))
-    return module if module is not None and vars(module) is function.__globals__ else None
+    return namesake(function.__globals__)
+
+
+def namesake(namespace: dict[str, Any]) -> ModuleType | None:
+    """The loaded module whose namespace this is; None where it is no module's."""
+    module = sys.modules.get(namespace.get("__name__", ""))
+    return module if module is not None and vars(module) is namespace else None
 
 
 def homes_of(function: Any) -> Iterator[ModuleType | None]:

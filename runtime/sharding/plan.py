@@ -16,6 +16,7 @@ from torch import Tensor
 from ..attention.errors import Unsupported
 from .family import Family, Guard
 from .own import Own
+from .parameters import Passed
 
 __all__ = [
     "Action",
@@ -26,6 +27,7 @@ __all__ = [
     "KeyMask",
     "Localise",
     "Neighbours",
+    "Passed",
     "Plan",
     "Residuals",
     "Sequences",

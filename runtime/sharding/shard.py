@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .arguments import argument, positions, replaced
+from .arguments import argument, replaced
 from .changed import holds
 from .forward import Forward
 from .front import attend_with_front
@@ -25,6 +25,7 @@ from .hooks import Hooked
 from .inside import with_all_tokens
 from .neighbours import with_neighbours, without_neighbours
 from .own import Own, local_control
+from .parameters import positions
 from .patches import between_blocks
 from .plan import (
     Action,
@@ -60,29 +61,28 @@ class Sharding(Hooked):
         self._view: TokenView | None = None
         self._callers: dict[tuple[str, str], Callable[..., Tensor]] = {}
 
-    def attach(self) -> None:
-        """See `Hooked.attach`."""
+    def _attach(self) -> None:
         actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
         blocks = [(each, *found) for each in self.plan.blocks for found in self._resolve(each.path)]
-        self._changed = self._look()
         if self._changed and not self.plan.blocks:
             raise self.plan.refuse(f"code of the workflow's own in place of the model's ({self._changed[0]})")
+        self._check_parameters()
         self._first_of_all(self.module)
         self._behind(self.module, self._end)
         self._attach_preferences()
-        whole = [(each, module) for each, path, module in blocks if self._is_changed(path)]
+        whole = [found for found in blocks if self._is_changed(found[1])]
         if whole:
             self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(whole), len(blocks)))
-        for each, module in whole:
-            self._before(module, partial(self._enter_whole, each, positions(module)))
+        for each, path, module in whole:
+            self._before(module, partial(self._enter_whole, each, self._places(path, module)))
         for each, path, module in blocks:
             for name, segments, _ in each.tokens:
                 split = partial(self._change_argument, name, partial(self._split_block, each, segments))
-                self._before(module, partial(split, positions(module)))
+                self._before(module, partial(split, self._places(path, module)))
             self._behind(module, partial(self._gather_block, each, path))
         for action, path, module in actions:
             self._attach_action(action, path, module)
-        for _, module in whole:
+        for _, _, module in whole:
             self._handles.append(module.register_forward_hook(self._leave_whole))
         for name in {getattr(action, "caller", None) for action in self.plan.actions} - {None}:
             self._replace(name, "optimized_attention", self._override)
@@ -136,7 +136,11 @@ class Sharding(Hooked):
     def _splits_attention(self) -> bool:
         return self._forward.scope is not None
 
+    def _counts(self) -> frozenset[int]:
+        return self._forward.counts
+
     def _attach_action(self, action: Action, path: str, module: nn.Module) -> None:
+        places = self._places(path, module)
         match action:
             case Split() | SplitJoint() | Localise() | KeyMask() | Residuals():
                 change = {
@@ -146,7 +150,7 @@ class Sharding(Hooked):
                     KeyMask: self._take_mask,
                     Residuals: self._cut_residuals,
                 }[type(action)]
-                hook = partial(self._change_argument, action.arg, partial(change, action), positions(module))
+                hook = partial(self._change_argument, action.arg, partial(change, action), places)
                 self._before(module, hook)
             case AttentionScope():
                 self._before(module, partial(self._enter_scope, action, path))
@@ -154,13 +158,13 @@ class Sharding(Hooked):
             case Sequences():
                 self._replace(action.module, action.function, self._share_sequences)
             case Whole():
-                hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), positions(module))
+                hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), places)
                 self._before(module, hook)
                 if action.cut:
                     self._behind(module, partial(self._cut, action))
             case Neighbours():
                 change = partial(self._add_neighbours, action, path)
-                self._before(module, partial(self._change_argument, action.arg, change, positions(module)))
+                self._before(module, partial(self._change_argument, action.arg, change, places))
                 self._behind(module, partial(self._cut_neighbours, action))
             case Gather():
                 self._behind(module, partial(self._gather, action, path))

@@ -1,6 +1,7 @@
 """The negative controls of the plans: without any one of its actions a plan is wrong or fails, and every family refuses
 what it does not know, which would be wrong."""
 
+import re
 from dataclasses import replace
 
 import torch
@@ -34,6 +35,14 @@ def error_of(module, plan, attention, given, whole):
     return float(most)
 
 
+def still_known(plan, left_out):
+    """What the plan knows, with what the part left out of it named: that it goes wrong counts, not that it refuses."""
+    names = [getattr(left_out, "arg", ""), getattr(left_out, "until", "")]
+    names += [name for name, *_ in getattr(left_out, "tokens", ())]
+    path = re.sub(r"\b(first|last)\b", "*", left_out.path)
+    return tuple(replace(each, names=(*each.names, *names)) if each.path == path else each for each in plan.passed)
+
+
 @torch.inference_mode()
 def without_one_action(rank, world):
     """{family: {action: the largest difference over the cases when it is left out}}."""
@@ -47,12 +56,14 @@ def without_one_action(rank, world):
         for index, action in enumerate(plan.actions):
             if isinstance(action, Sequences):  # it shares work, which test_sequences is about
                 continue
-            fewer = replace(plan, actions=plan.actions[:index] + plan.actions[index + 1 :])
+            others = plan.actions[:index] + plan.actions[index + 1 :]
+            fewer = replace(plan, actions=others, passed=still_known(plan, action))
             name = f"{index} {type(action).__name__} {action.path} {getattr(action, 'arg', '')}"
             if differences.get(name, 0.0) <= ENOUGH:
                 differences[name] = max(differences.get(name, 0.0), error_of(module, fewer, attention, given, whole))
         for index, blocks in enumerate(plan.blocks):
-            fewer = replace(plan, blocks=plan.blocks[:index] + plan.blocks[index + 1 :])
+            others = plan.blocks[:index] + plan.blocks[index + 1 :]
+            fewer = replace(plan, blocks=others, passed=still_known(plan, blocks))
             name = f"{index} Blocks {blocks.path}"
             if differences.get(name, 0.0) <= ENOUGH:
                 differences[name] = max(differences.get(name, 0.0), error_of(module, fewer, attention, given, whole))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...attention.errors import WAY_OUT
+from ..misfit import expected_of, misfit
 from ..plan import Plan, Unsupported
 from ..rows.plan import RowPlan
 from . import (
@@ -96,22 +97,39 @@ ROW_PLANS = (unet.PLAN, cascade.PLAN)
 
 def has_plan(module: nn.Module) -> bool:
     """Whether `plan_for` finds a plan for this diffusion module."""
-    return _find(module) is not None
+    return without_plan(module) is None
 
 
 def splits_rows(module: nn.Module) -> bool:
     """Whether the plan of this diffusion module splits the rows of a picture, along one axis of the mesh."""
-    return isinstance(_find(module), RowPlan)
+    return isinstance(_of_class(module), RowPlan)
 
 
 def plan_for(module: nn.Module) -> Plan | RowPlan:
-    """The plan of a diffusion module, by its class. Raises Unsupported, naming the class, when there is none."""
-    plan = _find(module)
+    """The plan of a diffusion module, by its class.
+
+    Raises Unsupported, naming the class, when there is none, or when the model has modules that it was not written for.
+    """
+    reason = without_plan(module)
+    if reason is not None:
+        raise reason
+    return _of_class(module)
+
+
+def without_plan(module: nn.Module) -> Unsupported | None:
+    """What `plan_for` raises; None for a module that it finds the plan of."""
+    plan = _of_class(module)
     if plan is None:
-        raise Unsupported(f"There is no sequence-parallel plan for {type(module).__name__}; {WAY_OUT}")
-    return plan
+        return Unsupported(f"There is no sequence-parallel plan for {type(module).__name__}; {WAY_OUT}")
+    what = misfit(module, expected_of(module, plan))
+    return plan.refuse_unfit(what) if what else None
 
 
-def _find(module: nn.Module) -> Plan | RowPlan | None:
+def is_unfit(module: nn.Module) -> bool:
+    """Whether the class of a module has a plan that was not written for modules like those in it."""
+    return _of_class(module) is not None and not has_plan(module)
+
+
+def _of_class(module: nn.Module) -> Plan | RowPlan | None:
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     return next((plan for plan in (*PLANS, *ROW_PLANS) if kind in plan.models), None)

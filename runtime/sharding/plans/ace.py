@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Neighbours, Plan, Split, Whole
+from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Neighbours, Passed, Plan, Split, Whole
 from .guards import CONTROL, INSIDE
 
 
@@ -42,6 +42,7 @@ PLAN = Plan(
         ),
         Gather("decoder.layers.last", ("audio",)),
     ),
+    passed=(Passed("decoder.layers.*", ("temb", "encoder_hidden_states", "attention_mask", "encoder_attention_mask")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("decoder.layers.*", (("hidden_states", ("audio",), None),)),),
 )
@@ -56,6 +57,29 @@ LINEAR = Plan(
         Localise("transformer_blocks.*.cross_attn", "rotary_freqs_cis", ("audio",), _rope),
         Neighbours("transformer_blocks.*.ff", "x", "audio"),
         Gather("transformer_blocks.last", ("audio",)),
+    ),
+    passed=(
+        Passed(
+            "transformer_blocks.*",
+            (
+                "encoder_hidden_states",
+                "attention_mask",
+                "encoder_attention_mask",
+                "rotary_freqs_cis",
+                "rotary_freqs_cis_cross",
+                "temb",
+            ),
+        ),
+        Passed(
+            "transformer_blocks.*.cross_attn",
+            (
+                "hidden_states",
+                "encoder_hidden_states",
+                "attention_mask",
+                "encoder_attention_mask",
+                "rotary_freqs_cis_cross",
+            ),
+        ),
     ),
     guards=(
         INSIDE,

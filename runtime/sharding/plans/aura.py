@@ -6,7 +6,7 @@ model looks at positions. The last layer works on each token alone.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -19,6 +19,10 @@ PLAN = Plan(
         AttentionScope("double_layers.*", calls=(("text", "image"),)),
         AttentionScope("single_layers.*", calls=(("text", "image"),)),
         Gather("final_linear", ("image",)),
+    ),
+    passed=(
+        Passed("double_layers.*", ("global_cond",)),
+        Passed("single_layers.*", ("global_cond",)),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(

@@ -8,6 +8,7 @@ one resolution (a checkpoint that resizes between its levels is refused); stage 
 from __future__ import annotations
 
 from ..family import Guard
+from ..parameters import Passed
 from ..rows.plan import RowPlan
 
 _CASCADE = "comfy.ldm.cascade"
@@ -32,6 +33,12 @@ PLAN = RowPlan(
         f"{_CASCADE}.stage_c.UpDownBlock2d",
         "torch.nn.modules.pixelshuffle.PixelUnshuffle",
         "torch.nn.modules.pixelshuffle.PixelShuffle",
+    ),
+    passed=(
+        Passed(f"{_COMMON}.ResBlock", ("x", "x_skip")),
+        Passed(f"{_COMMON}.TimestepBlock", ("x", "t")),
+        Passed(f"{_COMMON}.AttnBlock", ("x", "kv")),
+        Passed(f"{_COMMON}.Attention2D", ("x", "kv", "self_attn")),
     ),
     norms=(f"{_COMMON}.GlobalResponseNorm",),
     text_in_attention=True,

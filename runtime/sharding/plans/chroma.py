@@ -7,7 +7,7 @@ that block would meet all tokens, so Radiance is refused with one.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Residuals, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 _ACTIONS = (
@@ -18,6 +18,7 @@ _ACTIONS = (
     AttentionScope("double_blocks.*", calls=(("text", "image"),)),
     AttentionScope("single_blocks.*", calls=(("text", "image"),)),
 )
+_PASSED = (Passed("double_blocks.*", ("vec", "attn_mask")), Passed("single_blocks.*", ("vec", "attn_mask")))
 _BLOCKS = (
     Blocks("double_blocks.*", (("img", ("image",), 0), ("txt", ("text",), 1))),
     Blocks("single_blocks.*", (("x", ("text", "image"), None),)),
@@ -28,6 +29,7 @@ PLAN = Plan(
     models=("comfy.ldm.chroma.model.Chroma",),
     joint=("text", "image"),
     actions=(Residuals("", "control", "image"), *_ACTIONS, Gather("final_layer", ("image",))),
+    passed=(*_PASSED, Passed("final_layer", ("x", "vec"))),
     guards=(INSIDE,),
     blocks=_BLOCKS,
 )
@@ -37,6 +39,7 @@ RADIANCE = Plan(
     models=("comfy.ldm.chroma_radiance.model.ChromaRadiance",),
     joint=("text", "image"),
     actions=(*_ACTIONS, Gather("single_blocks.last", ("image",), behind=("text",))),
+    passed=_PASSED,
     guards=(INSIDE, CONTROL),
     blocks=_BLOCKS,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -27,6 +27,7 @@ PLAN = Plan(
         AttentionScope("blocks.*", calls=(("text", "video"),)),
         Gather("proj_out", ("video",)),
     ),
+    passed=(Passed("blocks.*", ("temb",)),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("encoder_hidden_states", ("text",), 1), ("hidden_states", ("video",), 0))),),
 )

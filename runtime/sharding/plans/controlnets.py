@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..plan import Action, AttentionScope, Gather, Plan, Residuals, Split
+from ..plan import Action, AttentionScope, Gather, Passed, Plan, Residuals, Split
 from ..rows.plan import RowPlan
-from . import flux, qwen, unet
+from . import flux, qwen, sd3, unet
 
 _RESIDUALS = Gather("controlnet_blocks.*", ("image",))
 
@@ -28,23 +28,26 @@ FLUX = Plan(
     models=("comfy.ldm.flux.controlnet.ControlNetFlux",),
     joint=("text", "image"),
     actions=(*_inside(flux.PLAN, "final_layer"), _RESIDUALS, Gather("controlnet_single_blocks.*", ("image",))),
+    passed=(*flux.PLAN.passed, Passed("single_blocks.*", ("x",))),
 )
 QWEN = Plan(
     family="Qwen-Image ControlNet",
     models=("comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel",),
     joint=("text", "image"),
     actions=(*_inside(qwen.PLAN, "proj_out"), _RESIDUALS),
+    passed=qwen.PLAN.passed,
 )
 SD3 = Plan(
     family="SD3 ControlNet",
     models=("comfy.cldm.mmdit.ControlNet",),
     joint=("text", "image"),
     actions=(
-        Split("joint_blocks.first", 0, "text"),
-        Split("joint_blocks.first", 1, "image"),
+        Split("joint_blocks.first", "context", "text"),
+        Split("joint_blocks.first", "x", "image"),
         AttentionScope("joint_blocks.*", calls=(("text", "image"), ("image",))),
         _RESIDUALS,
     ),
+    passed=sd3.PLAN.passed,
 )
 SD35 = Plan(
     family="SD3.5 ControlNet",
@@ -55,6 +58,7 @@ SD35 = Plan(
         AttentionScope("transformer_blocks.*", calls=(("image",),)),
         _RESIDUALS,
     ),
+    passed=(Passed("transformer_blocks.*", ("c",)),),
 )
 # Its blocks (8B) all see the picture itself, not what the one before has made.
 SD35_PARALLEL = replace(SD35, actions=(Split("transformer_blocks.*", "x", "image"), *SD35.actions[1:]))

@@ -7,7 +7,7 @@ block self-attention comes first; cross-attention sees the whole text with local
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -20,6 +20,7 @@ PLAN = Plan(
         AttentionScope("blocks.*.blocks.0", calls=(("video",),)),
         Gather("blocks.*", ("video",), dim=0),
     ),
+    passed=(Passed("blocks.*", ("emb_B_D", "crossattn_emb", "crossattn_mask", "adaln_lora_B_3D")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("x", ("video",), None),), dim=0, grid=3),),
 )

@@ -6,7 +6,7 @@ It calls ComfyUI's attention without transformer_options, so it is met in the mo
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -19,6 +19,7 @@ PLAN = Plan(
         AttentionScope("layers.*.self_attention", calls=(("tokens",),), caller="comfy.ldm.ernie.model"),
         Gather("final_linear", ("tokens",)),
     ),
+    passed=(Passed("layers.*", ("temb", "attention_mask")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Residuals, Split, SplitJoint
 from .guards import INSIDE
 
 Ranges = list[tuple[int, int | None, int]]
@@ -49,6 +49,11 @@ PLAN = Plan(
         AttentionScope("double_blocks.*", calls=(("text", "image"),)),
         AttentionScope("single_blocks.*", calls=(("text", "image"),)),
         Gather("final_layer", ("image",)),
+    ),
+    passed=(
+        Passed("double_blocks.*", ("vec", "attn_mask", "modulation_dims_txt")),
+        Passed("single_blocks.*", ("vec", "attn_mask")),
+        Passed("final_layer", ("x", "vec", "modulation_dims")),
     ),
     guards=(INSIDE,),
     blocks=(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
@@ -35,6 +35,11 @@ PLAN = Plan(
         AttentionScope("double_stream_blocks.*", calls=_CALL),
         AttentionScope("single_stream_blocks.*", calls=_CALL),
         Gather("final_layer", ("image",)),
+    ),
+    passed=(
+        Passed("double_stream_blocks.*", ("image_tokens_masks", "text_tokens", "adaln_input")),
+        Passed("single_stream_blocks.*", ("image_tokens", "image_tokens_masks", "text_tokens", "adaln_input")),
+        Passed("final_layer", ("x", "vec")),
     ),
     guards=(PATCHES, CONTROL),
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -40,6 +40,7 @@ PLAN = Plan(
         AttentionScope("language_model.layers.*", calls=(("image",),), front=True),
         Gather("language_model.layers.last", ("image",), item=0),
     ),
+    passed=(Passed("language_model.layers.*", ("attention_mask", "optimized_attention", "past_key_value")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("language_model.layers.*", (("x", ("image",), 0),), front=_text),),
 )

@@ -9,7 +9,7 @@ blocks.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Residuals, Split, SplitJoint
 from .flux import ranges
 from .guards import INSIDE
 
@@ -29,6 +29,11 @@ PLAN = Plan(
         AttentionScope("double_blocks.*", calls=(("text", "video"),)),
         AttentionScope("single_blocks.*", calls=(("text", "video"),)),
         Gather("final_layer", ("video",)),
+    ),
+    passed=(
+        Passed("double_blocks.*", ("vec", "attn_mask", "modulation_dims_txt")),
+        Passed("single_blocks.*", ("vec", "attn_mask")),
+        Passed("final_layer", ("x", "vec")),
     ),
     guards=(INSIDE,),
     blocks=(

@@ -9,7 +9,7 @@ module it calls it from.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 from .hydit import handed_on
 
@@ -23,6 +23,11 @@ PLAN = Plan(
         AttentionScope("double_blocks.*", calls=(("image", "shape"),)),
         AttentionScope("single_blocks.*", calls=(("image", "shape"),)),
         Gather("final_layer", ("shape",)),
+    ),
+    passed=(
+        Passed("double_blocks.*", ("vec", "pe", "attn_mask")),
+        Passed("single_blocks.*", ("vec", "pe", "attn_mask")),
+        Passed("final_layer", ("x", "vec")),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(
@@ -41,6 +46,7 @@ MOE = Plan(
         AttentionScope("blocks.*.attn1", calls=(("tokens",),), caller="comfy.ldm.hunyuan3dv2_1.hunyuandit"),
         Gather("blocks.last", ("tokens",)),
     ),
+    passed=(Passed("blocks.*", ("conditioning", "text_states")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("hidden_states", ("tokens",), None),)),),
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Residuals, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Residuals, Split
 from .guards import INSIDE
 
 
@@ -35,6 +35,10 @@ PLAN = Plan(
         Localise("blocks.*", "skip", ("image",), handed_on),
         AttentionScope("blocks.*.attn1", calls=(("image",),), caller="comfy.ldm.hydit.attn_layers"),
         Gather("final_layer", ("image",)),
+    ),
+    passed=(
+        Passed("blocks.*", ("c", "text_states")),
+        Passed("final_layer", ("x", "c")),
     ),
     guards=(INSIDE,),
     blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),

@@ -6,7 +6,7 @@ of the text apart is made for all tokens and passes as it is. The last layer wor
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -18,6 +18,10 @@ PLAN = Plan(
         SplitJoint("layers.*", "freqs_cis", dim=1),
         AttentionScope("layers.*", calls=(("tokens",),)),
         Gather("final_layer", ("tokens",)),
+    ),
+    passed=(
+        Passed("layers.*", ("attn_mask", "adaln_input")),
+        Passed("final_layer", ("x", "c")),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),

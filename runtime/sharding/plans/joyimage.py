@@ -6,7 +6,7 @@ cuts them off by the full length of the picture behind its last block, so the im
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -20,6 +20,7 @@ PLAN = Plan(
         AttentionScope("double_blocks.*", calls=(("image", "text"),)),
         Gather("double_blocks.last", ("image",), item=0),
     ),
+    passed=(Passed("double_blocks.*", ("temb",)),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("double_blocks.*", (("hidden_states", ("image",), 0), ("encoder_hidden_states", ("text",), 1))),),
 )

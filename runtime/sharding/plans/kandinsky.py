@@ -6,7 +6,7 @@ their grid, so they are gathered behind the last block.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -19,6 +19,7 @@ PLAN = Plan(
         AttentionScope("visual_transformer_blocks.*.self_attention", calls=(("video",),)),
         Gather("visual_transformer_blocks.last", ("video",)),
     ),
+    passed=(Passed("visual_transformer_blocks.*", ("text_embed", "time_embed")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("visual_transformer_blocks.*", (("visual_embed", ("video",), None),)),),
 )

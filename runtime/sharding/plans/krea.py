@@ -7,7 +7,7 @@ behind a position, which becomes a number of own tokens. The last layer works on
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -20,6 +20,10 @@ PLAN = Plan(
         Localise("blocks.*", "timestep_zero_index", ("tokens",), lambda token, own: own.position(token)),
         AttentionScope("blocks.*", calls=(("tokens",),)),
         Gather("last", ("tokens",)),
+    ),
+    passed=(
+        Passed("blocks.*", ("vec", "mask")),
+        Passed("last", ("x", "tvec")),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),

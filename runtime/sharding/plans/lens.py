@@ -6,7 +6,7 @@ and given to attention. The last layer works on each token alone. What a Control
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, KeyMask, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, KeyMask, Passed, Plan, Residuals, Split, SplitJoint
 from .guards import INSIDE
 
 PLAN = Plan(
@@ -22,6 +22,7 @@ PLAN = Plan(
         AttentionScope("transformer_blocks.*", calls=(("image", "text"),)),
         Gather("proj_out", ("image",)),
     ),
+    passed=(Passed("transformer_blocks.*", ("temb",)),),
     guards=(INSIDE,),
     blocks=(
         Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -54,6 +54,7 @@ PLAN = Plan(
         AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
         Gather("transformer_blocks.last", ("video",)),
     ),
+    passed=(Passed("transformer_blocks.*", ("context", "attention_mask", "prompt_timestep")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("transformer_blocks.*", (("x", ("video",), None),)),),
 )

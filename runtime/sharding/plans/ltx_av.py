@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Plan, Split, Whole
+from ..plan import AttentionScope, Gather, Localise, Passed, Plan, Split, Whole
 from .guards import CONTROL, PATCHES
 from .ltx import GUIDE, STG, rope
 
@@ -51,6 +51,24 @@ PLAN = Plan(
         Localise("transformer_blocks.*.audio_to_video_attn", "pe", ("video",), rope),
         Whole("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
         Gather("transformer_blocks.last", ("video",), item=0),
+    ),
+    passed=(
+        Passed(
+            "transformer_blocks.*",
+            (
+                "v_context",
+                "a_context",
+                "attention_mask",
+                "a_timestep",
+                "a_pe",
+                "v_cross_pe",
+                "a_cross_pe",
+                "a_cross_scale_shift_timestep",
+                "a_cross_gate_timestep",
+                "v_prompt_timestep",
+                "a_prompt_timestep",
+            ),
+        ),
     ),
     guards=(PATCHES, CONTROL),
 )

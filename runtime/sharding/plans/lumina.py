@@ -8,7 +8,7 @@ those become ranges of own tokens. The model cuts the text off behind its last l
 from __future__ import annotations
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
@@ -22,6 +22,7 @@ _ACTIONS = (
     Localise("layers.*", "timestep_zero_index", ("tokens",), _ranges),
     AttentionScope("layers.*", calls=(("tokens",),)),
 )
+_PASSED = (Passed("layers.*", ("x_mask", "adaln_input")),)
 _BLOCKS = (Blocks("layers.*", (("x", ("tokens",), None),)),)
 
 PLAN = Plan(
@@ -33,6 +34,7 @@ PLAN = Plan(
         Localise("final_layer", "timestep_zero_index", ("tokens",), _ranges, outside=True),
         Gather("final_layer", ("tokens",)),
     ),
+    passed=(*_PASSED, Passed("final_layer", ("x", "c"))),
     guards=(INSIDE, CONTROL),
     blocks=_BLOCKS,
 )
@@ -42,6 +44,7 @@ PIXEL_SPACE = Plan(
     models=("comfy.ldm.lumina.model.NextDiTPixelSpace",),
     joint=("tokens",),
     actions=(*_ACTIONS, Gather("layers.last", ("tokens",))),
+    passed=_PASSED,
     guards=(INSIDE, CONTROL),
     blocks=_BLOCKS,
 )

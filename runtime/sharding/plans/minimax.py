@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
@@ -41,6 +41,7 @@ PLAN = Plan(
         AttentionScope("blocks.*", calls=(("tokens",),)),
         Gather("blocks.last", ("tokens",), dim=0),
     ),
+    passed=(Passed("blocks.*", ("t_emb",)),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("x", ("tokens",), None),), dim=0),),
 )

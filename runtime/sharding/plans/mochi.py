@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
@@ -28,6 +28,10 @@ PLAN = Plan(
         Localise("blocks.*", "rope_sin", ("video",), _rope),
         AttentionScope("blocks.*", calls=(("video", "text"),)),
         Gather("final_layer", ("video",)),
+    ),
+    passed=(
+        Passed("blocks.*", ("c",)),
+        Passed("final_layer", ("x", "c")),
     ),
     guards=(PATCHES, CONTROL),
 )

@@ -8,7 +8,7 @@ the image.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -20,6 +20,10 @@ PLAN = Plan(
         SplitJoint("layers.*", "image_rotary_emb", dim=1),
         AttentionScope("layers.*", calls=(("tokens",),)),
         Gather("norm_out", ("tokens",)),
+    ),
+    passed=(
+        Passed("layers.*", ("attention_mask", "temb")),
+        Passed("norm_out", ("x", "conditioning_embedding")),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("layers.*", (("hidden_states", ("tokens",), None),)),),
@@ -38,6 +42,11 @@ BOOGU = Plan(
         AttentionScope("double_stream_layers.*", calls=(("text", "image"), ("image",))),
         AttentionScope("single_stream_layers.*", calls=(("text", "image"),)),
         Gather("norm_out", ("image",), behind=("text",)),
+    ),
+    passed=(
+        Passed("double_stream_layers.*", ("temb", "joint_attention_mask", "img_attention_mask")),
+        Passed("single_stream_layers.*", ("attention_mask", "temb")),
+        Passed("norm_out", ("x", "conditioning_embedding")),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(

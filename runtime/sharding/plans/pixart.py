@@ -6,7 +6,7 @@ without transformer_options, so it is met in the module it calls it from.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -17,6 +17,10 @@ PLAN = Plan(
         Split("blocks.first", "x", "image"),
         AttentionScope("blocks.*.attn", calls=(("image",),), caller="comfy.ldm.pixart.blocks"),
         Gather("final_layer", ("image",)),
+    ),
+    passed=(
+        Passed("blocks.*", ("y", "t", "mask", "HW")),
+        Passed("final_layer", ("x", "t")),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),

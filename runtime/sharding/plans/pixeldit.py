@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -36,6 +36,11 @@ PLAN = Plan(
         AttentionScope("pixel_blocks.*.attn", calls=(("image",),)),
         Gather("pixel_blocks.*.attn", ("image",)),
     ),
+    passed=(
+        Passed("s_embedder", ()),
+        Passed("patch_blocks.*", ("c", "attn_mask")),
+        Passed("pixel_blocks.*.attn", ("mask",)),
+    ),
     guards=(INSIDE, CONTROL),
     blocks=(
         Blocks("patch_blocks.*", (("x", ("image",), 0), ("y", ("text",), 1))),
@@ -51,4 +56,5 @@ PID = replace(
         Localise("lq_proj.gate_modules.*", "lq", ("image",), lambda lq, own: own.tokens(lq), outside=True),
         *PLAN.actions[1:],
     ),
+    passed=(*PLAN.passed, Passed("lq_proj.gate_modules.*", ("x", "sigma"))),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -35,6 +35,10 @@ PLAN = Plan(
         Localise("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token, outside=True),
         AttentionScope("blocks.*.self_attn", calls=(("video",),)),
         Gather("final_layer", ("video",)),
+    ),
+    passed=(
+        Passed("blocks.*", ("crossattn_emb",)),
+        Passed("final_layer", ("x_B_T_H_W_D",)),
     ),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("x_B_T_H_W_D", ("video",), None),), grid=3),),

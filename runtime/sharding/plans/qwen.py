@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..plan import AttentionScope, Blocks, Gather, KeyMask, Localise, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, KeyMask, Localise, Passed, Plan, Residuals, Split, SplitJoint
 from .guards import INSIDE
 
 PLAN = Plan(
@@ -26,6 +26,7 @@ PLAN = Plan(
         AttentionScope("transformer_blocks.*", calls=(("text", "image"),)),
         Gather("proj_out", ("image",)),
     ),
+    passed=(Passed("transformer_blocks.*", ("temb",)),),
     guards=(INSIDE,),
     blocks=(
         Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),

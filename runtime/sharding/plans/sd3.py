@@ -1,29 +1,35 @@
 """Stable Diffusion 3 and 3.5.
 
-A joint block is called as (context, x, c=...). With x_block_self_attn (3.5 medium) it attends twice: over text and
-image, then over the image alone. Positions are added before the blocks. The last layer works on each token alone. What
-a ControlNet adds is cut to the own image tokens.
+A joint block hands what it is given on to a function. With x_block_self_attn (3.5 medium) it attends twice: over text
+and image, then over the image alone. Positions are added before the blocks. The last layer works on each token alone.
+What a ControlNet adds is cut to the own image tokens.
 """
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Plan, Residuals, Split
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Residuals, Split
 from .guards import INSIDE
+
+_MMDIT = "comfy.ldm.modules.diffusionmodules.mmdit"
 
 PLAN = Plan(
     family="SD3",
     models=(
-        "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
-        "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT",
+        f"{_MMDIT}.OpenAISignatureMMDITWrapper",
+        f"{_MMDIT}.MMDiT",
     ),
     joint=("text", "image"),
     actions=(
         Residuals("", "control", "image"),
-        Split("joint_blocks.first", 0, "text"),
-        Split("joint_blocks.first", 1, "image"),
+        Split("joint_blocks.first", "context", "text"),
+        Split("joint_blocks.first", "x", "image"),
         AttentionScope("joint_blocks.*", calls=(("text", "image"), ("image",))),
         Gather("final_layer", ("image",)),
     ),
+    passed=(
+        Passed("joint_blocks.*", ("c", "context_block", "x_block"), hands_to=f"{_MMDIT}._block_mixing"),
+        Passed("final_layer", ("x", "c")),
+    ),
     guards=(INSIDE,),
-    blocks=(Blocks("joint_blocks.*", ((0, ("text",), 0), (1, ("image",), 1))),),
+    blocks=(Blocks("joint_blocks.*", (("context", ("text",), 0), ("x", ("image",), 1))),),
 )

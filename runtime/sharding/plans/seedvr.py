@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..own import Own
-from ..plan import Gather, Localise, Plan, Sequences, Split
+from ..plan import Gather, Localise, Passed, Plan, Sequences, Split
 from .guards import CONTROL, PATCHES
 
 
@@ -34,6 +34,10 @@ PLAN = Plan(
         Sequences("", module="comfy.ldm.seedvr.model", function="optimized_var_attention"),
         Split("blocks.*.attn.proj_out", "vid", "video", dim=0),
         Gather("vid_out.proj", ("video",), dim=0),
+    ),
+    passed=(
+        Passed("blocks.*", ("txt", "vid_shape", "txt_shape", "emb", "cache")),
+        Passed("blocks.*.ada", ("vid", "txt")),
     ),
     guards=(PATCHES, CONTROL),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..own import Own
-from ..plan import AttentionScope, Gather, Guard, Localise, Plan, Split
+from ..plan import AttentionScope, Gather, Guard, Localise, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
@@ -40,6 +40,7 @@ PLAN = Plan(
         AttentionScope("transformer.layers.*.self_attn", calls=(("tokens",), ("tokens",))),
         Gather("transformer.layers.last", ("tokens",)),
     ),
+    passed=(Passed("transformer.layers.*", ("context", "global_cond", "mask", "context_mask")),),
     guards=(
         PATCHES,
         CONTROL,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -28,6 +28,7 @@ PLAN = Plan(
         AttentionScope("blocks.*", calls=(("tokens",),)),
         Gather("blocks.last", ("tokens",)),
     ),
+    passed=(Passed("blocks.*", ("mod",)),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
 )

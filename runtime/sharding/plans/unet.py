@@ -7,6 +7,7 @@ doubled, so every resolution's rows follow from those of the lowest.
 
 from __future__ import annotations
 
+from ..parameters import Passed
 from ..rows.plan import RowPlan
 
 _OPENAI = "comfy.ldm.modules.diffusionmodules.openaimodel"
@@ -34,5 +35,18 @@ PLAN = RowPlan(
         f"{_ATTENTION}.FeedForward",
         f"{_ATTENTION}.GEGLU",
         "comfy.ldm.modules.diffusionmodules.util.AlphaBlender",
+    ),
+    passed=(
+        Passed(f"{_OPENAI}.ResBlock", ("x", "emb")),
+        Passed(f"{_OPENAI}.VideoResBlock", ("x", "emb", "num_video_frames", "image_only_indicator")),
+        Passed(f"{_OPENAI}.Downsample", ("x",)),
+        Passed(f"{_OPENAI}.Upsample", ("x",)),
+        Passed(f"{_ATTENTION}.SpatialTransformer", ("x", "context")),
+        Passed(
+            f"{_ATTENTION}.SpatialVideoTransformer",
+            ("x", "context", "time_context", "timesteps", "image_only_indicator"),
+        ),
+        Passed(f"{_ATTENTION}.BasicTransformerBlock", ("x", "context")),
+        Passed(f"{_ATTENTION}.CrossAttention", ("x", "context", "value", "mask")),
     ),
 )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..own import Own
-from ..plan import Action, AttentionScope, Blocks, Gather, Guard, Localise, Plan, Split, SplitJoint, Whole
+from ..plan import Action, AttentionScope, Blocks, Gather, Guard, Localise, Passed, Plan, Split, SplitJoint, Whole
 from .guards import CONTROL, INSIDE, PATCHES
 
 
@@ -33,15 +33,18 @@ _ACTIONS = (
     Localise("head", "e", ("video",), _per_frame, outside=True),
     AttentionScope("blocks.*.self_attn", calls=(("video",),)),
 )
+_SOUND = ("block_id", "audio_emb", "audio_emb_global", "seq_len", "scale")
+_PASSED = (Passed("blocks.*", ("context", "context_img_len")), Passed("head", ("x",)))
 _BLOCKS = (Blocks("blocks.*", (("x", ("video",), None),)),)
 
 
-def _plan(family: str, models: tuple[str, ...], *more: Action) -> Plan:
+def _plan(family: str, models: tuple[str, ...], *more: Action, passed: tuple[Passed, ...] = ()) -> Plan:
     return Plan(
         family=family,
         models=tuple(f"comfy.ldm.wan.{model}" for model in models),
         joint=("video",),
         actions=(*_ACTIONS, *more, Gather("head", ("video",))),
+        passed=(*_PASSED, *passed),
         guards=(INSIDE, CONTROL),
         blocks=_BLOCKS,
     )
@@ -52,18 +55,34 @@ ANIMATE = _plan(
     "Wan Animate",
     ("model_animate.AnimateWanModel",),
     Whole("face_adapter.fuser_blocks.*", "x", "video", outside=True),
+    passed=(Passed("face_adapter.fuser_blocks.*", ("motion_vec", "motion_mask")),),
 )
-SOUND = _plan("Wan sound to video", ("model.WanModel_S2V",), Whole("audio_injector", "x", "video", outside=True))
-HUMO = _plan("Wan HuMo", ("model.HumoWanModel",), Whole("blocks.*.audio_cross_attn_wrapper", "x", "video"))
+SOUND = _plan(
+    "Wan sound to video",
+    ("model.WanModel_S2V",),
+    Whole("audio_injector", "x", "video", outside=True),
+    passed=(Passed("audio_injector", _SOUND),),
+)
+HUMO = _plan(
+    "Wan HuMo",
+    ("model.HumoWanModel",),
+    Whole("blocks.*.audio_cross_attn_wrapper", "x", "video"),
+    passed=(Passed("blocks.*", ("audio",)),),
+)
 DANCER = _plan(
     "WanDancer",
     ("model_wandancer.WanDancerModel",),
     Whole("music_injector", "x", "video", outside=True),
     Localise("head_global", "e", ("video",), _per_frame, outside=True),
     Gather("head_global", ("video",)),
+    passed=(Passed("music_injector", _SOUND), Passed("head_global", ("x",))),
 )
 CAUSAL = replace(
-    _plan("Wan causal", ("ar_model.CausalWanModel",)),
+    _plan(
+        "Wan causal",
+        ("ar_model.CausalWanModel",),
+        passed=(Passed("blocks.*", ("kv_cache", "crossattn_cache")),),
+    ),
     guards=(
         INSIDE,
         CONTROL,
@@ -85,6 +104,12 @@ VACE = Plan(
         SplitJoint("vace_blocks.*", "freqs", dim=1),
         AttentionScope("vace_blocks.*.self_attn", calls=(("video",),)),
         Gather("head", ("video",)),
+    ),
+    passed=(
+        *_PASSED,
+        Passed("blocks.*", ("e",)),
+        Passed("head", ("e",)),
+        Passed("vace_blocks.*", ("e", "context", "context_img_len")),
     ),
     guards=(PATCHES, CONTROL),
 )

@@ -23,18 +23,18 @@ class ControlRows(RowSharding):
     """
 
     keeps_own = False
+    given = ()
 
     def __init__(self, control: nn.Module, plan: RowPlan, attention: SequenceAttention) -> None:
         super().__init__(_behind_the_hint(control), plan, attention)
-        self._control = control
+        self.called = control
 
-    def attach(self) -> None:
-        """See `RowSharding.attach`."""
-        super().attach()
+    def _attach(self) -> None:
+        super()._attach()
         for path, module in self._resolve("zero_convs.*"):
             self._behind(module, partial(self._gather, path))
-        self._before(self._control, self._start)
-        self._behind(self._control, self._end)
+        self._before(self.called, self._start)
+        self._behind(self.called, self._end)
 
     def _gather(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if not self.keeps_own:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ...attention.errors import Unsupported
 from ...attention.sequence import SequenceAttention
 from ...compression.wire import Tag
-from ..arguments import argument, positions, replaced
+from ..arguments import argument, replaced
 from ..changed import holds
 from ..front import attend_with_front
 from ..hooks import Hooked
+from ..parameters import positions
 from .control import own_control
 from .exchange import RowExchange
 from .functions import RowFunctions
@@ -73,13 +74,14 @@ class RowSharding(Hooked):
         self._downs = self._skips = 0
         self._forward = _Forward()
 
-    def attach(self) -> None:
-        """See `Hooked.attach`. Raises Unsupported, too, for a module of which nobody knows what it does to rows."""
+    def _attach(self) -> None:
+        """See `Hooked._attach`. Raises Unsupported, too, for a module of which nobody knows what it does to rows."""
         changed = self._changed_layers()
         for path, module in self.module.named_modules():
             what = refused_module(module, self.plan)
             if what and not any(holds(layer, path) for layer in changed):
                 raise self.plan.refuse(f"{what} ({path})")
+        self._check_parameters()
         self._skips = len(self._resolve(self.plan.skips)) if self.plan.skips else 0
         self._downs = downs_of(self.module)
         ((_, first),), ((last_path, last),) = self._resolve(self.plan.first), self._resolve(self.plan.last)
@@ -96,7 +98,6 @@ class RowSharding(Hooked):
 
     def _changed_layers(self) -> dict[str, nn.Module]:
         """The layers that hold code of the workflow's own. Raises Unsupported for such code between the layers."""
-        self._changed = self._look()
         layers = dict(found for path in self.plan.layers for found in self._resolve(path))
         changed = {}
         for path in self._changed:
