@@ -61,9 +61,7 @@ def rewrite(change: dict) -> None:
     for file, changes in change.items():
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         text = rewritten(Path(module.__file__).read_text(encoding="utf-8"), changes)
-        for name in [
-            name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
-        ]:
+        for name in [name for name in vars(module) if not name.startswith("__")]:
             delattr(module, name)
         exec(compile(text, module.__file__, "exec"), vars(module))
 

@@ -79,8 +79,9 @@ def _place(error: Exception) -> str:
     running = [frame.f_locals["self"] for frame in _frames(error) if frame.f_code is _CALL]
     if not running:
         return "outside of the model's modules"
+    model = type(running[0]).__name__
     path = next((path for path, module in running[0].named_modules() if module is running[-1]), "")
-    return f"at {path or 'the whole'} ({type(running[-1]).__name__}) of {type(running[0]).__name__}"
+    return f"at {path} ({type(running[-1]).__name__}) of {model}" if path else f"in {model}"
 
 
 def _way_out(home: str) -> str:

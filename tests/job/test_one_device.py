@@ -14,6 +14,7 @@ import comfy_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.attention.errors import OTHER_DEGREES
 from compact_parallel.runtime.config import ParallelConfig, PoolConfig
 from compact_parallel.runtime.job.outer_sample import ParallelSampling
 from compact_parallel.runtime.job.sampling import SamplingJob
@@ -149,6 +150,32 @@ def test_an_error_of_one_rank_restarts_them():
     assert pool(2).state == "failed"
     assert relative_error(ksampler(parallel(model("flux"), 2, ring_degree=2), "flux"), stock()) < TOLERANCE
     assert pool(2).starts == starts + 1
+
+
+def unfit_on(*ranks):
+    """An APPLY_MODEL wrapper that gives the hooks of those ranks what they do not know."""
+
+    def wrapper(executor, x, t, c_concat, c_crossattn, control, options, **more):
+        if rank() in ranks:
+            options = {**options, "patches": 5}
+        return executor(x, t, c_concat, c_crossattn, control, options, **more)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)], ids=["all", "one"])
+def test_a_hook_that_fails_is_a_refusal_and_only_one_that_fails_alone_restarts_the_workers(ranks):
+    pool(2).start()
+    starts = pool(2).starts
+    patcher = parallel(model("flux"), 2, ring_degree=2)
+    patcher.add_wrapper(WrappersMP.APPLY_MODEL, unfit_on(*ranks))
+    with pytest.raises(JobFailed) as caught:
+        ksampler(patcher, "flux")
+    said = str(caught.value)
+    assert said.startswith("Parallel Model's own code failed in Flux with ComfyUI ")
+    assert "'int' object has no attribute" in said and said.endswith(f"; {OTHER_DEGREES}")
+    assert relative_error(ksampler(parallel(model("flux"), 2, ring_degree=2), "flux"), stock()) < TOLERANCE
+    assert pool(2).starts == starts + (ranks == (1,))
 
 
 def test_workers_that_fail_again_and_again_are_not_asked_again():

@@ -148,11 +148,7 @@ class _Callers(ast.NodeTransformer):
 
 def make(source: Path, folder: Path) -> None:
     """Write the copy; `folder` must not exist yet."""
-
-    def unneeded(place: str, names: list[str]) -> set[str]:
-        return set(names) & ({"__pycache__"} | (OF_USERS if Path(place) == source else set()))
-
-    shutil.copytree(source, folder, ignore=unneeded)
+    copy(source, folder)
     for path in _diffusion_models(folder / "comfy"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         callers = _Callers()
@@ -165,6 +161,15 @@ def make(source: Path, folder: Path) -> None:
     _with_asset_manager(folder)
     for name, text in NODES.items():
         (folder / "comfy_extras" / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def copy(source: Path, folder: Path) -> None:
+    """ComfyUI's own files, unchanged."""
+
+    def unneeded(place: str, names: list[str]) -> set[str]:
+        return set(names) & ({"__pycache__"} | (OF_USERS if Path(place) == source else set()))
+
+    shutil.copytree(source, folder, ignore=unneeded)
 
 
 def _diffusion_models(comfy: Path) -> Iterator[Path]:

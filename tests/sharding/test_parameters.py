@@ -137,7 +137,7 @@ def test_every_plan_fits_this_comfyui_and_knows_what_its_blocks_are_given():
             assert blocks, f"{plan.family} does not say what its blocks may be given"
             for path, each in expected.items():  # a keyword that nobody has declared is known by its call only
                 if each.names and path and each.parameters().others:
-                    assert each.known is not None or "attn" in path, (plan.family, path)
+                    assert each.known is not None, (plan.family, path)
     assert families == {plan.family for plan in PLANS}
 
 

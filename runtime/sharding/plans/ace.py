@@ -71,6 +71,16 @@ LINEAR = Plan(
             ),
         ),
         Passed(
+            "transformer_blocks.*.attn",
+            (
+                "encoder_hidden_states",
+                "attention_mask",
+                "encoder_attention_mask",
+                "rotary_freqs_cis",
+                "rotary_freqs_cis_cross",
+            ),
+        ),
+        Passed(
             "transformer_blocks.*.cross_attn",
             (
                 "hidden_states",

@@ -38,6 +38,7 @@ PLAN = Plan(
     passed=(
         Passed("blocks.*", ("txt", "vid_shape", "txt_shape", "emb", "cache")),
         Passed("blocks.*.ada", ("vid", "txt")),
+        Passed("blocks.*.attn.proj_out", ("txt",)),
     ),
     guards=(PATCHES, CONTROL),
 )
