@@ -12,7 +12,7 @@ from typing import Any
 from .rows.patches import KNOWN, REPLACES
 
 OUTSIDE_THE_BLOCKS = frozenset({"post_input", "noise_refiner"})
-BETWEEN_THE_BLOCKS = frozenset({"double_block"})
+BETWEEN_THE_BLOCKS = frozenset({"double_block", "single_block"})
 OF_BLOCKS = frozenset({"attn1_patch", "attn1_output_patch", "attn2_patch", "mlp_patch"})
 OF_UNETS = KNOWN - OF_BLOCKS
 """Kinds that no transformer of ComfyUI calls: they do nothing there, on one device or on many."""

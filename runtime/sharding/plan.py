@@ -20,6 +20,7 @@ from .parameters import Passed
 
 __all__ = [
     "Action",
+    "AsIs",
     "AttentionScope",
     "Blocks",
     "Gather",
@@ -113,12 +114,21 @@ class Residuals:
 
 
 @dataclass(frozen=True)
+class AsIs:
+    """Where `when` is true of the arguments of `path`, by name, it runs as it is: all its tokens are on every rank."""
+
+    path: str
+    when: Callable[[Callable[[str], Any]], bool]
+
+
+@dataclass(frozen=True)
 class AttentionScope:
     """Attention called inside `path` is over split tokens; its first call over the segments calls[0], and so on.
 
     A model that calls ComfyUI's attention without transformer_options does so from the Python module `caller`. A mask
     the module makes for its own tokens is replaced by mask(module, its mask, all tokens), that of the whole sequence.
-    With `front` there may be more keys than queries: the first ones are those of tokens that every rank has.
+    With `front` there may be more keys than queries: the first ones are those of tokens that every rank has. Calls that
+    see no others run as they are, and are not counted.
     Where the transformer option `skipped_with` is set, the module works on each token alone and does not attend.
     """
 
@@ -190,7 +200,19 @@ class Gather:
     item: int | None = None
 
 
-Action = Split | SplitJoint | Localise | KeyMask | Residuals | AttentionScope | Sequences | Whole | Neighbours | Gather
+Action = (
+    Split
+    | SplitJoint
+    | Localise
+    | KeyMask
+    | Residuals
+    | AsIs
+    | AttentionScope
+    | Sequences
+    | Whole
+    | Neighbours
+    | Gather
+)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from .parameters import positions
 from .patches import between_blocks
 from .plan import (
     Action,
+    AsIs,
     AttentionScope,
     Blocks,
     Gather,
@@ -70,6 +71,9 @@ class Sharding(Hooked):
         self._first_of_all(self.module)
         self._behind(self.module, self._end)
         self._attach_preferences()
+        as_is = [found for found in actions if isinstance(found[0], AsIs)]
+        for action, path, module in as_is:
+            self._before(module, partial(self._enter_as_is, action, self._places(path, module)))
         whole = [found for found in blocks if self._is_changed(found[1])]
         if whole:
             self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(whole), len(blocks)))
@@ -84,6 +88,8 @@ class Sharding(Hooked):
             self._attach_action(action, path, module)
         for _, _, module in whole:
             self._handles.append(module.register_forward_hook(self._leave_whole))
+        for _, _, module in as_is:
+            self._handles.append(module.register_forward_hook(self._leave_as_is))
         for name in {getattr(action, "caller", None) for action in self.plan.actions} - {None}:
             self._replace(name, "optimized_attention", self._override)
 
@@ -124,6 +130,14 @@ class Sharding(Hooked):
                 x = self._forward.off_grid(given(name), segments[0], blocks.dim, blocks.grid)
                 self._forward.lengths[segments[0]] = x.shape[blocks.dim] - front
         self._forward.whole_block = True
+
+    def _enter_as_is(
+        self, action: AsIs, places: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._forward.whole_block = action.when(partial(argument, positions=places, args=args, kwargs=kwargs))
+
+    def _leave_as_is(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._forward.whole_block = False
 
     def _leave_whole(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._forward.whole_block, self._forward.gathered = False, True
@@ -380,11 +394,13 @@ class Sharding(Hooked):
 
     def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
         forward, call = self._forward, self._forward.scope_calls
+        dim = 2 if kwargs.get("skip_reshape") else 1
+        if forward.scope.front and k.shape[dim] <= forward.fronts.get(forward.scope.calls[0][0], 0):
+            return func(q, k, v, **kwargs)
         forward.scope_calls += 1
         if call == len(forward.scope.calls):
             raise self.plan.refuse(f"more than {call} attention calls in {forward.scope_path}")
         layout = self._layout(forward.scope.calls[call])
-        dim = 2 if kwargs.get("skip_reshape") else 1
         expected = (len(self._slots), layout.chunk(self.attention.part))
         front = k.shape[dim] - q.shape[dim] if forward.scope.front else 0
         for x in (q, k.narrow(dim, front, k.shape[dim] - front)) if not forward.all_given else ():

@@ -1,12 +1,15 @@
-"""Kandinsky 5, image and video.
+"""Kandinsky 5, image and video, and Kandinsky 6, video with sound.
 
 Only visual tokens are split; cross-attention sees the whole text with local queries. The last layer needs the tokens on
-their grid, so they are gathered behind the last block.
+their grid, so they are gathered behind the last block. The few audio tokens of Kandinsky 6 are on every rank, which
+computes all of them: video attends to all audio with local queries, audio to the video, which is gathered for it.
+
+Kandinsky 6 is not in ComfyUI 0.30: tried on comfy/ldm/kandinsky6/model.py of commit 0b61ce5baa9e, over ComfyUI 0.30.
 """
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint, Whole
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -22,4 +25,19 @@ PLAN = Plan(
     passed=(Passed("visual_transformer_blocks.*", ("text_embed", "time_embed")),),
     guards=(INSIDE, CONTROL),
     blocks=(Blocks("visual_transformer_blocks.*", (("visual_embed", ("video",), None),)),),
+)
+SOUND = Plan(
+    family="Kandinsky 6",
+    models=("comfy.ldm.kandinsky6.model.Kandinsky6NativeAVDiT",),
+    joint=("video",),
+    actions=(
+        Split("visual_blocks.first", "visual_embed", "video"),
+        SplitJoint("visual_blocks.*.videoT.self_attention", "freqs", dim=1),
+        AttentionScope("visual_blocks.*.videoT.self_attention", calls=(("video",),)),
+        SplitJoint("visual_blocks.*.va_cross_attention", "rope_q", dim=1),
+        Whole("visual_blocks.*.av_cross_attention", "context", "video", cut=False),
+        Gather("visual_blocks.last", ("video",), item=0),
+    ),
+    guards=(INSIDE, CONTROL),
+    blocks=(Blocks("visual_blocks.*", (("visual_embed", ("video",), 0),)),),
 )

@@ -1,0 +1,52 @@
+"""Qwen-Image 2.1, text to picture and editing.
+
+It is not in ComfyUI 0.30: tried on comfy/ldm/qwen_image21/model.py of commit 08f68f0919d2, over ComfyUI 0.30.
+
+The picture is split. The text and the reference pictures in front of it attend to what is before them alone: every rank
+has all of them. From the second step on the model keeps their keys and values. In the first one it runs each block for
+them by themselves, which is left as it is; ranks need not agree on whether they keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..own import Own
+from ..patches import patch_names
+from ..plan import AsIs, AttentionScope, Blocks, Gather, Guard, Localise, Plan, Split
+from .guards import CONTROL, INSIDE
+
+
+def _front(of_model: Mapping[str, Any], of_block: Callable[[str], Any]) -> int:
+    """The tokens in front of the picture: none where their keys are kept."""
+    return of_block("prefix_len")
+
+
+def _rope(pe: Tensor, own: Own) -> Tensor:
+    """The table of the tokens in front, where they are, and of the own ones."""
+    front = pe.shape[1] - own.total
+    return torch.cat([pe[:, :front], own.tokens(pe[:, front:])], 1)
+
+
+def _patched(arguments: Mapping[str, Any]) -> bool:
+    return "attn1_patch" in patch_names(arguments)
+
+
+PLAN = Plan(
+    family="Qwen-Image 2.1",
+    models=("comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",),
+    joint=("image",),
+    actions=(
+        AsIs("transformer_blocks.*", lambda given: given("x").shape[1] == given("prefix_len")),
+        Split("transformer_blocks.first", "x", "image", front=_front),
+        Localise("transformer_blocks.*", "pe", ("image",), _rope),
+        AttentionScope("transformer_blocks.*.attn", calls=(("image",),), front=True),
+        Gather("transformer_blocks.last", ("image",)),
+    ),
+    guards=(INSIDE, CONTROL, Guard(_patched, "a patch in front of its attention")),
+    blocks=(Blocks("transformer_blocks.*", (("x", ("image",), None),), front=_front),),
+)
