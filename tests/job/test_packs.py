@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from pathlib import Path
 
@@ -116,10 +117,10 @@ def test_step_parallelism_runs_an_unknown_sampler_serially_and_says_so():
 
 
 @torch.inference_mode()
-def denoised(patcher):
+def denoised(patcher, cfg=3.0):
     conds = comfy_models.conditioning(1), comfy_models.conditioning(2)
     latent = {"samples": torch.zeros(1, 4, 16, 12)}
-    return stock.KSampler().sample(patcher, SEED, 4, 3.0, "euler", "simple", *conds, latent)[0]["samples"]
+    return stock.KSampler().sample(patcher, SEED, 4, cfg, "euler", "simple", *conds, latent)[0]["samples"]
 
 
 def test_a_model_of_a_packs_own_loader_and_class():
@@ -132,7 +133,26 @@ def test_a_model_of_a_packs_own_loader_and_class():
     assert relative_error(denoised(parallel(first, 2, cfg_degree=2)), expected) < TOLERANCE  # after a stock run, too
 
 
-def test_such_a_model_has_no_plan_and_says_what_it_can_do():
-    patched = parallel(node("FixtureLoadTinyDenoiser", width=512, text_width=48, seed=0), 2, ring_degree=2)
-    with pytest.raises(Unsupported, match=r"no sequence-parallel plan for TinyDenoiser.*cfg_degree 2"):
-        denoised(patched)
+@pytest.mark.parametrize("strategy", [{"ulysses_degree": 2}, {"ring_degree": 2}], ids=str)
+def test_such_a_model_has_no_plan_and_says_what_it_can_do(strategy):
+    loaded = node("FixtureLoadTinyDenoiser", width=512, text_width=48, seed=0)
+    sentence = r"no sequence-parallel plan for TinyDenoiser: .*cfg_degree 2.*data_degree.*step_degree"
+    with pytest.raises(Unsupported, match=sentence):
+        denoised(parallel(loaded, 2, **strategy))
+    fallback = parallel(loaded, 2, on_unsupported="run on one device", **strategy)
+    assert torch.equal(denoised(fallback), denoised(loaded))
+    (reason,) = report()["fallbacks"]
+    assert re.search(sentence, reason)
+
+
+def test_auto_gives_such_a_model_its_cfg_and_nothing_else():
+    loaded = node("FixtureLoadTinyDenoiser", width=512, text_width=48, seed=0)
+    expected = denoised(loaded)
+    assert relative_error(denoised(parallel(loaded, 2)), expected) < TOLERANCE
+    assert report()["workers"] == 2
+    chosen = report()["strategy"]
+    assert (chosen["cfg_degree"], chosen["ulysses_degree"], chosen["ring_degree"]) == (2, 1, 1)
+    at_cfg_1 = denoised(loaded, cfg=1.0)
+    assert torch.equal(denoised(parallel(loaded, 2, on_unsupported="run on one device"), cfg=1.0), at_cfg_1)
+    assert "no sequence-parallel plan for TinyDenoiser" in report()["fallbacks"][0]
+    assert relative_error(at_cfg_1, expected) > 100 * TOLERANCE

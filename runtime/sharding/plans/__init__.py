@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...attention.errors import WAY_OUT
 from ..misfit import expected_of, misfit
 from ..plan import Plan, Unsupported
 from ..rows.plan import RowPlan
@@ -96,6 +95,11 @@ PLANS = (
     seedvr.PLAN,
 )
 ROW_PLANS = (unet.PLAN, cascade.PLAN)
+NO_PLAN = (
+    "There is no sequence-parallel plan for {}: leave ulysses_degree and ring_degree at 1 and use cfg_degree 2 (where "
+    "CFG is above 1), data_degree (for a batch) or step_degree, which work with every model, or set on_unsupported of "
+    'Parallel Model to "run on one device".'
+)
 
 
 def has_plan(module: nn.Module) -> bool:
@@ -111,7 +115,7 @@ def splits_rows(module: nn.Module) -> bool:
 def plan_for(module: nn.Module) -> Plan | RowPlan:
     """The plan of a diffusion module, by its class.
 
-    Raises Unsupported, naming the class, when there is none, or when the model has modules that it was not written for.
+    Raises Unsupported, naming the class and the degrees that need no plan, when there is none, or when the model has modules that it was not written for.
     """
     reason = without_plan(module)
     if reason is not None:
@@ -123,7 +127,7 @@ def without_plan(module: nn.Module) -> Unsupported | None:
     """What `plan_for` raises; None for a module that it finds the plan of."""
     plan = _of_class(module)
     if plan is None:
-        return Unsupported(f"There is no sequence-parallel plan for {type(module).__name__}; {WAY_OUT}")
+        return Unsupported(NO_PLAN.format(type(module).__name__))
     what = misfit(module, expected_of(module, plan))
     return plan.refuse_unfit(what) if what else None
 
