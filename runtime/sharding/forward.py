@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .plan import AttentionScope
+from .spare import HeldTokens
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Forward:
     `key_mask` is given to attention for a mask the plan has taken from the blocks, `taken_mask`.
     `copies`: {(id of a value, for what): (the value, what was made of it)}.
     `patched`: patches in front of attention may add keys.
+    `shared`: all tokens of the module at work of which the ranks do a share each.
     `all_given`: the next attention is given all tokens. `whole_output`: what it gave is of all tokens, too.
     """
 
@@ -45,6 +47,7 @@ class Forward:
     patched: bool = False
     all_given: bool = False
     whole_output: bool = False
+    shared: HeldTokens | None = None
 
     @property
     def counts(self) -> frozenset[int]:

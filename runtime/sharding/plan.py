@@ -25,6 +25,7 @@ __all__ = [
     "Blocks",
     "Gather",
     "Guard",
+    "Heads",
     "KeyMask",
     "Localise",
     "Neighbours",
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "Residuals",
     "Sequences",
+    "Shared",
     "Split",
     "SplitJoint",
     "Unsupported",
@@ -157,6 +159,29 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """Attention of the model (`path` ""), which holds all tokens on each rank: each computes some of the heads.
+
+    It is `function` of the Python `module`, called like ComfyUI's attention; see `share_heads`.
+    """
+
+    path: str
+    module: str
+    function: str
+
+
+@dataclass(frozen=True)
+class Shared:
+    """`path` works on each token alone, where each rank holds all of them: each computes its share of the argument's.
+
+    Its output is made that of all tokens again.
+    """
+
+    path: str
+    arg: str | int
+
+
+@dataclass(frozen=True)
 class Whole:
     """`path` looks at positions: its argument, own tokens of `segment`, becomes those of all ranks, alike on each.
 
@@ -209,6 +234,8 @@ Action = (
     | AsIs
     | AttentionScope
     | Sequences
+    | Heads
+    | Shared
     | Whole
     | Neighbours
     | Gather

@@ -5,7 +5,6 @@ B batch, L own tokens, N all tokens, C channels.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
 from .arguments import argument, replaced
 from .changed import holds
 from .forward import Forward
 from .front import attend_with_front
-from .hooks import Hooked
 from .inside import with_all_tokens
 from .neighbours import with_neighbours, without_neighbours
 from .own import Own, local_control
@@ -33,17 +30,19 @@ from .plan import (
     AttentionScope,
     Blocks,
     Gather,
+    Heads,
     KeyMask,
     Localise,
     Neighbours,
     Plan,
     Residuals,
     Sequences,
+    Shared,
     Split,
     SplitJoint,
     Whole,
 )
-from .sequences import share_sequences
+from .shares import Sharing
 from .spare import HeldTokens, attend_without_spares
 from .view import TokenView
 
@@ -53,14 +52,12 @@ RUNS_WHOLE = (
 )
 
 
-class Sharding(Hooked):
+class Sharding(Sharing):
     """A model whose tokens are split by a plan; see `Hooked`."""
 
     def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
         super().__init__(module, plan, attention)
-        self._forward = Forward()
         self._view: TokenView | None = None
-        self._callers: dict[tuple[str, str], Callable[..., Tensor]] = {}
 
     def _attach(self) -> None:
         actions = [(action, *found) for action in self.plan.actions for found in self._resolve(action.path)]
@@ -96,9 +93,6 @@ class Sharding(Hooked):
     def detach(self) -> None:
         """Takes the hooks off again and forgets the last forward."""
         super().detach()
-        for (module, name), function in self._callers.items():
-            setattr(sys.modules[module], name, function)
-        self._callers.clear()
         self._forward = Forward()
 
     @property
@@ -142,11 +136,6 @@ class Sharding(Hooked):
     def _leave_whole(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._forward.whole_block, self._forward.gathered = False, True
 
-    def _replace(self, module: str, name: str, by: Callable[..., Tensor]) -> None:
-        """Until detached, the function of a Python module is `by`, called with it in front of its arguments."""
-        self._callers[module, name] = function = getattr(sys.modules[module], name)
-        setattr(sys.modules[module], name, partial(by, function))
-
     def _splits_attention(self) -> bool:
         return self._forward.scope is not None
 
@@ -169,8 +158,8 @@ class Sharding(Hooked):
             case AttentionScope():
                 self._before(module, partial(self._enter_scope, action, path))
                 self._behind(module, self._leave_scope)
-            case Sequences():
-                self._replace(action.module, action.function, self._share_sequences)
+            case Sequences() | Heads() | Shared():
+                self._attach_shared(action, path, module)
             case Whole():
                 hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), places)
                 self._before(module, hook)
@@ -211,19 +200,6 @@ class Sharding(Hooked):
         self._forward = Forward()
         if unfinished:
             raise self.plan.refuse("a patch that keeps its last layer from running")
-
-    def _change_argument(
-        self,
-        name: str | int,
-        change: Callable[[Any, Callable[[str], Any]], Any],
-        places: Mapping[str, int],
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        x = argument(name, places, args, kwargs)
-        changed = change(x, lambda other: argument(other, places, args, kwargs))
-        return None if changed is x else replaced(name, places, args, kwargs, changed)
 
     def _split(self, action: Split, x: Tensor | None, given: Callable[[str], Any]) -> Tensor:
         if x is None:
@@ -369,22 +345,6 @@ class Sharding(Hooked):
             raise self.plan.refuse("a patch that changes the number of tokens")
         everyones = self._all_tokens(own, layout, dim, tag)
         return torch.cat([x.narrow(dim, 0, kept), everyones], dim) if kept else everyones
-
-    def _share_sequences(self, function: Callable[..., Tensor], **kwargs: Any) -> Tensor:
-        if self._forward.unsplit:
-            return function(**kwargs)
-        tag = Tag(self._named("sequences"), "all tokens", self._slots, sensitive=True)
-        parts, part = self.attention.parts, self.attention.part
-        return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
-
-    def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
-        """The tokens of all ranks; where they come before the batch, all its entries travel as one."""
-        if isinstance(layout, HeldTokens):
-            x, layout = layout.without_spares(x, dim, self.attention.part), layout.given
-        if dim > 0:
-            return self.attention.gather_tokens(x, layout, dim, tag)
-        together = (" and ".join(f"{cond}, {sample}" for cond, sample in tag.slots), 0)
-        return self.attention.gather_tokens(x[None], layout, 1, replace(tag, slots=(together,)))[0]
 
     def _layout(self, segments: tuple[str, ...]) -> HeldTokens:
         lengths = self._forward.lengths

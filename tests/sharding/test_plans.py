@@ -31,7 +31,7 @@ def test_every_context_window_has_slots_of_its_own():
 
 
 def test_a_model_without_a_plan_is_named_with_what_works():
-    with pytest.raises(Unsupported, match="no sequence-parallel plan for Linear: .* at 1 and use cfg_degree 2") as caught:
+    with pytest.raises(Unsupported, match=r"no sequence-parallel plan for Linear: .* use cfg_degree 2") as caught:
         plan_for(torch.nn.Linear(1, 1))
     assert all(name in str(caught.value) for name in ("data_degree", "step_degree", "on_unsupported"))
 

@@ -43,6 +43,7 @@ from . import (
     triposplat,
     unet,
     wan,
+    wan_animate2,
 )
 
 PLANS = (
@@ -55,6 +56,7 @@ PLANS = (
     wan.HUMO,
     wan.DANCER,
     wan.CAUSAL,
+    wan_animate2.PLAN,
     qwen.PLAN,
     qwen.MAGE_FLOW,
     qwen21.PLAN,

@@ -1,0 +1,34 @@
+"""Attention of tokens that every rank holds, shared by its heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .spare import HeldTokens
+
+
+def share_heads(
+    function: Callable[..., Tensor],
+    parts: int,
+    part: int,
+    gather: Callable[[Tensor, HeldTokens], Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    **kwargs: Any,
+) -> Tensor:
+    """What the function gives for all heads, of which each rank computes its share.
+
+    Args:
+        function: called like ComfyUI's attention, without a mask.
+        gather: makes of (B, N, own heads, D) that of all heads, alike on each rank.
+        q, k, v: (B, N, heads x D).
+    """
+    layout = HeldTokens((heads,), parts)
+    q, k, v = (layout.split(x.unflatten(2, (heads, -1)), 0, 2, part).flatten(2) for x in (q, k, v))
+    own = function(q, k, v, heads=layout.chunk(part), **kwargs)
+    return gather(own.unflatten(2, (layout.chunk(part), -1)), layout).flatten(2)

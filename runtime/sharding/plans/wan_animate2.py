@@ -1,0 +1,26 @@
+"""Wan-Animate 2, a picture of a person driven by a video of another.
+
+It is not in ComfyUI 0.30: tried on comfy/ldm/wan/model_animate2.py of commit 1e4169356ee7, over ComfyUI 0.30.
+
+A frame attends to all frames and to one frame of the driving video, which a branch of its own makes, one attention call
+per frame, and the blocks are not called as modules: so each rank holds all tokens. The ranks share the heads of the
+attention, and the tokens of what works on each token alone and takes the most of the rest, in both branches. What the
+ranks keep of the driving video (WanAnimate2Cache) is that of all tokens. Patches see all tokens as on one device.
+"""
+
+from __future__ import annotations
+
+from ..plan import Heads, Plan, Shared
+from .guards import CONTROL, INSIDE
+
+PLAN = Plan(
+    family="Wan Animate 2",
+    models=("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
+    joint=("video",),
+    actions=(
+        Heads("", "comfy.ldm.wan.model_animate2", "optimized_attention"),
+        Shared("blocks.*.cross_attn", "x"),
+        Shared("blocks.*.ffn", 0),
+    ),
+    guards=(INSIDE, CONTROL),
+)

@@ -1,0 +1,102 @@
+"""Work that the ranks share where each of them holds all tokens, and what it has in common with tokens that are split.
+
+B batch, N tokens, H heads, D head dim.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..attention.layout import TokenLayout
+from ..attention.sequence import SequenceAttention
+from ..compression.wire import Tag
+from .arguments import argument, positions, replaced
+from .forward import Forward
+from .heads import share_heads
+from .hooks import Hooked
+from .plan import Heads, Plan, Sequences, Shared
+from .sequences import share_sequences
+from .spare import HeldTokens
+
+
+class Sharing(Hooked):
+    """The part of a sharding that gives each rank some of the work on all tokens; see `Hooked`."""
+
+    def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
+        super().__init__(module, plan, attention)
+        self._forward = Forward()
+        self._callers: dict[tuple[str, str], Callable[..., Tensor]] = {}
+
+    def detach(self) -> None:
+        """Takes the hooks off again, and puts the functions of Python modules back."""
+        super().detach()
+        for (module, name), function in self._callers.items():
+            setattr(sys.modules[module], name, function)
+        self._callers.clear()
+
+    def _replace(self, module: str, name: str, by: Callable[..., Tensor]) -> None:
+        """Until detached, the function of a Python module is `by`, called with it in front of its arguments."""
+        self._callers[module, name] = function = getattr(sys.modules[module], name)
+        setattr(sys.modules[module], name, partial(by, function))
+
+    def _attach_shared(self, action: Sequences | Heads | Shared, path: str, module: nn.Module) -> None:
+        match action:
+            case Sequences():
+                self._replace(action.module, action.function, self._share_sequences)
+            case Heads():
+                self._replace(action.module, action.function, self._share_heads)
+            case Shared():
+                self._before(module, partial(self._change_argument, action.arg, self._share, positions(module)))
+                self._behind(module, partial(self._gather_shared, path))
+
+    def _change_argument(
+        self,
+        name: str | int,
+        change: Callable[[Any, Callable[[str], Any]], Any],
+        places: Mapping[str, int],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        x = argument(name, places, args, kwargs)
+        changed = change(x, lambda other: argument(other, places, args, kwargs))
+        return None if changed is x else replaced(name, places, args, kwargs, changed)
+
+    def _share_sequences(self, function: Callable[..., Tensor], **kwargs: Any) -> Tensor:
+        if self._forward.unsplit:
+            return function(**kwargs)
+        tag = Tag(self._named("sequences"), "all tokens", self._slots, sensitive=True)
+        parts, part = self.attention.parts, self.attention.part
+        return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
+
+    def _share_heads(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if self._forward.unsplit:
+            return function(*args, **kwargs)
+        tag = Tag(self._named("heads"), "all tokens", self._slots, sensitive=True)
+        parts, part = self.attention.parts, self.attention.part
+        return share_heads(
+            function, parts, part, lambda x, layout: self._all_tokens(x, layout, 2, tag), *args, **kwargs
+        )
+
+    def _share(self, x: Tensor, given: Callable[[str], Any]) -> Tensor:
+        self._forward.shared = HeldTokens((x.shape[1],), self.attention.parts)
+        return self._forward.shared.split(x, 0, 1, self.attention.part)
+
+    def _gather_shared(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
+        return self._all_tokens(output, self._forward.shared, 1, tag)
+
+    def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
+        """The tokens of all ranks; where they come before the batch, all its entries travel as one."""
+        if isinstance(layout, HeldTokens):
+            x, layout = layout.without_spares(x, dim, self.attention.part), layout.given
+        if dim > 0:
+            return self.attention.gather_tokens(x, layout, dim, tag)
+        together = (" and ".join(f"{cond}, {sample}" for cond, sample in tag.slots), 0)
+        return self.attention.gather_tokens(x[None], layout, 1, replace(tag, slots=(together,)))[0]
