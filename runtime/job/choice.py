@@ -14,7 +14,7 @@ from ..planner.experience import TRIES, experience
 from ..pool.errors import PoolError, Stopped
 from ..pool.pool import Pool
 from .asking import Asked, asked_by
-from .checks import NothingToShare, degrees_for, unmet
+from .checks import NothingToShare, degrees_for, hidden_cards, unmet
 from .fallback import told
 from .fingerprint import way_of_asking, workflow_of
 from .found import found_in
@@ -76,7 +76,7 @@ class Choice:
 def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
     """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare."""
     if world == 1 and not chosen(config).enabled:
-        raise NothingToShare(ONE_DEVICE)
+        raise NothingToShare(f"{ONE_DEVICE} {hidden_cards()}".rstrip())
     auto = config.strategy.mode == "auto"
     ahead = look_ahead_for(config, guider, arguments)
     asking = way_of_asking(guider, arguments.sampler)
@@ -89,7 +89,7 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
     if auto and "step" in idle:
         ahead = LookAhead(StepReuseConfig(), ahead.kind, warnings=(NO_GUESS,))
     if world == 1 and not ahead.config.enabled:
-        raise NothingToShare(" ".join((ONE_DEVICE, *ahead.warnings)))
+        raise NothingToShare(" ".join((ONE_DEVICE, *ahead.warnings, hidden_cards())).rstrip())
     reach = ahead.config.look_ahead if ahead.config.enabled else 1
     degrees = degrees_for(config, world, guider, arguments.noise, look_ahead=reach, asked=asked, idle=idle)
     return Choice(config, limited(ahead, degrees, auto=auto), degrees, asked, asking, workflow)

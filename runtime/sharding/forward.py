@@ -24,7 +24,7 @@ class Forward:
     `key_mask` is given to attention for a mask the plan has taken from the blocks, `taken_mask`.
     `copies`: {(id of a value, for what): (the value, what was made of it)}.
     `patched`: patches in front of attention may add keys.
-    `shared`: all tokens of the module at work of which the ranks do a share each.
+    `shared`: how the ranks share the tokens of the module at work, whose attention is then each rank's own.
     `all_given`: the next attention is given all tokens. `whole_output`: what it gave is of all tokens, too.
     """
 

@@ -76,7 +76,7 @@ class Sharing(Hooked):
         return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
 
     def _share_heads(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if self._forward.unsplit:
+        if self._forward.unsplit or self._forward.shared is not None:
             return function(*args, **kwargs)
         tag = Tag(self._named("heads"), "all tokens", self._slots, sensitive=True)
         parts, part = self.attention.parts, self.attention.part
@@ -90,7 +90,8 @@ class Sharing(Hooked):
 
     def _gather_shared(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
-        return self._all_tokens(output, self._forward.shared, 1, tag)
+        layout, self._forward.shared = self._forward.shared, None
+        return self._all_tokens(output, layout, 1, tag)
 
     def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
         """The tokens of all ranks; where they come before the batch, all its entries travel as one."""

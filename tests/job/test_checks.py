@@ -11,10 +11,12 @@ from compact_parallel.runtime.config import (
     CompressionConfig,
     ConfigError,
     ParallelConfig,
+    PoolConfig,
     StepReuseConfig,
     StrategyConfig,
 )
-from compact_parallel.runtime.job.checks import degrees_for, devices_of, unmet
+from compact_parallel.runtime.job.checks import NothingToShare, degrees_for, devices_of, unmet
+from compact_parallel.runtime.job.choice import choose
 from compact_parallel.runtime.job.look_ahead import LookAhead, limited
 from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees, one_by_one
@@ -121,6 +123,28 @@ def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):
     assert devices_of(ParallelConfig()) == ("cpu", "cpu")
     monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
     assert devices_of(ParallelConfig()) == ("cuda:0", "cuda:1")
+
+
+def test_windows_is_told_of_the_cards_that_comfyui_hides(monkeypatch):
+    from comfy.cli_args import args
+
+    one, two = (ParallelConfig(pool=PoolConfig(devices=devices)) for devices in ("auto", "cuda:0,cuda:1"))
+
+    def sentences():
+        with pytest.raises(NothingToShare) as nothing:
+            choose(one, len(devices_of(one)), guider("basic"), None)
+        with pytest.raises(ConfigError, match="cuda:1") as refused:
+            devices_of(two)
+        return str(nothing.value), str(refused.value)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert not any("--cuda-device" in sentence for sentence in sentences())
+    monkeypatch.setattr("sys.platform", "win32")
+    assert all(sentence.endswith("unless it is started with --cuda-device all.") for sentence in sentences())
+    monkeypatch.setattr(args, "cuda_device", "0")
+    assert not any("--cuda-device" in sentence for sentence in sentences())
 
 
 def test_a_model_without_a_plan_shares_its_cfg_or_is_refused():

@@ -3,7 +3,7 @@
 import torch
 from device import DEVICE
 
-from . import changed, first, guided, image, image_more, patched, recent, recent_video, relatives, video
+from . import changed, first, guided, image, image_more, newer, patched, recent, recent_video, relatives, video
 from .base import needs_comfyui, randn
 from .first import FLUX2, flux, inputs, sd3, wan
 
@@ -13,7 +13,7 @@ __all__ = ["FLUX2", "cases", "flux", "inputs", "needs_comfyui", "of_every_family
 def cases():
     """{name: (build, keyword arguments of one forward)}; a name begins with the family, up to a comma."""
     found = {}
-    for each in (first, image, video, relatives, patched, guided, image_more, recent, recent_video, changed):
+    for each in (first, image, video, relatives, patched, guided, image_more, recent, recent_video, newer, changed):
         found |= each.cases()
     return found if DEVICE == "cpu" else {name: _on_device(*case) for name, case in found.items()}
 

@@ -117,7 +117,8 @@ def splits_rows(module: nn.Module) -> bool:
 def plan_for(module: nn.Module) -> Plan | RowPlan:
     """The plan of a diffusion module, by its class.
 
-    Raises Unsupported, naming the class and the degrees that need no plan, when there is none, or when the model has modules that it was not written for.
+    Raises Unsupported, naming the class and the degrees that need no plan, when there is none, or when the model has
+    modules that it was not written for.
     """
     reason = without_plan(module)
     if reason is not None:

@@ -1,0 +1,96 @@
+"""Families that came to ComfyUI after 0.30, where the installed one has them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from .base import HEADS, build, randn, use_comfyui
+from .image import TIMES
+
+# By the family of the plan: the class.
+FAMILIES = {
+    "Qwen-Image 2.1": "comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",
+    "Kandinsky 6": "comfy.ldm.kandinsky6.model.Kandinsky6NativeAVDiT",
+    "Wan Animate 2": "comfy.ldm.wan.model_animate2.WanAnimate2Model",
+}
+
+
+def present():
+    """The classes whose module the installed ComfyUI has."""
+    use_comfyui()
+    return [path for path in FAMILIES.values() if _has(path.rpartition(".")[0])]
+
+
+def _has(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+class _Plenty:
+    """Stands for the patcher that Qwen-Image 2.1 asks for free memory before it keeps the text's keys."""
+
+    def get_free_memory(self, device):
+        return 1 << 40
+
+
+def qwen21(keeps=False):
+    module = build(
+        FAMILIES["Qwen-Image 2.1"], in_channels=8, out_channels=8, num_layers=2, attention_head_dim=16,
+        num_attention_heads=HEADS, context_in_dim=20, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    if keeps:
+        module.current_patcher = _Plenty()
+        module.reset_prefix_cache(True)
+    return module
+
+
+def qwen21_inputs(references=0):
+    given = {"x": randn(2, 8, 5, 3), "timestep": TIMES, "context": randn(2, 7, 20)}
+    if references:
+        given["ref_latents"] = [randn(2, 8, 4, 3, seed=9), randn(2, 8, 2, 5, seed=10)][:references]
+        given["image_slots"] = [3, 5][:references]
+    return given
+
+
+def kandinsky6():
+    return build(
+        FAMILIES["Kandinsky 6"], in_visual_dim=4, out_visual_dim=4, in_audio_dim=5, in_text_dim=20, in_text_dim2=16,
+        time_dim=32, model_dim=16 * HEADS, ff_dim=64, visual_embed_dim=36, time_dim_a=32, model_dim_a=48, ff_dim_a=64,
+        head_dim_a=16, num_text_blocks=1, num_visual_blocks=2, axes_dims=(4, 6, 6),
+    )  # fmt: skip
+
+
+def kandinsky6_inputs():
+    video_and_sound = [randn(2, 4, 3, 6, 4), randn(2, 7, 5)]
+    return {"x": video_and_sound, "timestep": TIMES * 1000, "context": randn(2, 6, 20), "y": randn(2, 16)}
+
+
+def animate2():
+    return build(
+        FAMILIES["Wan Animate 2"], in_dim=12, dim=16 * HEADS, ffn_dim=64, freq_dim=32, text_dim=20, out_dim=4,
+        num_heads=HEADS, num_layers=2, text_len=8,
+    )  # fmt: skip
+
+
+def animate2_inputs(driven=True):
+    given = {"x": randn(2, 12, 4, 6, 4), "timestep": TIMES * 1000, "context": randn(2, 8, 20)}
+    given |= {"clip_fea": randn(2, 5, 1280), "reference_strength": 0.8, "pose_strength": 1.2}
+    return given | ({"pose_latents": randn(2, 4, 3, 6, 4)} if driven else {})
+
+
+def cases():
+    """{name: (build, keyword arguments of one forward)} of the families that are there."""
+    found = {
+        "qwen21": (qwen21, qwen21_inputs()),
+        "qwen21, two references": (qwen21, qwen21_inputs(2)),
+        "qwen21, keys kept": (lambda: qwen21(keeps=True), qwen21_inputs(1)),
+        "kandinsky6": (kandinsky6, kandinsky6_inputs()),
+        "kandinsky6, reference tail": (kandinsky6, kandinsky6_inputs() | {"k6_reference_tail": True}),
+        "animate2": (animate2, animate2_inputs()),
+        "animate2, not driven": (animate2, animate2_inputs(driven=False)),
+    }
+    families = {"qwen21": "Qwen-Image 2.1", "kandinsky6": "Kandinsky 6", "animate2": "Wan Animate 2"}
+    there = present()
+    return {name: case for name, case in found.items() if FAMILIES[families[name.partition(",")[0]]] in there}
