@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plan import AsIs, Heads
+from compact_parallel.runtime.sharding.plan import AsIs, Heads, Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for, qwen21, wan_animate2
 from compact_parallel.runtime.sharding.shard import Sharding
 from compact_parallel.runtime.sharding.slots import batch_slots
@@ -107,15 +108,26 @@ def test_a_plan_must_know_the_calls_for_the_text(tmp_path):
         launch(unaware, 2, tmp_path)
 
 
+def test_a_patch_that_would_see_the_text_in_front_is_refused():
+    models, prefixed, _ = load()
+    options = {"patches": {"attn1_patch": [lambda q, k, v, **_: {"q": q, "k": k, "v": v}]}}
+    with Sharding(with_weights(models.Prefixed()), prefixed, None) as sharding:
+        sharding.begin_forward(SLOTS)
+        with pytest.raises(
+            Unsupported, match=r"Qwen-Image 2.1 cannot be split over ranks with a patch in front of its"
+        ):
+            sharding.module(transformer_options=options, **picture(11))
+
+
 @pytest.mark.parametrize("path", newer.FAMILIES.values(), ids=newer.FAMILIES)
 def test_a_newer_family_has_a_plan_whether_comfyui_has_it_or_not(path):
     """Where ComfyUI has it, tests/sharding/test_families.py splits it; else it says so here."""
     use_comfyui()
     module, _, name = path.rpartition(".")
-    kind = type(name, (torch.nn.Module,), {"__module__": module})
-    assert newer.FAMILIES[plan_for(kind()).family] == path
-    if path not in newer.present():
-        with pytest.raises(ModuleNotFoundError, match=module.rpartition(".")[0].replace(".", r"\.")):
+    family = plan_for(type(name, (torch.nn.Module,), {"__module__": module})()).family
+    assert newer.FAMILIES[family] == path
+    if path in newer.absent():
+        with pytest.raises(ModuleNotFoundError, match=re.escape(module.rpartition(".")[0])):
             importlib.import_module(module)
     split = {plan_for(build()).family for build, _ in newer.cases().values()}
-    assert (plan_for(kind()).family in split) == (path in newer.present())
+    assert (family in split) == (family in newer.families()) == (path not in newer.absent())

@@ -11,13 +11,13 @@ from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plan import Residuals, Sequences
-from compact_parallel.runtime.sharding.plans import PLANS, plan_for
+from compact_parallel.runtime.sharding.plan import Heads, Residuals, Sequences, Shared
+from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.shard import Sharding
 from compact_parallel.runtime.sharding.slots import batch_slots
 from distributed import launch
 from sequence_parts import axes, batch_of
-from tiny_diffusion import cases, needs_comfyui
+from tiny_diffusion import cases, needs_comfyui, newer
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
@@ -54,7 +54,7 @@ def without_one_action(rank, world):
         whole = evaluate_whole(Sharding(module, plan, attention), **given)
         differences = found.setdefault(plan.family, {})
         for index, action in enumerate(plan.actions):
-            if isinstance(action, Sequences):  # it shares work, which test_sequences is about
+            if isinstance(action, Sequences | Heads | Shared):  # they share work: test_sequences, test_newer_families
                 continue
             others = plan.actions[:index] + plan.actions[index + 1 :]
             fewer = replace(plan, actions=others, passed=still_known(plan, action))
@@ -72,7 +72,7 @@ def without_one_action(rank, world):
 
 def test_no_action_of_a_plan_can_be_left_out(tmp_path):
     for found in launch(without_one_action, 2, tmp_path, timeout_s=600):
-        assert set(found) == {plan.family for plan in PLANS}
+        assert set(found) == newer.families()
         assert {
             (family, action): error
             for family, differences in found.items()
@@ -132,6 +132,6 @@ EXPECTED = {
 
 def test_every_family_refuses_what_it_does_not_know(tmp_path):
     for found in launch(what_is_refused, 2, tmp_path, timeout_s=600):
-        assert {family for family, _ in found} == {plan.family for plan in PLANS}
+        assert {family for family, _ in found} == newer.families()
         for (family, what), sentence in found.items():
             assert sentence and sentence.startswith(f"{family} cannot be split over ranks with {EXPECTED[what]}"), what

@@ -11,13 +11,13 @@ from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding import shard
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plans import PLANS, plan_for
+from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.shard import Sharding
 from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.spare import HeldTokens
 from distributed import launch
 from sequence_parts import axes, batch_of
-from tiny_diffusion import flux, inputs, needs_comfyui, of_every_family, sd3
+from tiny_diffusion import flux, inputs, needs_comfyui, newer, of_every_family, sd3
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
@@ -81,7 +81,7 @@ def errors_of_families(rank, world):
 def test_every_family_is_exact_with_few_tokens(tmp_path):
     for errors, spares, warnings in launch(errors_of_families, 3, tmp_path, timeout_s=600):
         assert {family: error for family, error in errors.items() if not error < LIMIT} == {}
-        assert set(errors) == spares == {plan.family for plan in PLANS}
+        assert set(errors) == spares == newer.families()
         assert warnings == []
 
 

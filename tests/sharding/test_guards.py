@@ -15,7 +15,8 @@ from tiny_diffusion import cases, inputs, needs_comfyui, recent_video, relatives
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
-SHARED = (guards.PATCHES, guards.INSIDE, guards.CONTROL)  # test_actions.py trips these for every family
+# test_actions.py trips the first three for every family, tests/newer/test_newer_families.py the last one.
+SHARED = (guards.PATCHES, guards.INSIDE, guards.CONTROL, guards.IN_FRONT_OF_ATTENTION)
 
 
 def stable_audio(**attention):

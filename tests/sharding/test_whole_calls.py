@@ -6,13 +6,13 @@ from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plans import PLANS, plan_for
+from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.slots import batch_slots
 from compact_parallel.runtime.sharding.split import split_control, split_over_ranks
 from distributed import launch
 from sequence_parts import axes, batch_of
 from sharding.test_guards import TRIPPED
-from tiny_diffusion import cascade, controlnets, needs_comfyui, of_every_family, randn, unet
+from tiny_diffusion import cascade, controlnets, needs_comfyui, newer, of_every_family, randn, unet
 
 pytestmark = needs_comfyui
 LIMIT = 1e-5
@@ -130,7 +130,7 @@ def guarded(rank, world):
 
 def test_what_a_guard_refuses_runs_whole_where_nobody_asked_for_the_split(tmp_path):
     for found in launch(guarded, 2, tmp_path, timeout_s=600):
-        assert {plan.family for plan in PLANS} <= set(found)
+        assert newer.families() <= set(found)
         for what, (error, warnings, sent) in found.items():
             assert (error, sent) == (0, 0), what
             (warning,) = warnings

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
 from .base import HEADS, build, randn, use_comfyui
 from .image import TIMES
+from .video import ltx_inputs
 
 # By the family of the plan: the class.
 FAMILIES = {
     "Qwen-Image 2.1": "comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",
     "Kandinsky 6": "comfy.ldm.kandinsky6.model.Kandinsky6NativeAVDiT",
-    "Wan Animate 2": "comfy.ldm.wan.model_animate2.WanAnimate2Model",
+    "Wan-Animate 2": "comfy.ldm.wan.model_animate2.WanAnimate2Model",
 }
 
 
-def present():
-    """The classes whose module the installed ComfyUI has."""
+IMAGE_OF_LTX = "comfy.ldm.lightricks.model.LTXVImageModel"
+
+
+def absent():
+    """The classes that the installed ComfyUI does not have."""
     use_comfyui()
-    return [path for path in FAMILIES.values() if _has(path.rpartition(".")[0])]
+    return {path for path in (*FAMILIES.values(), IMAGE_OF_LTX) if not _has(path)}
 
 
-def _has(module):
+def families():
+    """The families with a plan that the installed ComfyUI has."""
+    from compact_parallel.runtime.sharding.plans import PLANS
+
+    return {plan.family for plan in PLANS} - {family for family, path in FAMILIES.items() if path in absent()}
+
+
+def _has(path):
+    module, _, name = path.rpartition(".")
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package around it
+        return hasattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if module != error.name and not module.startswith(f"{error.name}."):
+            raise  # something else than the family is missing
         return False
 
 
@@ -69,7 +83,7 @@ def kandinsky6_inputs():
 
 def animate2():
     return build(
-        FAMILIES["Wan Animate 2"], in_dim=12, dim=16 * HEADS, ffn_dim=64, freq_dim=32, text_dim=20, out_dim=4,
+        FAMILIES["Wan-Animate 2"], in_dim=12, dim=16 * HEADS, ffn_dim=64, freq_dim=32, text_dim=20, out_dim=4,
         num_heads=HEADS, num_layers=2, text_len=8,
     )  # fmt: skip
 
@@ -78,6 +92,13 @@ def animate2_inputs(driven=True):
     given = {"x": randn(2, 12, 4, 6, 4), "timestep": TIMES * 1000, "context": randn(2, 8, 20)}
     given |= {"clip_fea": randn(2, 5, 1280), "reference_strength": 0.8, "pose_strength": 1.2}
     return given | ({"pose_latents": randn(2, 4, 3, 6, 4)} if driven else {})
+
+
+def ltx_image():
+    return build(
+        IMAGE_OF_LTX, in_channels=8, cross_attention_dim=12 * HEADS, attention_head_dim=12, num_attention_heads=HEADS,
+        caption_channels=20, num_layers=2,
+    )  # fmt: skip
 
 
 def cases():
@@ -90,7 +111,9 @@ def cases():
         "kandinsky6, reference tail": (kandinsky6, kandinsky6_inputs() | {"k6_reference_tail": True}),
         "animate2": (animate2, animate2_inputs()),
         "animate2, not driven": (animate2, animate2_inputs(driven=False)),
+        "ltx image": (ltx_image, ltx_inputs()),
     }
-    families = {"qwen21": "Qwen-Image 2.1", "kandinsky6": "Kandinsky 6", "animate2": "Wan Animate 2"}
-    there = present()
-    return {name: case for name, case in found.items() if FAMILIES[families[name.partition(",")[0]]] in there}
+    classes = {"qwen21": FAMILIES["Qwen-Image 2.1"], "kandinsky6": FAMILIES["Kandinsky 6"]}
+    classes |= {"animate2": FAMILIES["Wan-Animate 2"], "ltx image": IMAGE_OF_LTX}
+    gone = absent()
+    return {name: case for name, case in found.items() if classes[name.partition(",")[0]] not in gone}

@@ -86,6 +86,7 @@ _K_DIFFUSION = {
     "res_multistep_cfg_pp": _CFG_PP,
     "res_multistep_ancestral_cfg_pp": _CFG_PP,
     "gradient_estimation_cfg_pp": _CFG_PP,
+    "cfgpp_ud10_ab": _CFG_PP,  # ComfyUI 0.35 and later
     "ar_video": _KV_CACHE,
 }
 

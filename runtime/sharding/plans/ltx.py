@@ -1,4 +1,4 @@
-"""LTX-Video.
+"""LTX-Video, with the image model of LTX 2.5, which reads its text otherwise and is not in ComfyUI 0.30.
 
 Only video tokens are split; cross-attention sees the whole text with local queries. Time steps are one for all or one
 per token (image to video, keyframes). Keyframes are more video tokens. The model modulates behind its blocks with a
@@ -44,7 +44,7 @@ def rope(pe: tuple[Tensor, bool], own: Own) -> tuple[Tensor, bool]:
 
 PLAN = Plan(
     family="LTX-Video",
-    models=("comfy.ldm.lightricks.model.LTXVModel",),
+    models=("comfy.ldm.lightricks.model.LTXVModel", "comfy.ldm.lightricks.model.LTXVImageModel"),
     joint=("video",),
     actions=(
         Split("transformer_blocks.first", "x", "video"),

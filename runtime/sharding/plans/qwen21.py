@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from ..own import Own
-from ..patches import patch_names
-from ..plan import AsIs, AttentionScope, Blocks, Gather, Guard, Localise, Plan, Split
-from .guards import CONTROL, INSIDE
+from ..plan import AsIs, AttentionScope, Blocks, Gather, Localise, Plan, Split
+from .guards import CONTROL, IN_FRONT_OF_ATTENTION, INSIDE
 
 
 def _front(of_model: Mapping[str, Any], of_block: Callable[[str], Any]) -> int:
@@ -32,10 +31,6 @@ def _rope(pe: Tensor, own: Own) -> Tensor:
     return torch.cat([pe[:, :front], own.tokens(pe[:, front:])], 1)
 
 
-def _patched(arguments: Mapping[str, Any]) -> bool:
-    return "attn1_patch" in patch_names(arguments)
-
-
 PLAN = Plan(
     family="Qwen-Image 2.1",
     models=("comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",),
@@ -47,6 +42,6 @@ PLAN = Plan(
         AttentionScope("transformer_blocks.*.attn", calls=(("image",),), front=True),
         Gather("transformer_blocks.last", ("image",)),
     ),
-    guards=(INSIDE, CONTROL, Guard(_patched, "a patch in front of its attention")),
+    guards=(INSIDE, CONTROL, IN_FRONT_OF_ATTENTION),
     blocks=(Blocks("transformer_blocks.*", (("x", ("image",), None),), front=_front),),
 )

@@ -14,7 +14,7 @@ from ..plan import Heads, Plan, Shared
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
-    family="Wan Animate 2",
+    family="Wan-Animate 2",
     models=("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
     joint=("video",),
     actions=(

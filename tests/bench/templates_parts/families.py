@@ -74,7 +74,7 @@ BY_FILE = (
     ("yue2", "YuE 2"),
 )
 """(what the file's name contains, the family as its plan names it). Names are compared in lower case, "-" as "_"."""
-WITHOUT_PLAN = {"Kandinsky 6", "MiniMax Music 3", "Qwen-Image 2.1", "Trellis 2", "Wan-Animate 2", "YuE 2"}
+WITHOUT_PLAN = {"MiniMax Music 3", "Trellis 2", "YuE 2"}
 """Families of newer ComfyUIs that this pack has no plan for yet; take a name out when its plan comes."""
 _ROWS = {plan.family for plan in ROW_PLANS}
 _TOKENS = {plan.family for plan in PLANS}
