@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .arguments import argument, positions, replaced
+from .arguments import argument, replaced
 from .forward import Forward
 from .heads import share_heads
 from .hooks import Hooked
@@ -52,7 +52,8 @@ class Sharing(Hooked):
             case Heads():
                 self._replace(action.module, action.function, self._share_heads)
             case Shared():
-                self._before(module, partial(self._change_argument, action.arg, self._share, positions(module)))
+                places = self._places(path, module)
+                self._before(module, partial(self._change_argument, action.arg, self._share, places))
                 self._behind(module, partial(self._gather_shared, path))
 
     def _change_argument(
