@@ -86,7 +86,8 @@ def not_known(family, plan, given):
     options = given.get("transformer_options", {})
     patches = {"another_patch": [lambda *args, **kwargs: {}]}
     found = {"kind": {"transformer_options": options | {"patches": patches}}}
-    if not plan.blocks:
+    holds_all = any(isinstance(action, Heads) for action in plan.actions)
+    if not (plan.blocks or holds_all):
         replaced = {"dit": {("double_block", 0): lambda args, extra: args}}
         found["between"] = {"transformer_options": options | {"patches_replace": replaced}}
     if not any(isinstance(action, Residuals) for action in plan.actions):

@@ -28,7 +28,7 @@ PIXELS_PER_TOKEN = {12: 4}  # by the width of the picture; else 2 where it is ev
 # Families whose arguments do not come so short: there the first rank holds all tokens, the others spares.
 LONG = {
     "PixArt", "Wan VACE", "Wan HuMo", "Wan sound to video", "WanDancer", "HunyuanDiT", "ACE-Step 1.5", "LTX-2",
-    "TripoSplat", "MiniMax H3", "HiDream O1",
+    "TripoSplat", "MiniMax H3", "HiDream O1", "Kandinsky 6", "Wan-Animate 2",
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+import torch
+
 from .base import HEADS, build, randn, use_comfyui
 from .image import TIMES
 from .video import ltx_inputs
@@ -49,7 +51,19 @@ class _Plenty:
         return 1 << 40
 
 
-def qwen21(keeps=False):
+def _forgets():
+    """What Qwen-Image 2.1 keeps the text's keys in, filled by each forward afresh."""
+    from comfy.ldm.wan.model_animate2 import PoseBranchCache
+
+    class Forgets(PoseBranchCache):
+        def select(self, key, create=True):
+            self.slots = []
+            return super().select(key, create)
+
+    return Forgets(store_device="cpu")
+
+
+def qwen21(keeps=False, first_step=False):
     module = build(
         FAMILIES["Qwen-Image 2.1"], in_channels=8, out_channels=8, num_layers=2, attention_head_dim=16,
         num_attention_heads=HEADS, context_in_dim=20, axes_dims_rope=(4, 6, 6),
@@ -57,6 +71,7 @@ def qwen21(keeps=False):
     if keeps:
         module.current_patcher = _Plenty()
         module.reset_prefix_cache(True)
+        module.prefix_cache = _forgets() if first_step else None
     return module
 
 
@@ -101,15 +116,32 @@ def ltx_image():
     )  # fmt: skip
 
 
+def _around(kind, tokens):
+    """A patch that changes every token by its place, in front of the first block and behind it."""
+
+    def changed(x):
+        return x * torch.linspace(0.5, 1.5, x.shape[1])[None, :, None] + x.roll(1, 1) / 4
+
+    def patch(args, extra):
+        out = extra["original_block"](args | {tokens: changed(args[tokens])})
+        return out | {tokens: changed(out[tokens])}
+
+    return {"transformer_options": {"patches_replace": {"dit": {(kind, 0): patch}}}}
+
+
 def cases():
     """{name: (build, keyword arguments of one forward)} of the families that are there."""
     found = {
         "qwen21": (qwen21, qwen21_inputs()),
         "qwen21, two references": (qwen21, qwen21_inputs(2)),
         "qwen21, keys kept": (lambda: qwen21(keeps=True), qwen21_inputs(1)),
+        "qwen21, first step": (lambda: qwen21(keeps=True, first_step=True), qwen21_inputs(1)),
+        "qwen21, around a block": (qwen21, qwen21_inputs(1) | _around("single_block", "img")),
         "kandinsky6": (kandinsky6, kandinsky6_inputs()),
         "kandinsky6, reference tail": (kandinsky6, kandinsky6_inputs() | {"k6_reference_tail": True}),
+        "kandinsky6, around a block": (kandinsky6, kandinsky6_inputs() | _around("double_block", "visual")),
         "animate2": (animate2, animate2_inputs()),
+        "animate2, around a block": (animate2, animate2_inputs() | _around("double_block", "img")),
         "animate2, not driven": (animate2, animate2_inputs(driven=False)),
         "ltx image": (ltx_image, ltx_inputs()),
     }
