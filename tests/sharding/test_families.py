@@ -154,4 +154,4 @@ def test_what_is_refused_and_what_is_not(tmp_path):
         for errors in compressed.values():
             assert LIMIT < errors[0] < 0.02
             assert max(errors[1:]) < errors[0] / 100  # the inputs are the same: what was lost follows
-        assert compressed["ring"] == pytest.approx(compressed["all_gather"], rel=0.1)
+        assert compressed["ring"] == pytest.approx(compressed["all_gather"], rel=0.1, abs=LIMIT / 10)
