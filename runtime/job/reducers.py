@@ -8,6 +8,7 @@ from typing import Any
 import cloudpickle
 import comfy.supported_models_base
 import torch
+from comfy_api.internal import lock_class
 
 from ..sharding.origin import home_of
 from .modules import attribute
@@ -20,6 +21,8 @@ def reduction(obj: Any) -> tuple | None:
         return _function(obj)
     if isinstance(obj, CellType):
         return _cell(obj)
+    if _is_node_at_work(obj):
+        return _node_at_work, (obj.__bases__[0],)
     if isinstance(obj, torch.Tensor):
         return _tensor(obj)
     if isinstance(obj, torch.nn.Module):
@@ -89,6 +92,16 @@ def _make_cell() -> CellType:
 
 def _fill(cell: CellType, contents: tuple) -> None:
     (cell.cell_contents,) = contents
+
+
+def _is_node_at_work(obj: Any) -> bool:
+    """Whether it is what ComfyUI's server runs a node with: a locked copy of its class, which it makes for each run."""
+    return isinstance(obj, type) and (type(obj).__module__, type(obj).__name__) == (lock_class.__module__, "LockedMeta")
+
+
+def _node_at_work(node: type) -> type:
+    """Such a copy, made as the server makes it. Hidden inputs (the prompt, the node's number) stay in the parent."""
+    return lock_class(node.PREPARE_CLASS_CLONE(None))
 
 
 def _tensor(tensor: torch.Tensor) -> tuple | None:

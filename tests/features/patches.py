@@ -25,6 +25,7 @@ import comfy_extras.nodes_tomesd as tomesd
 import controls
 import torch
 from comfy.patcher_extension import PatcherInjection
+from comfy_api.internal import make_locked_method_func
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_controlnet import SetUnionControlNetType
 from features import loras
@@ -54,7 +55,9 @@ def differential_diffusion(family: str) -> Scene:
     """Inpainting whose mask grows with the steps."""
     masked = inpainting(family)
     soft = torch.linspace(0, 1, masked.latent["noise_mask"].shape[1])[None, :, None].expand_as(_mask(family))
-    patched = differential.DifferentialDiffusion.execute(masked.model)[0]
+    node = differential.DifferentialDiffusion
+    run = make_locked_method_func(node, "execute", node.PREPARE_CLASS_CLONE(None))  # as the server, for it keeps `cls`
+    patched = run(model=masked.model)[0]
     return replace(masked, model=patched, latent=masked.latent | {"noise_mask": soft.contiguous()})
 
 

@@ -12,6 +12,8 @@ import controls
 import pytest
 import torch
 from comfy.quant_ops import QuantizedTensor
+from comfy_api.internal import lock_class
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from compact_parallel.runtime.job.modules import PathModules
 from compact_parallel.runtime.job.patcher import recipe_of
 from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler, Local, PassThrough, ShippingError
@@ -98,6 +100,14 @@ def test_functions_share_their_variables_and_have_the_globals_of_their_module(tm
     assert (theirs["value"](), value()) == (4, 3)
     assert importable.SEEN == [3, 4]
     assert theirs["factorial"](5) == 120
+
+
+def test_the_class_that_the_server_runs_a_node_with_travels(tmp_path):
+    at_work = lock_class(DifferentialDiffusion.PREPARE_CLASS_CLONE(None))
+    (back,) = travel(tmp_path, {"function": lambda: at_work.forward, "class": at_work})
+    assert back["class"].__bases__ == at_work.__bases__ and back["function"]().__self__ is back["class"]
+    with pytest.raises(AttributeError, match="locked class"):
+        back["class"].hidden = None
 
 
 def test_a_config_that_answers_none_to_every_name_travels(tmp_path):
