@@ -1,4 +1,4 @@
-"""One real ComfyUI server for the tests of this folder, and the descriptions of the shipped workflows."""
+"""One real ComfyUI server for the tests of this folder, the descriptions of its nodes, and ComfyUI's front end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import live_server
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+sys.path.extend((str(HERE.parent / "bench"), str(HERE.parent / "browser")))
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,15 @@ def talk(tmp_path_factory):
 def object_info(talk):
     """What the server says of every node."""
     return talk.server.get("/object_info")
+
+
+@pytest.fixture(scope="session")
+def front_end():
+    """ComfyUI's front end, which makes prompts of templates."""
+    from front import missing
+    from templates_parts.front_end import opened
+
+    if reason := missing():
+        pytest.skip(reason)
+    with opened() as front_end:
+        yield front_end

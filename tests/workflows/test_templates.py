@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import sys
 import zipfile
 from collections import Counter
 
 import pytest
-from live_server import ROOT
-
-sys.path.extend((str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "browser")))
-
-from front import missing
 from templates_parts import reading, tables
 from templates_parts.families import BY_FILE, WITHOUT_PLAN, family_of, split
 from templates_parts.placing import PARALLEL_MODEL, model_slot, placed
 from templates_parts.reading import Template
 from templates_parts.verdicts import API, DIVIDED, NO_SAMPLER, NOT_PLACED, ONE_DEVICE, UNKNOWN_FAMILY, UNKNOWN_NODES
 from templates_parts.verdicts import verdict as verdict_of
+from templates_tiny.prompts import stock as without_parallel_model
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("comfyui_workflow_templates_json") is None,
@@ -250,27 +244,6 @@ def test_every_family_of_the_table_has_a_plan_or_is_known_to_have_none():
     assert family_of("Flux-2-Klein 9b.safetensors") == "Flux" and family_of("sana.safetensors") is None
 
 
-@pytest.fixture(scope="module")
-def front_end():
-    if reason := missing():
-        pytest.skip(reason)
-    from templates_parts.front_end import opened
-
-    with opened() as front_end:
-        yield front_end
-
-
-def without(nodes: dict) -> dict:
-    """The prompt as it is without Parallel Model."""
-    given = {key: node["inputs"]["model"] for key, node in nodes.items() if node.get("class_type") == PARALLEL_MODEL}
-    left = copy.deepcopy({key: node for key, node in nodes.items() if key not in given})
-    for node in left.values():
-        for name, value in node["inputs"].items():
-            if isinstance(value, list) and value[0] in given:
-                node["inputs"][name] = given[value[0]]
-    return left
-
-
 @pytest.mark.server
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_front_end_makes_a_prompt_of_it(name, templates, front_end):
@@ -278,7 +251,7 @@ def test_the_front_end_makes_a_prompt_of_it(name, templates, front_end):
         pytest.skip(f"{reading.PACKAGE} {reading.installed().version} has no {name}")
     template = templates[name]
     stock, parallel = front_end.prompt(template.graph), front_end.prompt(placed(template.graph))
-    assert without(parallel) == stock
+    assert without_parallel_model(parallel) == stock
     found = verdict_of(template, parallel, front_end.object_info)
     assert (found.kind, found.why) == SAMPLE[name]
     stock_kind = verdict_of(template, stock, front_end.object_info).kind

@@ -52,7 +52,7 @@ def _sampling(prompt: Prompt, guider: str, given: dict[str, Any], inputs: dict[s
     return Sampling(
         file=_file(prompt, given.get("model")),
         guider=guider,
-        inputs={name: True if name in _LINKED else _value(prompt, one) for name, one in held.items()},
+        inputs={name: True if name in _LINKED else value_of(prompt, one) for name, one in held.items()},
         sampler=_sampler(prompt, inputs),
         parallel=model.get("class_type") == PARALLEL_MODEL,
     )
@@ -61,7 +61,7 @@ def _sampling(prompt: Prompt, guider: str, given: dict[str, Any], inputs: dict[s
 def _sampler(prompt: Prompt, inputs: dict[str, Any]) -> str:
     node = _source(prompt, inputs.get("sampler"))
     named = inputs if node is None else node["inputs"]
-    value = _value(prompt, named.get("sampler_name"))
+    value = value_of(prompt, named.get("sampler_name"))
     return value if isinstance(value, str) else (node or {}).get("class_type", "")
 
 
@@ -69,18 +69,18 @@ def _file(prompt: Prompt, link: Any) -> str | None:
     """The model file at the beginning of the chain of nodes that this MODEL comes from."""
     while node := _source(prompt, link):
         if name := next((name for name in _FILES if name in node["inputs"]), None):
-            value = _value(prompt, node["inputs"][name])
+            value = value_of(prompt, node["inputs"][name])
             return value if isinstance(value, str) else None  # a node may have changed since the template was saved
         link = node["inputs"].get("model")
     return None
 
 
-def _value(prompt: Prompt, given: Any) -> Any:
+def value_of(prompt: Prompt, given: Any) -> Any:
     """The value of an input, also where a primitive or a switch gives it; None where only a run can tell."""
     given = _through_switches(prompt, given)
     if not _is_link(given):
         return given
-    return _value(prompt, prompt.get(given[0], {"inputs": {}})["inputs"].get("value"))
+    return value_of(prompt, prompt.get(given[0], {"inputs": {}})["inputs"].get("value"))
 
 
 def _source(prompt: Prompt, given: Any) -> dict[str, Any] | None:
@@ -92,7 +92,7 @@ def _source(prompt: Prompt, given: Any) -> dict[str, Any] | None:
 def _through_switches(prompt: Prompt, given: Any) -> Any:
     """What an input is given by the switches before it; None where only a run can tell how they stand."""
     while _is_link(given) and (node := prompt.get(given[0], {})).get("class_type") == _SWITCH:
-        switch = _value(prompt, node["inputs"].get("switch"))
+        switch = value_of(prompt, node["inputs"].get("switch"))
         given = None if switch is None else node["inputs"].get("on_true" if switch else "on_false")
     return given
 
