@@ -1,5 +1,11 @@
 """ComfyUI-CompactParallel: one image or video, sooner, on several devices."""
 
+from .runtime.comfy.fits import against
+from .runtime.comfy.seams import NODES
+
+if misfit := against(NODES):
+    raise ImportError(misfit.sentence)
+
 from .nodes.extension import comfy_entrypoint
 
 WEB_DIRECTORY = "./web"

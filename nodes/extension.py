@@ -1,11 +1,14 @@
 """What ComfyUI loads: the nodes, the routes, and the folder with the tiny demo model."""
 
+import logging
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from ..runtime.comfy.fits import against, misfits
+from ..runtime.comfy.seams import PANEL
 from .compare import CompactParallelCompare
 from .compression import CompactParallelCompression
 from .demo_prompt import CompactParallelDemoPrompt
@@ -20,6 +23,8 @@ from .strategy import CompactParallelStrategy
 from .validation import forget, remember
 from .worker_pool import CompactParallelPool
 
+log = logging.getLogger(__name__)
+
 MODELS = Path(__file__).resolve().parent.parent / "workflows" / "models"
 
 
@@ -30,11 +35,14 @@ class CompactParallelExtension(ComfyExtension):
         """Make the tiny demo model visible to the stock loaders, add our routes, tell browsers of changes."""
         for kind in ("diffusion_models", "vae"):
             folder_paths.add_model_folder_path(kind, str(MODELS / kind))
+        for misfit in misfits():
+            log.warning("%s", misfit.sentence)
         apply_settings()
-        add_routes(PromptServer.instance.routes)
-        PromptServer.instance.app.middlewares.extend((add_translations, forget))
-        forward_events(PromptServer.instance)
-        PromptServer.instance.add_on_prompt_handler(remember)
+        if not against(PANEL):
+            add_routes(PromptServer.instance.routes)
+            PromptServer.instance.app.middlewares.extend((add_translations, forget))
+            forward_events(PromptServer.instance)
+            PromptServer.instance.add_on_prompt_handler(remember)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""

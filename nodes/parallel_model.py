@@ -1,11 +1,15 @@
 """Parallel Model: the one node a workflow needs."""
 
+import importlib
+import logging
 from dataclasses import replace
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
+from ..runtime.attention.errors import Unsupported
+from ..runtime.comfy.fits import Misfit, against, refusal
+from ..runtime.comfy.seams import EVERYTHING
 from ..runtime.config import (
     ON_UNSUPPORTED,
     CompressionConfig,
@@ -14,17 +18,17 @@ from ..runtime.config import (
     PoolConfig,
     StepReuseConfig,
     StrategyConfig,
+    chosen_step_reuse,
 )
-from ..runtime.job.checks import devices_of
-from ..runtime.job.look_ahead import chosen
-from ..runtime.job.outer_sample import ParallelSampling
-from ..runtime.job.sampling import WRAPPER_KEY
+from ..runtime.job.devices import devices_of
 from .settings import DEFAULT_DEVICES, default_pool, stored
 from .step_reuse import CompactParallelStepReuse
 from .strategy import CompactParallelStrategy
 from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStepReuse, ParallelStrategy
 from .validation import Inputs, Untold, plugged, verdict
 from .worker_pool import CompactParallelPool
+
+log = logging.getLogger(__name__)
 
 
 class CompactParallelModel(io.ComfyNode):
@@ -104,12 +108,19 @@ class CompactParallelModel(io.ComfyNode):
             on_unsupported=on_unsupported,
             step_reuse=step_reuse or StepReuseConfig(),
         )
-        chosen(config)
+        chosen_step_reuse(config)
         devices_of(config)  # a wrong device or degree is told here, before anything starts
-        parallel = model.clone()
-        parallel.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)  # a second node replaces the first
-        parallel.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, ParallelSampling(config))
-        return io.NodeOutput(parallel)
+        if misfit := against(EVERYTHING):
+            if on_unsupported == ON_UNSUPPORTED[0]:
+                raise Unsupported(_not_at_all(misfit))
+            log.warning("Parallel Model runs on one device. %s", misfit.sentence)
+            return io.NodeOutput(model)
+        outer_sample = importlib.import_module("..runtime.job.outer_sample", __package__)  # not all ComfyUIs let it
+        return io.NodeOutput(outer_sample.parallelised(model, config))
+
+
+def _not_at_all(misfit: Misfit) -> str:
+    return f'{misfit.sentence} Or set on_unsupported of Parallel Model to "run on one device".'
 
 
 def _wrong_together(inputs: Inputs) -> str:
@@ -128,7 +139,13 @@ def _wrong_together(inputs: Inputs) -> str:
         return "" if "pool" in inputs else str(error)  # Parallel Worker Pool tells about its devices itself
     try:
         devices_of(config)
-        chosen(config)
+        chosen_step_reuse(config)
     except ConfigError as error:
         return str(error)
-    return ""
+    return _not_here(config) if inputs.get("on_unsupported", ON_UNSUPPORTED[0]) == ON_UNSUPPORTED[0] else ""
+
+
+def _not_here(config: ParallelConfig) -> str:
+    """What the installed ComfyUI has against this, whatever the model is."""
+    misfit = against(EVERYTHING)
+    return _not_at_all(misfit) if misfit else refusal(config.strategy.degrees_set())

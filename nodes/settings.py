@@ -10,7 +10,7 @@ from typing import Any
 import folder_paths
 
 from ..runtime.config import ConfigError, ParallelConfig, PoolConfig
-from ..runtime.job.checks import devices_of
+from ..runtime.job.devices import devices_of
 from ..runtime.pool.registry import pools
 
 log = logging.getLogger(__name__)

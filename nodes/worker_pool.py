@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..runtime.config import BACKENDS, ConfigError, ParallelConfig, PoolConfig
-from ..runtime.job.checks import devices_of
+from ..runtime.job.devices import devices_of
 from .types import CATEGORY, ParallelPool
 from .validation import Inputs, verdict
 

@@ -143,6 +143,10 @@ class StrategyConfig(JsonForm):
         for name in DEGREES:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
 
+    def degrees_set(self) -> dict[str, int]:
+        """The degrees that a person has set, by their names; none with mode "auto"."""
+        return {name: getattr(self, name) for name in DEGREES} if self.mode == "manual" else {}
+
     def check_world(self, world: int) -> None:
         """Raises ConfigError unless the degrees multiply to `world` workers."""
         product = math.prod(getattr(self, name) for name in DEGREES)
@@ -264,3 +268,17 @@ class ParallelConfig:
             on_unsupported=data["on_unsupported"],
             step_reuse=StepReuseConfig.from_json(data["step_reuse"]),
         )
+
+
+def chosen_step_reuse(config: ParallelConfig) -> StepReuseConfig:
+    """Step Reuse as it was set; a step_degree without it has the defaults. Raises ConfigError."""
+    step_degree = config.strategy.step_degree if config.strategy.mode == "manual" else 1
+    reuse = config.step_reuse
+    if step_degree > 1 and reuse.mode == "off":
+        return StepReuseConfig(mode="look_ahead", look_ahead=step_degree)
+    if step_degree > reuse.look_ahead:
+        raise ConfigError(
+            f"step_degree is {step_degree} but look_ahead of Step Reuse is {reuse.look_ahead}, so some workers would "
+            f"never have a call; set look_ahead to {step_degree} or more, or step_degree to {reuse.look_ahead}."
+        )
+    return reuse

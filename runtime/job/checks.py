@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-import comfy.cli_args
 import comfy.model_base
-import comfy.model_management
 import torch
 
 from ..attention.errors import Unsupported
-from ..config import ConfigError, ParallelConfig
+from ..comfy.fits import Misfit, against, refusal
+from ..comfy.seams import CFG, DATA, EASYCACHE, ROWS, TOKENS
+from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.arguments import modules_at
 from ..sharding.overrides import is_sparse
@@ -35,38 +33,6 @@ MIXES_BATCH = (
     "SeedVR2 3B lets the entries of a batch see each other's text, which {} takes apart; set it to 1 and use "
     "ulysses_degree or ring_degree."
 )
-
-
-ONE_CARD = (
-    "On Windows ComfyUI shows itself only the first card (CUDA_VISIBLE_DEVICES is 0) unless it is started with "
-    "--cuda-device all."
-)
-
-
-def hidden_cards() -> str:
-    """A sentence where ComfyUI has hidden all cards but one from itself, as it does on Windows after 0.30; else empty.
-
-    It sets CUDA_VISIBLE_DEVICES where nobody has told it which cards to use.
-    """
-    args = comfy.cli_args.args
-    told = args.cuda_device is not None or getattr(args, "default_device", None) is not None
-    hidden = sys.platform == "win32" and not told and os.environ.get("CUDA_VISIBLE_DEVICES") == "0"
-    return ONE_CARD if hidden and not comfy.model_management.cpu_mode() else ""
-
-
-def devices_of(config: ParallelConfig) -> tuple[str, ...]:
-    """One device per worker on this machine. Raises ConfigError for a device that is not there, or a wrong backend.
-
-    A ComfyUI that was told to use the CPU (--cpu) has no CUDA devices.
-    """
-    try:
-        devices = config.pool.worker_devices(0 if comfy.model_management.cpu_mode() else torch.cuda.device_count())
-    except ConfigError as error:
-        raise ConfigError(f"{error} {hidden_cards()}".rstrip()) from error
-    config.pool.resolve_backend(devices)
-    if config.strategy.mode == "manual":
-        config.strategy.check_world(len(devices))
-    return devices
 
 
 class NothingToShare(Unsupported):
@@ -108,6 +74,8 @@ def degrees_for(
             "MultiGPU CFG Split has put copies of this model on other devices already; bypass that node: Parallel "
             "Model divides the work by itself."
         )
+    if refused := refusal(config.strategy.degrees_set(), kind_of_split(module)):
+        raise Unsupported(refused)
     against_cfg = _against_cfg(guider, noise)
     replaced = "" if _changed_parts_run_whole(module) else replaced_within(guider)
     if config.strategy.mode == "manual":
@@ -118,11 +86,11 @@ def degrees_for(
         degrees = auto_degrees(
             world,
             conditions=1 if against_cfg else asked.usual,
-            splits_tokens=has_plan(module) and not replaced and "sequence" not in idle,
+            splits_tokens=_can_split(module) and not replaced and "sequence" not in idle,
             heads=None if splits_rows(module) else _heads(module),
             rows=lowest_rows(module, noise.shape[-2]) if splits_rows(module) else None,
             look_ahead=look_ahead,
-            batch=1 if acts_within(guider) or "data" in idle else batch,
+            batch=1 if acts_within(guider) or "data" in idle or against(DATA) else batch,
             ring=not _attends_sparsely(guider),
         )
         degrees = replace(degrees, overlap=config.strategy.overlap)
@@ -146,10 +114,40 @@ def degrees_for(
             )
         if against_cfg and asked.usual > 1:
             raise Unsupported(against_cfg)
+        if misfit := _lost(module, batch):
+            raise Unsupported(_nothing_left(misfit))
         if replaced and has_plan(module):
             raise Unsupported(_whole_with(replaced, guider, noise, asked))
         raise Unsupported(_nothing_to_share(module, guider))
     return degrees
+
+
+def kind_of_split(module: torch.nn.Module) -> str:
+    """What a model needs of ComfyUI to be split: the capability TOKENS or ROWS."""
+    return ROWS if splits_rows(module) else TOKENS
+
+
+def refuse_misfits(degrees: Degrees, module: torch.nn.Module) -> None:
+    """Raises Unsupported where the ComfyUI of this process lacks what workers of these degrees need."""
+    if refused := refusal(degrees.named(), kind_of_split(module)):
+        raise Unsupported(refused)
+
+
+def _can_split(module: torch.nn.Module) -> bool:
+    return has_plan(module) and not against(kind_of_split(module))
+
+
+def _lost(module: torch.nn.Module, batch: int) -> Misfit | None:
+    """What keeps ComfyUI from letting workers share the tokens, or else the batch, which there are to share."""
+    tokens = against(kind_of_split(module)) if has_plan(module) else None
+    return tokens or (against(DATA) if batch > 1 else None)
+
+
+def _nothing_left(misfit: Misfit) -> str:
+    return (
+        f"These workers have nothing to share: {misfit.reason}; update ComfyUI-CompactParallel, or set on_unsupported "
+        'of Parallel Model to "run on one device".'
+    )
 
 
 def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
@@ -176,7 +174,8 @@ def way_out(degrees: str, guider: Any, noise: torch.Tensor, asked: Asked) -> str
         "data_degree": noise.shape[0] > 1 and not (acts_within(guider) or mixes_batch(module) or frames),
         "ring_degree": has_plan(module) and not whole,
     }
-    left = [name for name, works in others.items() if works and name not in degrees]
+    kind = kind_of_split(module)
+    left = [name for name, works in others.items() if works and name not in degrees and not refusal({name: 2}, kind)]
     if not left:
         return 'set on_unsupported of Parallel Model to "run on one device"'
     return f"set {degrees} to 1 and use {' or '.join(left)}"
@@ -210,7 +209,13 @@ def _against_cfg(guider: Any, noise: torch.Tensor) -> str:
         return PAIRS_CONDITIONS[kind]
     if mixes_batch(module):
         return MIXES_BATCH.format("cfg_degree")
+    if misfit := against(CFG) or (_has_easycache(guider) and against(EASYCACHE)):
+        return _nothing_left(misfit)
     return reason_against_cfg(guider.model_options)
+
+
+def _has_easycache(guider: Any) -> bool:
+    return "easycache" in guider.model_options.get("transformer_options", {})
 
 
 def mixes_batch(module: torch.nn.Module) -> bool:
@@ -241,7 +246,7 @@ def degrees_alone(
     return one_by_one(
         degrees,
         conditions=1 if _against_cfg(guider, noise) else (asked or asked_by(guider)).usual,
-        splits_tokens=may_split_tokens and has_plan(module) and not splits_rows(module),
+        splits_tokens=may_split_tokens and _can_split(module) and not splits_rows(module),
     )
 
 

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..attention.errors import Unsupported
-from ..config import ParallelConfig, StepReuseConfig
+from ..config import ParallelConfig, StepReuseConfig, chosen_step_reuse
 from ..parallel.mesh import Degrees
 from ..planner.experience import TRIES, experience
 from ..pool.errors import PoolError, Stopped
 from ..pool.pool import Pool
 from .asking import Asked, asked_by
-from .checks import NothingToShare, degrees_for, hidden_cards, unmet
+from .checks import NothingToShare, degrees_for, unmet
+from .devices import hidden_cards
 from .fallback import told
 from .fingerprint import way_of_asking, workflow_of
 from .found import found_in
-from .look_ahead import LookAhead, chosen, limited, look_ahead_for
+from .look_ahead import LookAhead, limited, look_ahead_for
 
 ONE_DEVICE = "There is one device, so ComfyUI samples as always."
 NO_GUESS = (
@@ -75,7 +76,7 @@ class Choice:
 
 def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
     """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare."""
-    if world == 1 and not chosen(config).enabled:
+    if world == 1 and not chosen_step_reuse(config).enabled:
         raise NothingToShare(f"{ONE_DEVICE} {hidden_cards()}".rstrip())
     auto = config.strategy.mode == "auto"
     ahead = look_ahead_for(config, guider, arguments)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
+from typing import Any
 
 import comfy.options
 
-from ..pool.worker import Handler, Orders
+from ..comfy.fits import Misfit, against, misfits
+from ..comfy.seams import EVERYTHING
+from ..pool.errors import Refused
+from ..pool.worker import Handler, JobControl, Orders
+
+log = logging.getLogger(__name__)
 
 
 def sampling_handler(orders: Orders) -> Handler:
@@ -15,4 +23,32 @@ def sampling_handler(orders: Orders) -> Handler:
     if orders.device == "cpu" and "--cpu" not in sys.argv:
         sys.argv.append("--cpu")
     comfy.options.enable_args_parsing()
+    if orders.rank == 0:
+        for misfit in misfits():
+            log.warning("%s", misfit.sentence)
+    if misfit := against(EVERYTHING):
+        return _Refusing(misfit)
     return importlib.import_module(".worker", __package__).SamplingHandler(orders)
+
+
+class _Refusing:
+    """In place of a handler that the worker's ComfyUI does not let sample; see pool.worker.Handler."""
+
+    def __init__(self, misfit: Misfit) -> None:
+        self._misfit = misfit
+
+    def prepare(self, payload: bytes) -> Any:
+        """Raises Refused."""
+        raise Refused(self._misfit.sentence)
+
+    def run(self, job: Any, control: JobControl) -> tuple[bytes, dict]:
+        """Never called: no job is prepared."""
+        raise Refused(self._misfit.sentence)
+
+    def park(self) -> int:
+        """It holds nothing."""
+        return 0
+
+    def about(self) -> dict:
+        """As that of a worker that has done nothing yet."""
+        return {"pid": os.getpid(), "device_bytes": 0}

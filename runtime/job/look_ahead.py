@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..attention.errors import Unsupported
-from ..config import ConfigError, ParallelConfig, StepReuseConfig
+from ..comfy.fits import against, refusal
+from ..comfy.seams import STEP
+from ..config import ParallelConfig, StepReuseConfig, chosen_step_reuse
 from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay
 from ..parallel.step.samplers import SERIAL, Kind, kind_of, name_of
@@ -35,28 +37,18 @@ class LookAhead:
         return {**self.config.to_json(), **about}
 
 
-def chosen(config: ParallelConfig) -> StepReuseConfig:
-    """Step Reuse as it was set; a step_degree without it has the defaults. Raises ConfigError."""
-    step_degree = config.strategy.step_degree if config.strategy.mode == "manual" else 1
-    reuse = config.step_reuse
-    if step_degree > 1 and reuse.mode == "off":
-        return StepReuseConfig(mode="look_ahead", look_ahead=step_degree)
-    if step_degree > reuse.look_ahead:
-        raise ConfigError(
-            f"step_degree is {step_degree} but look_ahead of Step Reuse is {reuse.look_ahead}, so some workers would "
-            f"never have a call; set look_ahead to {step_degree} or more, or step_degree to {reuse.look_ahead}."
-        )
-    return reuse
-
-
 def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookAhead:
     """What Step Reuse does with this sampler, model and number of steps. Raises ConfigError or Unsupported.
 
     A sampler that cannot look ahead runs one call after the other, with a warning.
     """
-    reuse = chosen(config)
+    reuse = chosen_step_reuse(config)
     if not reuse.enabled:
         return LookAhead(StepReuseConfig())
+    if misfit := against(STEP):
+        if refused := refusal(config.strategy.degrees_set()):
+            raise Unsupported(refused)
+        return LookAhead(StepReuseConfig(), warnings=(f"Step Reuse did nothing: {misfit.sentence}",))
     sampler = arguments.sampler
     kind, name = kind_of(sampler), name_of(sampler)
     if kind.refused:

@@ -13,6 +13,7 @@ from typing import Any
 import comfy.model_management
 import comfy.options
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..config import ParallelConfig
 from ..planner.compression import resolve
@@ -23,13 +24,14 @@ from ..pool.registry import pools
 from ..report.history import runs
 from ..report.ledger import Ledger, run_report
 from ..report.live import LiveRun, live, result_line
-from .checks import NothingToShare, degrees_alone, devices_of
+from .checks import NothingToShare, degrees_alone
 from .choice import choose
+from .devices import devices_of
 from .fallback import TRAINING, needs_gradients, told
 from .memory import make_room, show_weights
 from .pickling import Local
 from .progress import Progress, watched
-from .sampling import Arguments, Result, SamplingJob, random_state
+from .sampling import WRAPPER_KEY, Arguments, Result, SamplingJob, random_state
 from .workflow import place
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,14 @@ def pool_for(config: ParallelConfig, devices: tuple[str, ...]) -> Pool:
     """The pool of this config's name; it starts with the first run. Its workers get ComfyUI's command-line options."""
     command_line = tuple(sys.argv) if comfy.options.args_parsing else ("main.py",)
     return pools().get(config.pool, devices, Entry(HANDLER, command_line, {}))
+
+
+def parallelised(patcher: Any, config: ParallelConfig) -> Any:
+    """A clone of a MODEL that samples on the pool. Another config replaces the one it has."""
+    clone = patcher.clone()
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, ParallelSampling(config))
+    return clone
 
 
 class ParallelSampling(Local):

@@ -18,6 +18,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..attention.errors import MetAlone, Unsupported
+from ..comfy.fits import misfits
 from ..compression.residual_wire import make_wire
 from ..parallel.arrangement import Arrangement, Arrangements
 from ..parallel.mesh import Degrees, Mesh
@@ -34,6 +35,7 @@ from ..report.ledger import Ledger
 from ..sharding.failures import refusing_own_failures
 from .agreed_changes import agreed_changes
 from .changes import Watch
+from .checks import refuse_misfits
 from .inside import acts_within
 from .modules import install_finders
 from .sampling import WRAPPER_KEY, JobRebuilder, Result, SamplingJob, random_state, set_random_state
@@ -57,7 +59,12 @@ class SamplingHandler:
     def prepare(self, payload: bytes) -> SamplingJob:
         """Rebuild the job; loads the model from its file when it is new here."""
         with torch.inference_mode():
-            return self._rebuilder.rebuild(payload)
+            job = self._rebuilder.rebuild(payload)
+        try:
+            refuse_misfits(job.degrees, job.guider.model_patcher.model.diffusion_model)
+        except Unsupported as error:
+            raise Refused(str(error)) from error
+        return job
 
     def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         """Sample. Returns a sampling.Result (rank 0) and the ledger."""
@@ -71,7 +78,7 @@ class SamplingHandler:
 
     def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         ledger = Ledger()
-        for warning in job.warnings:
+        for warning in (*job.warnings, *(misfit.sentence for misfit in misfits())):
             ledger.warn(warning)
         with torch.inference_mode(), Arrangements() as arrangements:
             options = job.guider.model_options

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import comfy.samplers
 import torch
-from comfy.samplers import get_area_and_mult
 
 from ..attention.axis import Axis, exchange
 from ..report.ledger import Ledger
@@ -69,5 +69,5 @@ def _see_schedules(
 ) -> None:
     """Keyframes of hooks go by the calls they have seen, those with the conditions of other groups, too."""
     for cond in (cond for several in conds for cond in several if cond.get("hooks") and "default" not in cond):
-        if get_area_and_mult(cond, x_in, timestep) is not None:
+        if comfy.samplers.get_area_and_mult(cond, x_in, timestep) is not None:
             model.current_patcher.prepare_hook_patches_current_keyframe(timestep, cond["hooks"], model_options)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from comfy.controlnet import ControlNet
+import comfy.controlnet
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
+from ..comfy.fits import against
+from ..comfy.seams import CONTROL
 from ..sharding.controlnet import ControlTokens
 from ..sharding.hooks import Hooked, Slots
 from ..sharding.rows.controlnet import ControlRows
@@ -42,18 +44,23 @@ WHOLE = "The ControlNet {} is run whole by every worker: {}."
 def shared_controls(patcher: Any, model: Hooked, attention: SequenceAttention) -> Iterator[None]:
     """While active, the ControlNets that ComfyUI runs share their work over the ranks of `attention`, exactly.
 
-    They steer the `model` of `patcher`, which is split over the same ranks.
+    They steer the `model` of `patcher`, which is split over the same ranks. Where ComfyUI does not let them, every rank
+    runs them whole.
     """
-    controls, original = _Controls(patcher, model, attention), ControlNet.get_control
+    if against(CONTROL):
+        yield
+        return
+    kind = comfy.controlnet.ControlNet
+    controls, original = _Controls(patcher, model, attention), kind.get_control
 
-    def get_control(control: ControlNet, *args: Any) -> Any:
+    def get_control(control: comfy.controlnet.ControlNet, *args: Any) -> Any:
         return controls.get_control(original, control, *args)
 
-    ControlNet.get_control = get_control
+    kind.get_control = get_control
     try:
         yield
     finally:
-        ControlNet.get_control = original
+        kind.get_control = original
         controls.detach()
 
 
@@ -73,10 +80,17 @@ class _Controls:
     def __init__(self, patcher: Any, model: Hooked, attention: SequenceAttention) -> None:
         self._patcher, self._model, self._attention = patcher, model, attention
         self._known: dict[int, tuple[nn.Module, ControlTokens | ControlRows | None]] = {}
-        self._numbers: dict[int, tuple[ControlNet, int]] = {}
+        self._numbers: dict[int, tuple[comfy.controlnet.ControlNet, int]] = {}
 
     def get_control(
-        self, original: Callable, control: ControlNet, x: Tensor, t: Tensor, cond: Any, batched: int, options: dict
+        self,
+        original: Callable,
+        control: comfy.controlnet.ControlNet,
+        x: Tensor,
+        t: Tensor,
+        cond: Any,
+        batched: int,
+        options: dict,
     ) -> Any:
         """What `original` gives for this control and those chained before it."""
         given = (x, t, cond, batched, options)

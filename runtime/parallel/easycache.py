@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import comfy.samplers
 import torch
-from comfy.samplers import can_concat_cond, get_area_and_mult
 from torch import Tensor
 
 from ..attention.axis import Axis, exchange
@@ -147,7 +147,7 @@ def _easycache(options: Any) -> Any:
 def _entries(conds: list, x_in: Tensor, timestep: Tensor) -> dict[tuple[int, int], Any]:
     """{(prediction, place in it): what ComfyUI evaluates for this condition now}, in the order ComfyUI takes them."""
     found = {
-        (index, place): get_area_and_mult(cond, x_in, timestep)
+        (index, place): comfy.samplers.get_area_and_mult(cond, x_in, timestep)
         for index, several in enumerate(conds)
         for place, cond in enumerate(several or ())
         if "default" not in cond
@@ -158,7 +158,8 @@ def _entries(conds: list, x_in: Tensor, timestep: Tensor) -> dict[tuple[int, int
 def _batch(entries: dict[tuple[int, int], Any]) -> list[tuple[int, int]]:
     """The conditions that ComfyUI evaluates with the first; the last of them leads the batch, however much fits in."""
     first = next(iter(entries.values()))
-    return [place for place, entry in entries.items() if entry.hooks == first.hooks and can_concat_cond(entry, first)]
+    fits = comfy.samplers.can_concat_cond
+    return [place for place, entry in entries.items() if entry.hooks == first.hooks and fits(entry, first)]
 
 
 def _add_magnitude(decision: _Decision, output: Any, uuids: list, channels: int) -> None:

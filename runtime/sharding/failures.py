@@ -16,8 +16,8 @@ from types import FrameType
 from torch import nn
 
 from ..attention.errors import OTHER_DEGREES, MetAlone, Unsupported
+from ..comfy.version import installed
 from .origin import namesake
-from .version import comfyui
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
             raise
         what = str(error).partition("\n")[0]
         sentence = (
-            f"Parallel Model's own code failed {_place(error)} with {comfyui()} ({type(error).__name__}: {what}); "
+            f"Parallel Model's own code failed {_place(error)} with {installed()} ({type(error).__name__}: {what}); "
             f"{_way_out(home)}"
         )
         log.exception("%s", sentence)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..attention.errors import OTHER_DEGREES, WAY_OUT, Unsupported
+from ..comfy.version import installed
 from .parameters import Passed
 
 
@@ -42,6 +43,14 @@ class Family:
     def refuse_unfit(self, what: str) -> Unsupported:
         """The error that says what of the model is not as the plan knows it, and which degrees do without the plan."""
         return Unsupported(f"{self.not_with(what)}; {OTHER_DEGREES}")
+
+    def refuse_unseen_attention(self) -> Unsupported:
+        """The error for attention that ComfyUI does not call our override for."""
+        return self.refuse(f"an attention that does not go through the attention functions of {installed()}")
+
+    def refuse_unrun(self, part: str) -> Unsupported:
+        """The error for a part of the model whose hooks did not fire."""
+        return self.refuse(f"a patch, or a change in {installed()}, that keeps its {part} from running")
 
     def not_with(self, what: str) -> str:
         """That says what of this family cannot be split."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..comfy.version import installed
 from .arguments import modules_at
 from .changed import changed_modules, holds
 from .family import Family
@@ -16,7 +17,6 @@ from .parameters import OPTIONS, Parameters, Passed
 from .plan import Plan
 from .rows.modules import named
 from .rows.plan import RowPlan
-from .version import comfyui
 
 _ONE = re.compile(r"\b(first|last)\b")
 
@@ -94,7 +94,7 @@ def misfit(model: nn.Module, relied_on: Mapping[str, Expected], changed: Collect
 def of_forward(path: str, module: nn.Module, what: str) -> str:
     """That a module's forward is so, with the module's class and place and the ComfyUI it is from."""
     place = f" ({path})" if path else ""
-    return f"the {type(module).__name__}{place} of {comfyui()}, whose forward {what}"
+    return f"the {type(module).__name__}{place} of {installed()}, whose forward {what}"
 
 
 def _names(plan: Plan) -> list[tuple[str, list[str]]]:

@@ -199,7 +199,7 @@ class Sharding(Sharing):
         unfinished = bool(self._forward.lengths) and not self._forward.gathered
         self._forward = Forward()
         if unfinished:
-            raise self.plan.refuse("a patch that keeps its last layer from running")
+            raise self.plan.refuse_unrun("last layer")
 
     def _split(self, action: Split, x: Tensor | None, given: Callable[[str], Any]) -> Tensor:
         if x is None:
@@ -323,7 +323,7 @@ class Sharding(Sharing):
     def _leave_scope(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._forward.scope = None
         if not self._forward.scope_calls and not self._forward.scope_skipped:
-            raise self.plan.refuse("an attention that does not go through ComfyUI's attention functions")
+            raise self.plan.refuse_unseen_attention()
 
     def _gather(self, action: Gather, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._forward.whole_between:
@@ -349,7 +349,7 @@ class Sharding(Sharing):
     def _layout(self, segments: tuple[str, ...]) -> HeldTokens:
         lengths = self._forward.lengths
         if any(segment not in lengths for segment in segments):
-            raise self.plan.refuse("a patch that keeps its first block from running")
+            raise self.plan.refuse_unrun("first block")
         return HeldTokens(tuple(lengths[segment] for segment in segments), self.attention.parts)
 
     def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:

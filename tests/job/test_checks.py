@@ -15,8 +15,9 @@ from compact_parallel.runtime.config import (
     StepReuseConfig,
     StrategyConfig,
 )
-from compact_parallel.runtime.job.checks import NothingToShare, degrees_for, devices_of, unmet
+from compact_parallel.runtime.job.checks import NothingToShare, degrees_for, unmet
 from compact_parallel.runtime.job.choice import choose
+from compact_parallel.runtime.job.devices import devices_of
 from compact_parallel.runtime.job.look_ahead import LookAhead, limited
 from compact_parallel.runtime.parallel.cfg import owners
 from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees, one_by_one

@@ -138,7 +138,7 @@ def test_what_is_refused_and_what_is_not(tmp_path):
     expected = {
         "another_patch": "Flux cannot be split over ranks with a patch of the kind another_patch",
         "wrong plan": "SD3 cannot be split over ranks with no joint_blocks.first in the model",
-        "override not given": "with an attention that does not go through ComfyUI's attention functions",
+        "override not given": "with an attention that does not go through the attention functions of ComfyUI ",
     }
     for outcome in launch(refusals_and_compression, 2, tmp_path):
         sentences, after, kept, previous_calls, warnings, compressed, hooks = outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from comfy.hooks import HookKeyframeGroup
+import comfy.hooks
 
 
 class Schedules:
@@ -30,9 +30,9 @@ class Schedules:
         if changed:
             self._guider.model_patcher.clear_cached_hook_weights()
 
-    def _scheduled(self) -> Iterator[tuple[HookKeyframeGroup, list[dict]]]:
+    def _scheduled(self) -> Iterator[tuple[comfy.hooks.HookKeyframeGroup, list[dict]]]:
         """Keyframes that change something, and the conditions that bring them."""
-        found: dict[int, tuple[HookKeyframeGroup, list[dict]]] = {}
+        found: dict[int, tuple[comfy.hooks.HookKeyframeGroup, list[dict]]] = {}
         for cond in (cond for conds in self._guider.conds.values() for cond in conds):
             for hook in getattr(cond.get("hooks"), "hooks", ()):
                 if len(hook.hook_keyframe.keyframes) > 1:

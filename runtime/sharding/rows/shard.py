@@ -218,7 +218,7 @@ class RowSharding(Hooked):
     @property
     def _rows(self) -> RowLayout:
         if not self._forward.levels:
-            raise self.plan.refuse("a patch that keeps its first layer from running")
+            raise self.plan.refuse_unrun("first layer")
         return self._forward.levels[self._forward.level]
 
     def _cut_residual(self, residual: Tensor) -> Tensor | None:
@@ -307,7 +307,7 @@ class RowSharding(Hooked):
         unfinished = self._forward.levels and not self._forward.gathered
         self._forward = _Forward()
         if unfinished:
-            raise self.plan.refuse("a patch that keeps its last layer from running")
+            raise self.plan.refuse_unrun("last layer")
 
     def _enter_functions(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         forward = self._forward
@@ -377,7 +377,7 @@ class RowSharding(Hooked):
         missed = self._forward.scope is not None and not self._forward.scope_calls
         self._forward.scope = None
         if missed:
-            raise self.plan.refuse("an attention that does not go through ComfyUI's attention functions")
+            raise self.plan.refuse_unseen_attention()
 
     def _splits_attention(self) -> bool:
         return self._forward.scope is not None

@@ -1,12 +1,12 @@
-"""Which ComfyUI this is, for sentences about what does not fit it."""
+"""Which ComfyUI is installed."""
 
 from __future__ import annotations
 
 import importlib
 
 
-def comfyui() -> str:
-    """Its name with its version, where it says which."""
+def installed() -> str:
+    """Its name for people, such as "ComfyUI 0.30.0"."""
     try:
         return f"ComfyUI {importlib.import_module('comfyui_version').__version__}"
     except (ImportError, AttributeError):

@@ -1,0 +1,148 @@
+"""Does the ComfyUI that is installed still have the seams this pack was written for, and what is lost if not?"""
+
+from __future__ import annotations
+
+import dis
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+from .seams import CFG, DATA, EVERYTHING, ROWS, SEAMS, STEP, TOKENS, Seam
+from .version import installed
+
+_DEGREES = {"data_degree": DATA, "cfg_degree": CFG, "step_degree": STEP}
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A seam that does not fit: its `name`, what `differs`, and the capabilities that are lost (`needed_for`)."""
+
+    name: str
+    differs: str
+    needed_for: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """What is lost and why, without the way out."""
+        lost = " and no ".join(self.needed_for)
+        return f"{self.name} of {installed()} {self.differs}, without which ComfyUI-CompactParallel has no {lost}"
+
+    @property
+    def sentence(self) -> str:
+        """For the log, and for the report of a run."""
+        return f"{self.reason}; update ComfyUI-CompactParallel, or use a ComfyUI that its README names."
+
+
+def check() -> list[Misfit]:
+    """Every seam that does not fit.
+
+    Modules of the package comfy are looked at in any case: ComfyUI has imported them before it loads custom nodes, and
+    a worker is about to. Of others, such as the server's, only those that are there already.
+    """
+    return [
+        Misfit(f"{seam.module}:{name}", differs, seam.needed_for)
+        for seam in SEAMS
+        for name in seam.names.split()
+        if (differs := _differs(seam, name))
+    ]
+
+
+@cache
+def misfits() -> tuple[Misfit, ...]:
+    """What `check` found, the first time."""
+    return tuple(check())
+
+
+def against(*capabilities: str) -> Misfit | None:
+    """What keeps any of these capabilities from being there; None if nothing does."""
+    wanted = {*capabilities, EVERYTHING}
+    return next((misfit for misfit in misfits() if wanted.intersection(misfit.needed_for)), None)
+
+
+def against_sequence(*kinds: str) -> Misfit | None:
+    """What keeps models of all these kinds (TOKENS, ROWS) from being split; None where one of them can be."""
+    found = [against(kind) for kind in kinds]
+    return found[0] if all(found) else None
+
+
+def refusal(degrees: Mapping[str, int], *kinds: str) -> str:
+    """Why workers cannot share a model this way; empty where they can.
+
+    Args:
+        degrees: {"cfg_degree": 2, ...}, as Parallel Strategy names them; others are not looked at.
+        kinds: TOKENS or ROWS, as the model is; both where it is not known yet.
+    """
+    for name, size in degrees.items():
+        of_sequence = name in ("ulysses_degree", "ring_degree")
+        if size > 1 and (of_sequence or name in _DEGREES):
+            misfit = against_sequence(*(kinds or (TOKENS, ROWS))) if of_sequence else against(_DEGREES[name])
+            if misfit is not None:
+                return (
+                    f"{name} is {size}, but {misfit.reason}; set {name} to 1, update ComfyUI-CompactParallel, or set "
+                    'on_unsupported of Parallel Model to "run on one device".'
+                )
+    return ""
+
+
+def _differs(seam: Seam, name: str) -> str:
+    """What is not as the table has it; empty if nothing."""
+    try:
+        owner = _module(seam.module)
+    except ImportError:
+        return "is not there"
+    if owner is None:
+        return ""
+    *outer, last = name.split(".")
+    for each in outer:
+        owner = getattr(owner, each, None)
+    if not hasattr(owner, last):
+        return "" if isinstance(owner, type) and last in _set_by_methods(owner) else "is not there"
+    return "" if seam.takes is None else _differs_in_parameters(seam, _parameters(owner, last))
+
+
+def _module(name: str) -> ModuleType | None:
+    """The module; None for one that nobody has imported, and that is not this module's to import."""
+    if name in sys.modules or name.startswith("comfy."):
+        return importlib.import_module(name)
+    if importlib.util.find_spec(name) is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return None
+
+
+@cache
+def _set_by_methods(kind: type) -> frozenset[str]:
+    """The attributes that the methods of a class set, on itself or others."""
+    functions = (getattr(value, "__func__", value) for base in kind.__mro__ for value in vars(base).values())
+    codes = (function.__code__ for function in functions if isinstance(function, FunctionType))
+    steps = (step for code in codes for step in dis.get_instructions(code))
+    return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
+
+
+def _parameters(owner: Any, name: str) -> list[inspect.Parameter]:
+    """What a function is given by its callers; of a class, what it is made from."""
+    function = getattr(owner, name)
+    found = list(inspect.signature(function).parameters.values())
+    return found[1:] if isinstance(owner, type) and isinstance(function, FunctionType) else found
+
+
+def _differs_in_parameters(seam: Seam, found: list[inspect.Parameter]) -> str:
+    """What the parameters have against being given what the table says; empty if nothing."""
+    kinds = {parameter.kind for parameter in found}
+    if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds:  # what other packs put around it
+        return ""
+    by_place, _, by_name = seam.takes.partition("*")
+    places, names = by_place.replace(",", " ").split(), by_name.replace(",", " ").split()
+    plain = {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if missing := [name for name in (*places, *names) if name not in plain]:
+        return f"does not take {' and '.join(missing)}"
+    if list(plain)[: len(places)] != places:
+        return f"takes {', '.join(plain)} in another order"
+    more = [name for name in plain if name not in (*places, *names)]
+    more = [name for name in more if seam.replaced or plain[name].default is inspect.Parameter.empty]
+    return f"also takes {' and '.join(more)}" if more else ""

@@ -1,0 +1,423 @@
+"""The seams: every internal of ComfyUI that this pack touches, in one table. Add the next one here.
+
+Newer versions of ComfyUI may change any of them without a word. `fits.py` compares the table with the ComfyUI that is
+installed: when the pack loads, when a worker starts, and in the tests, which also see to it that nothing is left out
+here. What no longer fits switches off what depends on it, and a sentence says so.
+
+No seams are what ComfyUI's nodes for people are made of (comfy_api), and what the pack only knows by its name: the
+classes of models (sharding/plans), samplers (parallel/step/samplers.py), guiders (job/asking.py). One that it does not
+find, or does not know, is treated as any other that nobody wrote a plan for; plans look at the modules they split
+themselves. What shows only in a run is looked at there, by the guards that the table names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVERYTHING = "parallel sampling at all"
+TOKENS = "sequence parallelism of transformers (ulysses_degree, ring_degree)"
+ROWS = "sequence parallelism of UNets (ring_degree)"
+CONTROL = "sharing of ControlNets between workers"
+CFG = "CFG parallelism (cfg_degree)"
+EASYCACHE = "EasyCache with CFG parallelism"
+STEP = "Step Reuse (step_degree)"
+DATA = "data parallelism (data_degree)"
+NODES = "nodes"
+PANEL = "panel in the browser"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Names of one module, and what this pack takes for granted about them.
+
+    Args:
+        module: where they live.
+        names: of functions, classes and values, several with spaces between. "Class.name" is a method, or an attribute
+            that a method of the class uses.
+        needed_for: the capabilities that are lost without them. Code that is needed for less than EVERYTHING looks
+            them up when it runs, so that a worker can start without them.
+        behaviour: what they do for this pack, in one sentence.
+        takes: what this pack gives to the functions, by their own names: first what it gives by place, behind a "*"
+            what it gives by name. None where it does not call them.
+        replaced: a function of this pack stands in their place, so that they may take nothing else.
+    """
+
+    module: str
+    names: str
+    needed_for: tuple[str, ...]
+    behaviour: str
+    takes: str | None = None
+    replaced: bool = False
+
+
+SEAMS = (
+    # How ComfyUI starts, and how its sampling is wrapped.
+    Seam("comfy.options", "args_parsing", (EVERYTHING,), "It is true in a process that has read the command line."),
+    Seam("comfy.options", "enable_args_parsing", (EVERYTHING,), "ComfyUI, imported later, reads sys.argv.", ""),
+    Seam(
+        "comfy.patcher_extension",
+        "WrappersMP.OUTER_SAMPLE WrappersMP.SAMPLER_SAMPLE WrappersMP.PREDICT_NOISE WrappersMP.CALC_COND_BATCH "
+        "WrappersMP.APPLY_MODEL WrappersMP.DIFFUSION_MODEL",
+        (EVERYTHING,),
+        "Wrappers of these kinds in transformer_options are called around what bears their name, with its arguments.",
+    ),
+    Seam(
+        "comfy.patcher_extension",
+        "WrapperExecutor.original WrapperExecutor.class_obj WrapperExecutor.wrappers WrapperExecutor.idx",
+        (EVERYTHING,),
+        "What a wrapper is given first: the function, the object whose method it is, all wrappers, the own place.",
+    ),
+    Seam(
+        "comfy.patcher_extension",
+        "WrapperExecutor.new_class_executor",
+        (EVERYTHING,),
+        "Its execute() calls the wrappers from the first to the last, then the original.",
+        "original, class_obj, wrappers",
+    ),
+    Seam("comfy.patcher_extension", "WrapperExecutor.execute", (EVERYTHING,), "It begins the calls."),
+    # What is sampled.
+    Seam(
+        "comfy.samplers",
+        "CFGGuider.outer_sample",
+        (EVERYTHING,),
+        "It loads the model and samples; the pool does so in its place, and its workers call it.",
+        "noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, *, latent_shapes",
+        replaced=True,
+    ),
+    Seam(
+        "comfy.samplers",
+        "CFGGuider.predict_noise",
+        (EVERYTHING,),
+        "Every evaluation of the model by a sampler goes through it; ranks compare notes around it.",
+        "x, timestep",
+    ),
+    Seam(
+        "comfy.samplers",
+        "CFGGuider.conds CFGGuider.original_conds CFGGuider.cfg CFGGuider.model_options CFGGuider.model_patcher "
+        "CFGGuider.inner_model CFGGuider.loaded_models",
+        (EVERYTHING,),
+        "They are all a guider holds; conds are lists of dicts by name, model_options a copy for one run.",
+    ),
+    Seam("comfy.samplers", "KSAMPLER", (EVERYTHING,), "It is the class of ComfyUI's own SAMPLERs."),
+    Seam(
+        "comfy.sampler_helpers",
+        "get_additional_models",
+        (EVERYTHING,),
+        "It gives the models that conditions bring, such as ControlNets.",
+        "conds, dtype",
+    ),
+    # Models, and how they travel.
+    Seam("comfy.model_base", "BaseModel.diffusion_model", (EVERYTHING,), "It is the module that is evaluated."),
+    Seam("comfy.model_base", "BaseModel.get_dtype_inference", (EVERYTHING,), "The dtype it computes in.", ""),
+    Seam(
+        "comfy.model_base",
+        "BaseModel.load_model_weights",
+        (EVERYTHING,),
+        "It calls load_state_dict of diffusion_model, which in workers takes mapped tensors over.",
+        "sd",
+    ),
+    Seam("comfy.model_base", "SVD_img2vid", (EVERYTHING,), "Its batch is the frames of one video."),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher",
+        (EVERYTHING,),
+        "All but a few of its attributes (job/patcher.py) are what workflows put on a model, and can be pickled.",
+        "model, load_device, offload_device, *, size",
+    ),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.backup ModelPatcher.cached_patcher_init ModelPatcher.clone_base_uuid ModelPatcher.injections "
+        "ModelPatcher.load_device ModelPatcher.model ModelPatcher.model_options ModelPatcher.object_patches "
+        "ModelPatcher.object_patches_backup ModelPatcher.offload_device ModelPatcher.wrappers",
+        (EVERYTHING,),
+        "Of them cached_patcher_init is (the loader, its arguments), by which a worker makes the model again.",
+    ),
+    Seam("comfy.model_patcher", "ModelPatcher.clone", (EVERYTHING,), "Clones share the module, not the patches.", ""),
+    Seam("comfy.model_patcher", "ModelPatcher.is_dynamic", (EVERYTHING,), "Whether aimdo loads its weights.", ""),
+    Seam("comfy.model_patcher", "ModelPatcher.model_dtype", (EVERYTHING,), "The dtype of its weights.", ""),
+    Seam("comfy.model_patcher", "ModelPatcher.eject_model", (EVERYTHING,), "It takes injections off the model.", ""),
+    Seam("comfy.model_patcher", "ModelPatcher.unpatch_model", (EVERYTHING,), "It takes patches off.", "device_to"),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.get_additional_models_with_key",
+        (EVERYTHING,),
+        'Under "multigpu" are the copies that MultiGPU CFG Split made.',
+        "key",
+    ),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.add_wrapper_with_key",
+        (EVERYTHING,),
+        "It adds a wrapper to the model.",
+        "wrapper_type, key, wrapper",
+    ),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.remove_wrappers_with_key",
+        (EVERYTHING,),
+        "It removes those of this key.",
+        "wrapper_type, key",
+    ),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.get_free_memory",
+        (EVERYTHING,),
+        "Only by what it says ComfyUI decides how many conditions are one batch; all ranks are told the same.",
+        "device",
+        replaced=True,
+    ),
+    Seam("comfy.supported_models_base", "BASE", (EVERYTHING,), "It is the class of all model configs."),
+    Seam("comfy.utils", "get_attr", (EVERYTHING,), "It follows a dotted path.", "obj, attr"),
+    Seam("comfy.hooks", "EnumHookType.Injections", (EVERYTHING,), "It is the type of hooks that inject into a model."),
+    Seam("comfy.hooks", "HookKeyframeGroup", (EVERYTHING,), "ComfyUI resets its state before every run."),
+    # Devices and memory. The stand-in of job/memory.py for the workers' weights is a ModelPatcher, too.
+    Seam("comfy.model_management", "get_torch_device", (EVERYTHING,), "The device of this process.", ""),
+    Seam("comfy.model_management", "intermediate_device", (EVERYTHING,), "Where sampling nodes put latents.", ""),
+    Seam("comfy.model_management", "intermediate_dtype", (EVERYTHING,), "What sampling nodes make of latents.", ""),
+    Seam("comfy.model_management", "in_training", (EVERYTHING,), "It is true while a node trains."),
+    Seam("comfy.model_management", "current_loaded_models", (EVERYTHING,), "The list of what is on devices."),
+    Seam(
+        "comfy.model_management",
+        "LoadedModel",
+        (EVERYTHING,),
+        "An entry of that list; it holds the patcher weakly.",
+        "model",
+    ),
+    Seam(
+        "comfy.model_management",
+        "LoadedModel.device LoadedModel.model LoadedModel.model_finalizer LoadedModel.real_model",
+        (EVERYTHING,),
+        "real_model and model_finalizer are set when it is loaded, which the stand-in never is.",
+    ),
+    Seam("comfy.model_management", "cleanup_models", (EVERYTHING,), "It drops entries whose model is gone.", ""),
+    Seam("comfy.model_management", "minimum_inference_memory", (EVERYTHING,), "What a run needs besides weights.", ""),
+    Seam(
+        "comfy.model_management",
+        "free_memory",
+        (EVERYTHING,),
+        "It unloads models from a device, by partially_unload and detach of their patchers, until so much is free.",
+        "memory_required, device, *, keep_loaded",
+    ),
+    Seam(
+        "comfy.model_management",
+        "unload_model_and_clones",
+        (EVERYTHING,),
+        "It unloads a model.",
+        "model, *, unload_additional_models, all_devices",
+    ),
+    Seam("comfy.model_management", "unload_all_models", (EVERYTHING,), "It unloads every model.", ""),
+    Seam("comfy.model_management", "soft_empty_cache", (EVERYTHING,), "It gives cached memory back.", "*, force"),
+    Seam("comfy.model_patcher", "ModelPatcher.loaded_size", (EVERYTHING,), "Bytes on the device.", "", replaced=True),
+    Seam("comfy.model_patcher", "ModelPatcher.model_size", (EVERYTHING,), "Bytes of all weights.", "", replaced=True),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.partially_unload",
+        (EVERYTHING,),
+        "It frees so many bytes and says how many it freed.",
+        "device_to, memory_to_free, force_patch_weights",
+        replaced=True,
+    ),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.detach",
+        (EVERYTHING,),
+        "It takes the model off its device.",
+        "unpatch_all",
+        replaced=True,
+    ),
+    # Cancelling.
+    Seam("comfy.model_management", "InterruptProcessingException", (EVERYTHING,), "A cancelled run raises it."),
+    Seam("comfy.model_management", "processing_interrupted", (EVERYTHING,), "Whether somebody cancelled.", ""),
+    Seam(
+        "comfy.model_management",
+        "throw_exception_if_processing_interrupted",
+        (EVERYTHING,),
+        "It raises that exception if somebody cancelled.",
+        "",
+    ),
+    # Sequence parallelism, of tokens and of rows. That hooks on blocks fire, and how often blocks attend, shows in a
+    # run: sharding/shard.py and sharding/rows/shard.py refuse a forward in which they did not, or not so.
+    Seam(
+        "comfy.model_base",
+        "BaseModel.apply_model BaseModel._apply_model",
+        (TOKENS, ROWS, DATA),
+        "One evaluation of all conditions together; a batch entry is a row of x, t and all that has as many rows.",
+        "x, t, c_concat, c_crossattn, control, transformer_options",
+        replaced=True,
+    ),
+    Seam(
+        "comfy.ldm.modules.attention",
+        "optimized_attention",
+        (TOKENS, ROWS, CONTROL),
+        "It calls optimized_attention_override of transformer_options, where there is one, with itself and its "
+        "arguments.",
+    ),
+    Seam(
+        "comfy.ldm.modules.attention",
+        "attention_pytorch",
+        (TOKENS, ROWS, CONTROL),
+        "Every attention function that may be optimized_attention is given these, up to heads by place.",
+        "q, k, v, heads, mask, attn_precision, skip_reshape, skip_output_reshape",
+    ),
+    Seam(
+        "comfy.ldm.modules.diffusionmodules.openaimodel",
+        "UNetModel UNetModel.input_blocks UNetModel.middle_block UNetModel.output_blocks UNetModel.out "
+        "TimestepEmbedSequential ResBlock Downsample Upsample",
+        (ROWS,),
+        "A UNet is made of blocks of these classes, and each of them of torch's convolutions and group norms.",
+    ),
+    Seam(
+        "comfy.ldm.modules.attention",
+        "SpatialTransformer BasicTransformerBlock CrossAttention",
+        (ROWS,),
+        "A UNet attends in blocks of these classes.",
+    ),
+    # ControlNets under sequence parallelism. Without it every worker runs them whole.
+    Seam(
+        "comfy.controlnet",
+        "ControlNet.get_control",
+        (CONTROL,),
+        "It runs control_model, once for a model call, and first get_control of previous_controlnet.",
+        "x_noisy, t, cond, batched_number, transformer_options",
+        replaced=True,
+    ),
+    Seam(
+        "comfy.controlnet",
+        "ControlNet.control_model ControlNet.previous_controlnet ControlNet.global_average_pooling",
+        (CONTROL,),
+        "The module, what is before it in the chain, and whether residuals become their mean.",
+    ),
+    Seam(
+        "comfy.ldm.modules.diffusionmodules.mmdit",
+        "optimized_attention",
+        (CONTROL,),
+        "Blocks of ControlNets for SD3 attend by this name, without transformer_options.",
+    ),
+    Seam("comfy.ldm.flux.math", "optimized_attention", (CONTROL,), "So do those for Flux."),
+    Seam("comfy.ldm.qwen_image.model", "optimized_attention_masked", (CONTROL,), "So do those for Qwen-Image."),
+    # CFG parallelism.
+    Seam(
+        "comfy.samplers",
+        "calc_cond_batch",
+        (CFG,),
+        "It evaluates the conditions, one list of dicts for each prediction; None or empty ones are not evaluated.",
+        "model, conds, x_in, timestep, model_options",
+        replaced=True,
+    ),
+    Seam(
+        "comfy.samplers",
+        "get_area_and_mult",
+        (CFG,),
+        "It gives what of a condition takes part at this noise level, with its uuid and hooks, or None.",
+        "conds, x_in, timestep_in",
+    ),
+    Seam("comfy.model_base", "BaseModel.current_patcher", (CFG,), "The patcher of the run that the model is in."),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.prepare_hook_patches_current_keyframe",
+        (CFG,),
+        "It tells the keyframes of hooks that a call was made.",
+        "t, hook_group, model_options",
+    ),
+    Seam(
+        "comfy.samplers",
+        "can_concat_cond",
+        (EASYCACHE,),
+        "Whether ComfyUI evaluates two conditions as one batch.",
+        "c1, c2",
+    ),
+    # Step Reuse.
+    Seam(
+        "comfy.samplers",
+        "KSAMPLER.sampler_function KSAMPLER.extra_options",
+        (STEP,),
+        "The function is called with (model, x, sigmas, extra_args, callback, disable) and these options.",
+    ),
+    Seam("comfy.model_base", "BaseModel.model_sampling", (STEP,), "It says of which kind the diffusion is."),
+    Seam("comfy.model_sampling", "CONST", (STEP,), "It is a base of model_sampling of flow models."),
+    Seam("comfy.model_base", "BaseModel.memory_required", (STEP,), "Bytes that a batch needs.", "input_shape"),
+    Seam(
+        "comfy.k_diffusion.sampling",
+        "BrownianTreeNoiseSampler",
+        (STEP,),
+        "SDE samplers make their noise with it, which is the same for the same seed and noise levels.",
+        "x, sigma_min, sigma_max, seed",
+    ),
+    Seam("comfy.hooks", "HookKeyframeGroup.clone", (STEP,), "It gives one that has seen no call.", ""),
+    Seam(
+        "comfy.hooks",
+        "HookKeyframeGroup.prepare_current_keyframe",
+        (STEP,),
+        "It goes to the keyframe of this noise level.",
+        "curr_t, transformer_options",
+    ),
+    Seam(
+        "comfy.hooks",
+        "HookKeyframeGroup.keyframes HookKeyframeGroup.strength",
+        (STEP,),
+        "All keyframes, and the strength at the present one.",
+    ),
+    Seam("comfy.model_patcher", "ModelPatcher.clear_cached_hook_weights", (STEP,), "It forgets such weights.", ""),
+    # The nodes, and what they tell.
+    Seam("comfy.model_management", "cpu_mode", (NODES,), "Whether ComfyUI was told to use the CPU.", ""),
+    Seam(
+        "comfy_execution.utils",
+        "get_executing_context",
+        (NODES,),
+        "It gives prompt_id, node_id and list_index of the node that this thread validates or executes, or None.",
+        "",
+    ),
+    Seam("comfy_execution.progress", "get_progress_state", (NODES,), "Its dynprompt is the running workflow.", ""),
+    Seam("comfy_execution.graph", "DynamicPrompt.has_node", (NODES,), "Whether there is this node.", "node_id"),
+    Seam("comfy_execution.graph", "DynamicPrompt.get_node", (NODES,), "Its class_type and inputs.", "node_id"),
+    Seam(
+        "comfy_execution.graph",
+        "DynamicPrompt.get_real_node_id DynamicPrompt.get_display_node_id",
+        (NODES,),
+        "The node of the workflow that was expanded into this one.",
+        "node_id",
+    ),
+    Seam("comfy_execution.graph_utils", "is_link", (NODES,), "Whether an input is [node, output].", "obj"),
+    Seam(
+        "folder_paths",
+        "add_model_folder_path",
+        (NODES,),
+        "Loaders then find models in this folder, too.",
+        "folder_name, full_folder_path",
+    ),
+    Seam("folder_paths", "get_public_user_directory", (NODES,), "Where comfy.settings.json is.", "user_id"),
+    Seam(
+        "nodes",
+        "NODE_CLASS_MAPPINGS NODE_DISPLAY_NAME_MAPPINGS",
+        (NODES,),
+        "Every node's class, with its RETURN_TYPES, and name, by its type.",
+    ),
+    Seam("server", "PromptServer", (NODES,), "Its instance is the running server."),
+    Seam(
+        "server",
+        "PromptServer.app PromptServer.client_id PromptServer.loop PromptServer.routes",
+        (PANEL,),
+        "aiohttp's application and routes, the browser whose workflow runs, and the event loop.",
+    ),
+    Seam(
+        "server",
+        "PromptServer.send_sync",
+        (PANEL,),
+        "It sends an event to all browsers, from any thread.",
+        "event, data",
+    ),
+    Seam(
+        "server",
+        "PromptServer.send_progress_text",
+        (PANEL,),
+        "It shows a text on a node, to one browser.",
+        "text, node_id, sid",
+    ),
+    Seam(
+        "server",
+        "PromptServer.add_on_prompt_handler",
+        (PANEL,),
+        "The handler is given each request before its workflow is validated, in the same task.",
+        "handler",
+    ),
+)
