@@ -8,7 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from ..runtime.comfy.fits import against, misfits
-from ..runtime.comfy.seams import PANEL
+from ..runtime.comfy.seams import EARLY, PANEL
 from .compare import CompactParallelCompare
 from .compression import CompactParallelCompression
 from .demo_prompt import CompactParallelDemoPrompt
@@ -40,8 +40,9 @@ class CompactParallelExtension(ComfyExtension):
         apply_settings()
         if not against(PANEL):
             add_routes(PromptServer.instance.routes)
-            PromptServer.instance.app.middlewares.extend((add_translations, forget))
             forward_events(PromptServer.instance)
+        if not against(EARLY):
+            PromptServer.instance.app.middlewares.extend((add_translations, forget))
             PromptServer.instance.add_on_prompt_handler(remember)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -10,6 +10,8 @@ from comfy_execution.graph_utils import is_link
 
 import nodes as comfy_nodes
 
+from ..runtime.comfy.fits import against
+from ..runtime.comfy.seams import EVERYTHING
 from ..runtime.job.workflow import Place, origin
 from ..runtime.report.history import runs
 
@@ -33,6 +35,8 @@ def report_of(samples: Any, place: Place | None) -> dict[str, Any]:
             f"latent: it is made from the latents of several parallel runs ({sampled}); put a Parallel Report right "
             "behind each sampler."
         )
+    if not found and (misfit := against(EVERYTHING)):
+        raise ValueError(f"latent: it was not sampled on a pool, so there is no report. {misfit.sentence}")
     if not found:
         raise ValueError(
             "latent: it was not sampled on a pool. Either the sampler sampled nothing (denoise 0, or no steps) or its "

@@ -13,7 +13,9 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
 from device import DEVICE
+from seams_subset import SUBSET
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +44,19 @@ def take_destructor_away() -> None:
 
 
 atexit.register(take_destructor_away)
+
+
+_FILES = {ROOT / "tests" / test.partition("::")[0] for test in SUBSET}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m seams` no other file is imported: it may need what the ComfyUI that is tried does not have."""
+    others = collection_path.suffix == ".py" and collection_path not in _FILES
+    return True if others and config.getoption("markexpr") == "seams" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives those tests their mark."""
+    for item in items:
+        if item.nodeid in SUBSET:
+            item.add_marker("seams")

@@ -13,7 +13,7 @@ from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .seams import CFG, DATA, EVERYTHING, ROWS, SEAMS, STEP, TOKENS, Seam
+from .seams import CFG, DATA, ROWS, SEAMS, STEP, TOKENS, Seam
 from .version import installed
 
 _DEGREES = {"data_degree": DATA, "cfg_degree": CFG, "step_degree": STEP}
@@ -61,8 +61,7 @@ def misfits() -> tuple[Misfit, ...]:
 
 def against(*capabilities: str) -> Misfit | None:
     """What keeps any of these capabilities from being there; None if nothing does."""
-    wanted = {*capabilities, EVERYTHING}
-    return next((misfit for misfit in misfits() if wanted.intersection(misfit.needed_for)), None)
+    return next((misfit for misfit in misfits() if set(capabilities).intersection(misfit.needed_for)), None)
 
 
 def against_sequence(*kinds: str) -> Misfit | None:

@@ -23,6 +23,7 @@ EASYCACHE = "EasyCache with CFG parallelism"
 STEP = "Step Reuse (step_degree)"
 DATA = "data parallelism (data_degree)"
 NODES = "nodes"
+EARLY = "refusal of workflows before they run"
 PANEL = "panel in the browser"
 
 
@@ -243,7 +244,6 @@ SEAMS = (
         (TOKENS, ROWS, DATA),
         "One evaluation of all conditions together; a batch entry is a row of x, t and all that has as many rows.",
         "x, t, c_concat, c_crossattn, control, transformer_options",
-        replaced=True,
     ),
     Seam(
         "comfy.ldm.modules.attention",
@@ -392,12 +392,12 @@ SEAMS = (
         (NODES,),
         "Every node's class, with its RETURN_TYPES, and name, by its type.",
     ),
-    Seam("server", "PromptServer", (NODES,), "Its instance is the running server."),
+    Seam("server", "PromptServer.instance", (NODES,), "Its instance is the running server."),
     Seam(
         "server",
-        "PromptServer.app PromptServer.client_id PromptServer.loop PromptServer.routes",
+        "PromptServer.client_id PromptServer.loop PromptServer.routes",
         (PANEL,),
-        "aiohttp's application and routes, the browser whose workflow runs, and the event loop.",
+        "The browser whose workflow runs, the event loop, and aiohttp's routes.",
     ),
     Seam(
         "server",
@@ -413,10 +413,11 @@ SEAMS = (
         "It shows a text on a node, to one browser.",
         "text, node_id, sid",
     ),
+    Seam("server", "PromptServer.app", (EARLY,), "It is aiohttp's application; its middlewares see every request."),
     Seam(
         "server",
         "PromptServer.add_on_prompt_handler",
-        (PANEL,),
+        (EARLY,),
         "The handler is given each request before its workflow is validated, in the same task.",
         "handler",
     ),
