@@ -102,7 +102,9 @@ def _differs(seam: Seam, name: str) -> str:
         owner = getattr(owner, each, None)
     if not hasattr(owner, last):
         return "" if isinstance(owner, type) and last in _set_by_methods(owner) else "is not there"
-    return "" if seam.takes is None else _differs_in_parameters(seam, _parameters(owner, last))
+    if seam.takes is None or not _is_comfyui_s(getattr(owner, last), seam):
+        return ""
+    return _differs_in_parameters(seam, _parameters(owner, last))
 
 
 def _module(name: str) -> ModuleType | None:
@@ -123,6 +125,13 @@ def _set_by_methods(kind: type) -> frozenset[str]:
     return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
 
 
+def _is_comfyui_s(function: Any, seam: Seam) -> bool:
+    """Whether it is no other pack's that stands in its place, which may name its parameters as it likes."""
+    function = getattr(function, "__func__", function)
+    home = function.__globals__["__name__"] if isinstance(function, FunctionType) else function.__module__
+    return home.partition(".")[0] == seam.module.partition(".")[0]
+
+
 def _parameters(owner: Any, name: str) -> list[inspect.Parameter]:
     """What a function is given by its callers; of a class, what it is made from."""
     function = getattr(owner, name)
@@ -132,9 +141,6 @@ def _parameters(owner: Any, name: str) -> list[inspect.Parameter]:
 
 def _differs_in_parameters(seam: Seam, found: list[inspect.Parameter]) -> str:
     """What the parameters have against being given what the table says; empty if nothing."""
-    kinds = {parameter.kind for parameter in found}
-    if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds:  # what other packs put around it
-        return ""
     by_place, _, by_name = seam.takes.partition("*")
     places, names = by_place.replace(",", " ").split(), by_name.replace(",", " ").split()
     plain = {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}

@@ -262,8 +262,11 @@ def test_another_order_is_told(monkeypatch):
     assert misfit.differs == "takes x_in, conds, timestep_in in another order"
 
 
-def test_what_another_pack_puts_around_a_function_fits(monkeypatch):
+def test_what_another_pack_puts_in_the_place_of_a_function_fits(monkeypatch):
     import comfy.samplers
 
-    monkeypatch.setattr(comfy.samplers, "get_area_and_mult", lambda *args, **kwargs: None)
+    monkeypatch.setattr(comfy.samplers, "get_area_and_mult", lambda *args: None)
     assert check() == []
+    of_comfyui = lambda *args: None  # noqa: E731
+    monkeypatch.setattr(comfy.samplers, "get_area_and_mult", FunctionType(of_comfyui.__code__, vars(comfy.samplers)))
+    assert [misfit.name for misfit in check()] == ["comfy.samplers:get_area_and_mult"]
