@@ -1,7 +1,7 @@
 """ComfyUI-CompactParallel: one image or video, sooner, on several devices."""
 
 from .runtime.comfy.fits import against
-from .runtime.comfy.seams import NODES
+from .runtime.comfy.seam import NODES
 
 if misfit := against(NODES):
     raise ImportError(misfit.sentence)

@@ -8,7 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from ..runtime.comfy.fits import against, misfits
-from ..runtime.comfy.seams import EARLY, PANEL
+from ..runtime.comfy.seam import EARLY, PANEL
 from .compare import CompactParallelCompare
 from .compression import CompactParallelCompression
 from .demo_prompt import CompactParallelDemoPrompt

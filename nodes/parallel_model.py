@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..runtime.attention.errors import Unsupported
 from ..runtime.comfy.fits import Misfit, against, refusal
-from ..runtime.comfy.seams import EVERYTHING
+from ..runtime.comfy.seam import EVERYTHING
 from ..runtime.config import (
     ON_UNSUPPORTED,
     CompressionConfig,

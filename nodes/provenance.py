@@ -11,7 +11,7 @@ from comfy_execution.graph_utils import is_link
 import nodes as comfy_nodes
 
 from ..runtime.comfy.fits import against
-from ..runtime.comfy.seams import EVERYTHING
+from ..runtime.comfy.seam import EVERYTHING
 from ..runtime.job.workflow import Place, origin
 from ..runtime.report.history import runs
 

@@ -13,7 +13,8 @@ from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .seams import CFG, DATA, ROWS, SEAMS, STEP, TOKENS, Seam
+from .seam import CFG, DATA, ROWS, STEP, TOKENS, Seam
+from .seams import SEAMS
 from .version import installed
 
 _DEGREES = {"data_degree": DATA, "cfg_degree": CFG, "step_degree": STEP}

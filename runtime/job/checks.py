@@ -12,7 +12,7 @@ import torch
 
 from ..attention.errors import Unsupported
 from ..comfy.fits import Misfit, against, refusal
-from ..comfy.seams import CFG, DATA, EASYCACHE, ROWS, TOKENS
+from ..comfy.seam import CFG, DATA, EASYCACHE, ROWS, TOKENS
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.arguments import modules_at

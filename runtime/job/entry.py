@@ -11,7 +11,7 @@ from typing import Any
 import comfy.options
 
 from ..comfy.fits import Misfit, against, misfits
-from ..comfy.seams import EVERYTHING
+from ..comfy.seam import EVERYTHING
 from ..pool.errors import Refused
 from ..pool.worker import Handler, JobControl, Orders
 

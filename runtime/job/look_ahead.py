@@ -8,7 +8,7 @@ from typing import Any
 
 from ..attention.errors import Unsupported
 from ..comfy.fits import against, refusal
-from ..comfy.seams import STEP
+from ..comfy.seam import STEP
 from ..config import ParallelConfig, StepReuseConfig, chosen_step_reuse
 from ..parallel.mesh import Degrees
 from ..parallel.step.inputs import Replay

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
 from ..comfy.fits import against
-from ..comfy.seams import CONTROL
+from ..comfy.seam import CONTROL
 from ..sharding.controlnet import ControlTokens
 from ..sharding.hooks import Hooked, Slots
 from ..sharding.rows.controlnet import ControlRows

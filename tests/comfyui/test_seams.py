@@ -16,7 +16,8 @@ from types import FunctionType
 import pytest
 from compact_parallel.runtime.comfy import fits
 from compact_parallel.runtime.comfy.fits import check
-from compact_parallel.runtime.comfy.seams import EARLY, EVERYTHING, NODES, PANEL, SEAMS, Seam
+from compact_parallel.runtime.comfy.seam import EARLY, EVERYTHING, NODES, PANEL, Seam
+from compact_parallel.runtime.comfy.seams import SEAMS
 from compact_parallel.runtime.comfy.version import installed
 from compact_parallel.runtime.job.modules import UtilsOfComfyUI
 from compact_parallel.runtime.parallel.controls import ATTENTION

@@ -16,7 +16,7 @@ from compact_parallel.nodes.parallel_model import CompactParallelModel, _not_her
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.comfy import fits
 from compact_parallel.runtime.comfy.fits import against, misfits
-from compact_parallel.runtime.comfy.seams import CFG, CONTROL, DATA, EASYCACHE, EVERYTHING, ROWS, STEP, TOKENS
+from compact_parallel.runtime.comfy.seam import CFG, CONTROL, DATA, EASYCACHE, EVERYTHING, ROWS, STEP, TOKENS
 from compact_parallel.runtime.comfy.version import installed
 from compact_parallel.runtime.config import ParallelConfig, PoolConfig, StepReuseConfig, StrategyConfig
 from compact_parallel.runtime.job.checks import NothingToShare, degrees_alone, unmet
