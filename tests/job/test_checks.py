@@ -113,7 +113,7 @@ def test_auto_splits_around_what_a_workflow_changes(monkeypatch):
     changed = model("flux").clone()
     changed.add_object_patch("diffusion_model.final_layer.forward", print)
     assert degrees_for(ParallelConfig(), 2, guider("basic", changed), NOISE) == Degrees(ring=2)
-    monkeypatch.setattr(plans, "PLANS", (replace(plans.flux.PLAN, blocks=()),))
+    monkeypatch.setattr(plans, "PLANS", (replace(plans.flux.PLAN, blocks=(), passed=()),))
     assert degrees_for(ParallelConfig(), 2, guider("cfg 3", changed), NOISE) == Degrees(cfg=2)
     with pytest.raises(Unsupported, match=r"with an object patch \(diffusion_model.final_layer.forward\), which may"):
         degrees_for(ParallelConfig(), 2, guider("basic", changed), NOISE)
