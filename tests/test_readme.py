@@ -1,4 +1,4 @@
-"""The examples of the README are what they say."""
+"""The examples of runtime/README.md are what they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from residuals import gauss
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "runtime" / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_the_plan_shown_is_the_plan_that_is_used_and_tested():

@@ -1,12 +1,14 @@
-"""The table of what sequence parallelism knows, made from the plans; `COMFYUI_PATH=... python test_support.py` prints
-it.
+"""The table of what sequence parallelism knows, made from the plans, for the help page of Parallel Strategy;
+`COMFYUI_PATH=... python test_support.py` prints it.
 
 What it calls exact is what test_families and test_actions show: an action that no case needs fails there.
 """
 
 import importlib
 import inspect
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -38,6 +40,8 @@ BUT = {
 # Of families that the installed ComfyUI may not have.
 IN_ATTENTION = {"Qwen-Image 2.1": "refused", "Wan-Animate 2": "exact"}
 WEIGHTS = "replicated"
+MOST_EXCEPTIONS = 2
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def support_rows():
@@ -57,13 +61,31 @@ def support_rows():
 
 
 def support_table():
-    """The rows as a Markdown table."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *support_rows()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """The rows as Markdown: a line for each column that is alike for nearly all families, a table of the others."""
+    rows = list(support_rows())
+    lines, wide = [], [0]
+    for number, name in enumerate(COLUMNS[1:], 1):
+        usual = Counter(row[number] for row in rows).most_common(1)[0][0]
+        others = [row for row in rows if row[number] != usual]
+        if len(others) > MOST_EXCEPTIONS:
+            wide.append(number)
+        else:
+            lines.append("; ".join([f"- {name}: {usual}", *(f"{row[0]}: {row[number]}" for row in others)]))
+    kept = [[row[number] for number in wide] for row in [COLUMNS, ["---"] * len(COLUMNS), *rows]]
+    return "\n".join([*lines, "", *(f"| {' | '.join(line)} |" for line in kept)])
 
 
-def test_every_family_is_in_the_table_and_names_classes_comfyui_has():
-    assert support_table() in (Path(__file__).resolve().parents[2] / "README.md").read_text()
+def test_every_family_is_in_the_table():
+    assert support_table() in (ROOT / "web" / "docs" / "CompactParallelStrategy.md").read_text(encoding="utf-8")
+
+
+def test_the_number_of_families_that_the_readme_names_is_right():
+    for file in ("README.md", "CHANGELOG.md"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert {int(number) for number in re.findall(r"(\d+) transformer \[?families", text)} == {len(PLANS)}
+
+
+def test_every_plan_names_classes_comfyui_has():
     for plan in (*PLANS, *ROW_PLANS):
         for model in plan.models:
             module, _, name = model.rpartition(".")
