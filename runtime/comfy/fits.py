@@ -102,7 +102,7 @@ def _differs(seam: Seam, name: str) -> str:
     for each in outer:
         owner = getattr(owner, each, None)
     if not hasattr(owner, last):
-        return "" if isinstance(owner, type) and last in _set_by_methods(owner) else "is not there"
+        return "" if isinstance(owner, type) and _may_set(owner, last) else "is not there"
     if seam.takes is None or not _is_comfyui_s(getattr(owner, last), seam):
         return ""
     return _differs_in_parameters(seam, _parameters(owner, last))
@@ -117,6 +117,11 @@ def _module(name: str) -> ModuleType | None:
     return None
 
 
+def _may_set(kind: type, name: str) -> bool:
+    """Whether a method of the class sets the attribute, or may: one of another pack's, which calls what it replaced."""
+    return name in _set_by_methods(kind) or _has_foreign_methods(kind)
+
+
 @cache
 def _set_by_methods(kind: type) -> frozenset[str]:
     """The attributes that the methods of a class set, on itself or others."""
@@ -126,11 +131,23 @@ def _set_by_methods(kind: type) -> frozenset[str]:
     return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
 
 
+def _has_foreign_methods(kind: type) -> bool:
+    homes = ((base.__module__, _root(each)) for base in kind.__mro__ for each in vars(base).values() if callable(each))
+    return any(root not in ("", home.partition(".")[0], *sys.stdlib_module_names) for home, root in homes)
+
+
 def _is_comfyui_s(function: Any, seam: Seam) -> bool:
     """Whether it is no other pack's that stands in its place, which may name its parameters as it likes."""
+    made_by = function.__init__ if isinstance(function, type) else function
+    return _root(made_by) == seam.module.partition(".")[0]
+
+
+def _root(function: Any) -> str:
+    """The package whose code a function is; empty where that is not to be seen."""
     function = getattr(function, "__func__", function)
-    home = function.__globals__["__name__"] if isinstance(function, FunctionType) else function.__module__
-    return home.partition(".")[0] == seam.module.partition(".")[0]
+    if isinstance(function, FunctionType):
+        return function.__globals__.get("__name__", "").partition(".")[0]
+    return (getattr(function, "__module__", None) or "").partition(".")[0]
 
 
 def _parameters(owner: Any, name: str) -> list[inspect.Parameter]:

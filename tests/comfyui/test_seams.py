@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
+import torch
 from compact_parallel.runtime.comfy import fits
 from compact_parallel.runtime.comfy.fits import check
 from compact_parallel.runtime.comfy.seam import EARLY, EVERYTHING, NODES, PANEL, Seam
@@ -271,3 +272,29 @@ def test_what_another_pack_puts_in_the_place_of_a_function_fits(monkeypatch):
     of_comfyui = lambda *args: None  # noqa: E731
     monkeypatch.setattr(comfy.samplers, "get_area_and_mult", FunctionType(of_comfyui.__code__, vars(comfy.samplers)))
     assert [misfit.name for misfit in check()] == ["comfy.samplers:get_area_and_mult"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["samplers:CFGGuider.__init__", "samplers:CFGGuider.outer_sample", "model_base:BaseModel.__init__",
+     "model_patcher:ModelPatcher.__init__", "model_management:LoadedModel.__init__"],
+)  # fmt: skip
+def test_what_another_pack_puts_around_a_method_fits(monkeypatch, looked_anew, method):
+    """The attributes that the method sets are still set by what it calls."""
+    module, _, name = method.partition(":")
+    owner, last = owner_of(f"comfy.{module}", name)
+    original = getattr(owner, last)
+
+    def around(self, *args, **kwargs):
+        return original(self, *args, **kwargs)
+
+    fits._set_by_methods.cache_clear()
+    monkeypatch.setattr(owner, last, around)
+    assert check() == []
+
+
+def test_a_property_in_the_place_of_a_method_fits(monkeypatch):
+    import comfy.model_patcher
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "model_dtype", property(lambda self: torch.float32))
+    assert check() == []
