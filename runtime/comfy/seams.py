@@ -18,6 +18,7 @@ SEAMS = (
     # How ComfyUI starts, and how its sampling is wrapped.
     Seam("comfy.options", "args_parsing", (EVERYTHING,), "It is true in a process that has read the command line."),
     Seam("comfy.options", "enable_args_parsing", (EVERYTHING,), "ComfyUI, imported later, reads sys.argv.", ""),
+    Seam("comfy.cli_args", "args", (EVERYTHING,), "What the command line says, such as which cards are to be used."),
     Seam(
         "comfy.patcher_extension",
         "WrappersMP.OUTER_SAMPLE WrappersMP.SAMPLER_SAMPLE WrappersMP.PREDICT_NOISE WrappersMP.CALC_COND_BATCH "
@@ -322,6 +323,13 @@ SEAMS = (
     ),
     Seam("comfy.model_patcher", "ModelPatcher.clear_cached_hook_weights", (STEP,), "It forgets such weights.", ""),
     # The nodes, and what they tell.
+    Seam(
+        "comfy_api.internal",
+        "lock_class",
+        (EVERYTHING,),
+        "It makes the copy of a class, of the kind LockedMeta, with which the server runs a node.",
+        "cls",
+    ),
     Seam("comfy.model_management", "cpu_mode", (NODES,), "Whether ComfyUI was told to use the CPU.", ""),
     Seam(
         "comfy_execution.utils",
