@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,8 +79,8 @@ class Handler(Protocol):
     A handler may have three more methods. `probe() -> dict` measures, all ranks together, what is between them, and all
     return the same plain data; it is called once, when the process group stands, unless there is one rank only.
     `renew()` is called when a job was not ended by all ranks together: the process groups are gone, the default one is
-    new, and what the job has left elsewhere is to be put right. `tidy()` is called when a job has ended and nobody
-    refers to it any more, to give back the memory that it took.
+    new, and what the job has left elsewhere is to be put right. `tidy()` is called when all ranks have ended a job
+    together, also by a cancel, and nobody refers to it any more, to give back the memory that it took.
     """
 
     def prepare(self, payload: bytes) -> Any:
@@ -214,13 +214,24 @@ def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:
 
 
 def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> bytes:
+    ended = _end(handler, job, jobs, control)
+    if isinstance(ended, Failed) and not ended.agreed:
+        return encode(ended)  # `renew` comes next
     try:
-        result, ledger = handler.run(jobs.pop(job), control)
         if hasattr(handler, "tidy"):
             handler.tidy()
-        return encode(Done(job, result, ledger, handler.about()))
+        return encode(replace(ended, about=handler.about()))
+    except Exception as error:
+        return _failed(handler, job, error, agreed=False)
+
+
+def _end(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> Done | Failed:
+    """Runs the job. When this returns, nothing refers to it any more, not even the traceback of an error."""
+    try:
+        result, ledger = handler.run(jobs.pop(job), control)
+        return Done(job, result, ledger, {})
     except (Exception, SystemExit) as error:  # leaving would close the peers' connections before the pool sees why
-        return _failed(handler, job, error, agreed=isinstance(error, AgreedError))
+        return _failure(handler, job, error, agreed=isinstance(error, AgreedError))
 
 
 def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
@@ -237,5 +248,9 @@ def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
 
 
 def _failed(handler: Handler, job: int, error: BaseException, agreed: bool) -> bytes:
+    return encode(_failure(handler, job, error, agreed))
+
+
+def _failure(handler: Handler, job: int, error: BaseException, agreed: bool) -> Failed:
     story = "".join(traceback.format_exception(error))
-    return encode(Failed(job, type(error).__name__, str(error), story, agreed, handler.about()))
+    return Failed(job, type(error).__name__, str(error), story, agreed, handler.about())

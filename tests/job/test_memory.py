@@ -8,6 +8,7 @@ import cloudpickle
 import comfy.ldm.flux.model
 import comfy.model_management
 import comfy.ops
+import comfy.sample
 import comfy_models
 import psutil
 import pytest
@@ -119,3 +120,20 @@ def test_nothing_of_a_run_stays_for_the_next(tmp_path):
         ksampler(patcher, "flux", cfg=1.0)
     counts = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert counts == {f"{turn}.{rank}": own for turn, own in enumerate("110") for rank in (0, 1)}
+
+
+def test_nothing_of_a_cancelled_run_stays_for_the_next(tmp_path):
+    def cancel(step, x0, x, total):
+        comfy.model_management.interrupt_current_processing()
+
+    text, latent = comfy_models.conditioning(1), comfy_models.latent("flux")
+    patcher = sampling.parallel(model("flux"), 2, CompressionConfig(mode="codec", codec="2bit"), ring_degree=2)
+    with torch.inference_mode(), pytest.raises(comfy.model_management.InterruptProcessingException):
+        comfy.sample.sample(
+            patcher, latent, 50, 1.0, "euler", "simple", text, text, latent, callback=cancel, seed=1
+        )  # fmt: skip
+    patcher = sampling.parallel(model("flux"), 2, ring_degree=2)
+    patcher.model_options["transformer_options"]["seen"] = str(tmp_path / "next")
+    patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, wires)
+    ksampler(patcher, "flux", cfg=1.0)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"next.0": "0", "next.1": "0"}
