@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -154,7 +155,7 @@ def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
     name = type(module).__name__
     tokens = f"The picture has too few rows for {name} to be split"
     if reason := without_plan(module):
-        tokens = str(reason).partition(";")[0]
+        tokens = re.split("[:;]", str(reason), maxsplit=1)[0]  # without the way out
     # Where only CFG keeps the guider from asking for both.
     at_cfg_1 = predicts_by_cfg(guider) and guider.conds.get("negative")
     higher = "set CFG above 1, or " if at_cfg_1 else "set "
