@@ -4,7 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..runtime.config import CODECS, PREDICTORS, CompressionConfig
+from ..runtime.compression.codecs import OFFERED, require_known
+from ..runtime.config import PREDICTORS, CompressionConfig
 from .types import CATEGORY, ParallelCompression, chosen
 from .validation import verdict
 
@@ -123,7 +124,7 @@ class CompactParallelCompression(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "codec",
-                                    options=list(CODECS),
+                                    options=list(OFFERED),
                                     default=DEFAULT.codec,
                                     optional=True,
                                     tooltip=(
@@ -165,13 +166,13 @@ class CompactParallelCompression(io.ComfyNode):
         **idle: Any,
     ) -> io.NodeOutput:
         """`idle` are inputs of modes that are not chosen."""
-        return io.NodeOutput(
-            CompressionConfig(
-                predictor=predictor,
-                error_feedback=error_feedback,
-                warmup_calls=warmup_calls,
-                keep_text_exact=keep_text_exact,
-                base_memory_gb=base_memory_gb,
-                **chosen(mode, "auto"),
-            )
+        config = CompressionConfig(
+            predictor=predictor,
+            error_feedback=error_feedback,
+            warmup_calls=warmup_calls,
+            keep_text_exact=keep_text_exact,
+            base_memory_gb=base_memory_gb,
+            **chosen(mode, "auto"),
         )
+        require_known(config)
+        return io.NodeOutput(config)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..runtime.attention.errors import Unsupported
 from ..runtime.comfy.fits import Misfit, against, refusal
 from ..runtime.comfy.seam import EVERYTHING
+from ..runtime.compression.codecs import require_known
 from ..runtime.config import (
     ON_UNSUPPORTED,
     CompressionConfig,
@@ -109,7 +110,8 @@ class CompactParallelModel(io.ComfyNode):
             step_reuse=step_reuse or StepReuseConfig(),
         )
         chosen_step_reuse(config)
-        devices_of(config)  # a wrong device or degree is told here, before anything starts
+        require_known(config.compression)
+        devices_of(config)  # a wrong codec, device or degree is told here, before anything starts
         if misfit := against(EVERYTHING):
             if on_unsupported == ON_UNSUPPORTED[0]:
                 raise Unsupported(_not_at_all(misfit))

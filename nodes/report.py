@@ -5,6 +5,7 @@ import json
 import torch
 from comfy_api.latest import io
 
+from ..runtime.compression.codecs import COARSE_TO_EXACT
 from ..runtime.job.workflow import place
 from ..runtime.report.plot import draw, to_pixels
 from ..runtime.report.summary import summarize
@@ -38,6 +39,6 @@ class CompactParallelReport(io.ComfyNode):
     @classmethod
     def execute(cls, latent: dict) -> io.NodeOutput:
         report = report_of(latent["samples"], place())
-        plot = torch.from_numpy(to_pixels(draw(report))).float().div(255).unsqueeze(0)
+        plot = torch.from_numpy(to_pixels(draw(report, COARSE_TO_EXACT))).float().div(255).unsqueeze(0)
         summary = summarize(report)
         return io.NodeOutput(latent, plot, summary, json.dumps(report), ui={"text": (summary,)})

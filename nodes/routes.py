@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from ..runtime.compression.codecs import COARSE_TO_EXACT
 from ..runtime.config import ConfigError
 from ..runtime.pool.errors import PoolError
 from ..runtime.pool.pool import Pool
@@ -71,7 +72,7 @@ async def _plot(request: web.Request) -> web.Response:
 
     def to_png() -> bytes:
         png = io.BytesIO()
-        draw(report).savefig(png, format="png")
+        draw(report, COARSE_TO_EXACT).savefig(png, format="png")
         return png.getvalue()
 
     return web.Response(body=await asyncio.to_thread(to_png), content_type="image/png")

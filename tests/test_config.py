@@ -108,8 +108,6 @@ def test_a_degree_is_at_least_1(name, value):
         (CompressionConfig, "ratio", 1.0),
         (CompressionConfig, "max_relative_error", 0.0),
         (CompressionConfig, "rank", 0),
-        (CompressionConfig, "warmup_codec", "7bit"),
-        (CompressionConfig, "codec", "3.5bit"),
         (CompressionConfig, "warmup_calls", 0),
         (CompressionConfig, "base_memory_gb", -1.0),
         (ParallelConfig, "on_unsupported", "hope"),

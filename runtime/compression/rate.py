@@ -9,18 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .codecs import BY_NAME
+from .codecs import BY_IDENT, BY_NAME, COARSE_TO_EXACT, TYPICAL
 
 if TYPE_CHECKING:
     from ..config import CompressionConfig
     from ..report.ledger import Ledger
 
-SCALAR = {"skip": 0, "1bit": 1, "2bit": 2, "3bit": 3, "4bit": 4, "int8": 8}
-"""What `quality` and supplements choose from: bits by codec name, the coarsest first."""
-BUDGETED = ("skip", "low_rank", "1bit", "2bit", "3bit", "4bit", "int8", "16bit")
-"""What `ratio` chooses from."""
-DISTORTION = {"skip": 1.0, "1bit": 0.363, "2bit": 0.1175, "3bit": 0.0345, "4bit": 0.0095, "int8": 3e-5}
-"""D(b) of a Gaussian residual (Max 1960)."""
+LADDER = tuple(BY_NAME[name] for name in COARSE_TO_EXACT if BY_NAME[name].distortion is not None)
+"""What `quality` and supplements choose from: the codecs whose D(b) is known, the coarsest first."""
+_IN_RATIO = [codec for codec in BY_NAME.values() if codec.in_ratio]
+BUDGETED = tuple(sorted(_IN_RATIO, key=lambda codec: codec.bits(*TYPICAL)))
+"""What `ratio` chooses from; of two that are equally near the budget the coarser."""
 MARGIN = 0.8
 """The part of an error bound that is planned for: the residual of the next call may be larger than this one's."""
 WARMUP_SHARE = 0.6
@@ -81,8 +80,7 @@ class QualityRate:
     def next(self, seen: Seen) -> int:
         """See `Rate.next`."""
         allowed = (MARGIN * self.bound) ** 2 / max(seen.missing**2 * _excess(seen), 1e-30)
-        name = next((name for name in SCALAR if DISTORTION[name] <= allowed), "int8")
-        return BY_NAME[name].ident
+        return next((codec for codec in LADDER if codec.distortion <= allowed), LADDER[-1]).ident
 
 
 class RatioRate:
@@ -101,18 +99,18 @@ class RatioRate:
         self._expected_calls = expected_calls
         self._ledger = ledger
         room = WARMUP_SHARE * 16 / config.ratio * expected_calls
-        coarser = [name for name in SCALAR if 1 <= SCALAR[name] <= SCALAR.get(config.warmup_codec, 8)]
-        ways = [(name, calls) for name in reversed(coarser) for calls in range(config.warmup_calls, 0, -1)]
-        warmup = next(((name, calls) for name, calls in ways if SCALAR[name] * calls <= room), ("1bit", 1))
-        self.first, self._warmup_calls = BY_NAME[warmup[0]].ident, warmup[1]
+        most = BY_NAME[config.warmup_codec].value_bits or LADDER[-1].value_bits
+        coarser = [codec for codec in LADDER if 1 <= codec.value_bits <= most]
+        ways = [(codec, calls) for codec in reversed(coarser) for calls in range(config.warmup_calls, 0, -1)]
+        codec, self._warmup_calls = next((way for way in ways if way[0].value_bits * way[1] <= room), ways[-1])
+        self.first = codec.ident
 
     def next(self, seen: Seen) -> int:
         """See `Rate.next`."""
         if seen.calls < self._warmup_calls:
             return self.first
         budget = self._budget(seen.calls)
-        codecs = [BY_NAME[name] for name in BUDGETED]
-        return min(codecs, key=lambda codec: abs(codec.bits(seen.tokens, seen.channels) - budget)).ident
+        return min(BUDGETED, key=lambda codec: abs(codec.bits(seen.tokens, seen.channels) - budget)).ident
 
     def _budget(self, calls: int) -> float:
         """Bits per value that the rest of the run may have: what is sent in a run hardly changes from call to call."""
@@ -125,10 +123,10 @@ class RatioRate:
 
 def _excess(seen: Seen) -> float:
     """How many times the Gaussian's distortion this message had."""
-    name = next((name for name in SCALAR if BY_NAME[name].ident == seen.codec), None)
-    if name is None or not seen.missing:
+    distortion = BY_IDENT[seen.codec].distortion
+    if distortion is None or not seen.missing:
         return 1.0
-    return min(10.0, max(0.1, (seen.error / seen.missing) ** 2 / DISTORTION[name]))
+    return min(10.0, max(0.1, (seen.error / seen.missing) ** 2 / distortion))
 
 
 def make_rate(config: CompressionConfig, ledger: Ledger, expected_calls: int) -> Rate:

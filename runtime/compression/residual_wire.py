@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .codecs import BY_IDENT
+from .codecs import BY_IDENT, require_known
 from .fused import decode_all, encode_all
 from .header import RAW, Header, WireError
 from .memory import BaseMemory
@@ -178,7 +178,11 @@ class ResidualWire:
 
 
 def make_wire(config: CompressionConfig, ledger: Ledger, expected_calls: int) -> Wire:
-    """The wire of one job on one rank; `expected_calls` is how often the sampler will ask the model."""
+    """The wire of one job on one rank; `expected_calls` is how often the sampler will ask the model.
+
+    Raises ConfigError for a codec that does not exist.
+    """
+    require_known(config)
     return ResidualWire(config, ledger, make_rate(config, ledger, expected_calls)) if config.enabled else RawWire()
 
 

@@ -21,7 +21,7 @@ from . import quantise
 from .bases import Base, Keeping
 from .codecs import BY_NAME, Codec
 from .header import NONE, RAW, Header, WireError
-from .rate import SCALAR, Rate, Seen
+from .rate import LADDER, Rate, Seen
 from .wire import as_bytes, nothing
 
 ALIGNMENT = 16
@@ -257,8 +257,7 @@ class Sender(Stream):
         bound = self._rate.bound
         if bound is None or coded.error <= bound:
             return NONE, nothing(x_NC.device), coded.x_hat_NC, coded.error
-        for name in list(SCALAR)[1:]:
-            codec = BY_NAME[name]
+        for codec in LADDER[1:]:  # the first sends nothing
             payload, x_hat_NC, error = quantise.supplement(x_NC, coded.x_hat_NC, codec)
             if error <= bound:
                 return codec.ident, _padded(payload), x_hat_NC, error

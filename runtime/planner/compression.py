@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..compression.codecs import BY_NAME
+from ..compression.codecs import BY_NAME, TYPICAL
 from ..config import CompressionConfig
 from .link import Link
 
-CANDIDATES = ("int8", "4bit", "3bit", "2bit")
+CANDIDATES = tuple(
+    codec.name
+    for codec in sorted(BY_NAME.values(), key=lambda codec: codec.bits(*TYPICAL), reverse=True)
+    if codec.in_auto
+)
 """What auto chooses from, the most exact first."""
 CLEARLY = 0.4
 """Compression pays where a value takes less than this part of its uncompressed time. What is uncompressed hides half of
@@ -16,8 +20,6 @@ its time on the link behind attention (measured at 1 Gbit/s), while coding takes
 estimates are off by some, where a link that is fast enough must never be made slower."""
 NEARLY = 1.25
 """A more exact codec is taken where it takes at most so many times as long as the fastest."""
-TOKENS, CHANNELS = 1024, 1024
-"""A typical tensor: how much of a payload is scales depends on its shape, but hardly."""
 
 
 def seconds_per_value(link: Link, *, dtype_itemsize: int) -> dict[str, float]:
@@ -26,7 +28,7 @@ def seconds_per_value(link: Link, *, dtype_itemsize: int) -> dict[str, float]:
     `dtype_itemsize`: bytes of an uncompressed value. Latency is left out, as compression changes no number of messages.
     """
     coded = {
-        name: BY_NAME[name].bits(TOKENS, CHANNELS) / 8 / link.bytes_per_second + link.codec_seconds_per_value[name]
+        name: BY_NAME[name].bits(*TYPICAL) / 8 / link.bytes_per_second + link.codec_seconds_per_value[name]
         for name in CANDIDATES
         if name in link.codec_seconds_per_value
     }

@@ -6,6 +6,7 @@ Drawn with matplotlib's object interface alone, so that nothing global changes i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,16 @@ _PHASES = {
 }
 _MORE_COLOURS = ("#72b7b2", "#b279a2", "#9d755d", "#bab0ac")
 _SENT, _RAW, _ERROR, _BOUND = "#4c78a8", "#8a8a8a", "#e45756", "#333333"
-_CODEC_ORDER = ("skip", "1bit", "2bit", "3bit", "4bit", "fp8", "int8", "uncompressed")
 _CODEC_COLOURS = colormaps["viridis_r"]
 _MAX_MARKED_CALLS = 40
 _WIDTH, _DPI = 9.0, 100
 
 
-def draw(report: dict[str, Any]) -> Figure:
-    """The figure of a report (see `run_report`), 900 pixels wide; it grows with the number of workers."""
+def draw(report: dict[str, Any], codecs: Sequence[str]) -> Figure:
+    """The figure of a report (see `run_report`), 900 pixels wide; it grows with the number of workers.
+
+    `codecs`: their names from coarse to exact, in which order they are stacked; others follow by name.
+    """
     bars = 1.0 + 0.3 * report["workers"]
     figure = Figure(figsize=(_WIDTH, bars + 9.0), dpi=_DPI, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(hspace=0.06)
@@ -42,7 +45,7 @@ def draw(report: dict[str, Any]) -> Figure:
     time_axes, bytes_axes, bits_axes, error_axes = figure.subplots(4, 1, height_ratios=[bars, 2.4, 2.4, 2.4])
     _draw_time(time_axes, report["phases"], report["devices"])
     _draw_bytes(bytes_axes, report)
-    _draw_bits(bits_axes, report)
+    _draw_bits(bits_axes, report, (*codecs, "uncompressed"))
     _draw_error(error_axes, report)
     return figure
 
@@ -91,7 +94,7 @@ def _draw_bytes(axes: Axes, report: dict[str, Any]) -> None:
     _legend(axes)
 
 
-def _draw_bits(axes: Axes, report: dict[str, Any]) -> None:
+def _draw_bits(axes: Axes, report: dict[str, Any], order: Sequence[str]) -> None:
     """The share of every codec in the tensors of a call, and over each bar the mean bits per value."""
     axes.set_title("Codecs of the tensors sent (above: mean bits per value)", loc="left", fontsize=10)
     counts = report["codecs_per_call"]
@@ -101,7 +104,7 @@ def _draw_bits(axes: Axes, report: dict[str, Any]) -> None:
         return
     calls = np.arange(report["calls"]) + 1
     bottom = np.zeros(report["calls"])
-    names = sorted(total, key=lambda name: (_CODEC_ORDER.index(name) if name in _CODEC_ORDER else 99, name))
+    names = sorted(total, key=lambda name: (order.index(name) if name in order else len(order), name))
     for place, name in enumerate(names):
         share = np.array([call.get(name, 0) / (sum(call.values()) or 1) for call in counts])
         colour = _CODEC_COLOURS((place + 1) / (len(names) + 1))

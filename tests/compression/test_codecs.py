@@ -6,13 +6,12 @@ import math
 
 import pytest
 import torch
-from compact_parallel.runtime.compression.codecs import BY_IDENT, BY_NAME
-from compact_parallel.runtime.config import CODECS
+from compact_parallel.runtime.compression.codecs import BY_IDENT, BY_NAME, OFFERED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from residuals import crossing, gauss, laplace, lost, low_rank, round_trip
 
-NAMES = (*CODECS, "skip")
+NAMES = (*OFFERED, "skip")
 SLACK = 1 + 2**-7
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

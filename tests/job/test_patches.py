@@ -15,6 +15,7 @@ import comfy_models
 import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.compression.codecs import COARSE_TO_EXACT
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.job.pickling import ShippingError
 from compact_parallel.runtime.pool.errors import JobFailed
@@ -163,7 +164,7 @@ def test_a_model_without_a_plan_is_refused_or_runs_on_one_device():
         assert torch.equal(ksampler(fallback, "flux"), stock)
         assert "no sequence-parallel plan" in report()["fallbacks"][0]
         assert report()["workers"] == 1
-        assert to_pixels(draw(report())).shape[2] == 3  # Parallel Report shows it
+        assert to_pixels(draw(report(), COARSE_TO_EXACT)).shape[2] == 3  # Parallel Report shows it
         assert "one device" in summarize(report()) or "no sequence-parallel plan" in summarize(report())
 
 

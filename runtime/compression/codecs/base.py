@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+TYPICAL = (1024, 1024)
+"""(N, C) of a typical tensor: how much of a payload is scales depends on its shape, but hardly."""
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """A smaller scale has no finite inverse; what it would scale is sent as zeros."""
 
@@ -25,13 +27,26 @@ class Codec(ABC):
     element-wise float32 operations that are rounded one by one (no fused multiply-add), table look-ups, and sums that
     are exact in float32 whatever their order (integers below 2^24).
 
-    A new codec is one file in this folder that lists its instances in CODECS.
+    A new codec is one file in this folder that lists its instances in CODECS. Whatever else has to know about it (the
+    node, rate control, auto, plots) goes by the attributes below.
     """
 
     name: str
-    """What the user chooses."""
+    """What the user chooses, and what reports call it."""
     ident: int
-    """Its number in the header of a payload: 1 to 255, never reused."""
+    """Its number in the header of a payload: 1 to 254, never reused."""
+    place: int | None = 100
+    """Where the node lists it, the smallest first and equal ones by name. None: the node does not offer it."""
+    value_bits: int | None = None
+    """Bits of the code that every value has, scales not counted: plots and rate control go from few to many. None where
+    values have no codes of their own, and for what is only compared with."""
+    distortion: float | None = None
+    """The part of a Gaussian residual's energy that it loses. `quality`, its supplements and the warm-up of `ratio`
+    choose from the codecs that tell it; these need value_bits."""
+    in_ratio: bool = False
+    """Whether `ratio` may choose it after the warm-up."""
+    in_auto: bool = False
+    """Whether `auto` may choose it."""
     warm_starts: bool = False
     """Whether `encode` makes use of `previous`."""
 

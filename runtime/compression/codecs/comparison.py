@@ -1,4 +1,4 @@
-"""What the rivals send, for benchmarks only: nothing in the product chooses these.
+"""What the rivals send, for benchmarks: no node offers these.
 
 Legend: N tokens, C channels.
 """
@@ -15,13 +15,15 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Bfloat16(Codec):
-    """16 bits per value, as an uncompressed warm-up has them.
+    """16 bits per value, as an uncompressed warm-up has them. A low ratio is met with it, too.
 
     Payload: | N * C x bfloat16, in (N, C) order |
     """
 
     name = "16bit"
     ident = 20
+    place = None
+    in_ratio = True
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """2 * N * C."""
@@ -45,6 +47,7 @@ class Reference2Bit(Codec):
 
     name = "2bit_reference"
     ident = 21
+    place = None
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """4 * (N + C) + ceil(N * C / 4). The scales count twice what the original sends: 16 bits lack the range."""

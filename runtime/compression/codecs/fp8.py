@@ -13,6 +13,8 @@ class Fp8(BlockCodec):
 
     name = "fp8"
     ident = 6
+    place = 20
+    value_bits = 8
     largest = 448
 
     def __init__(self) -> None:

@@ -13,6 +13,10 @@ class Int8(BlockCodec):
 
     name = "int8"
     ident = 1
+    place = 10
+    value_bits = 8
+    distortion = 3e-5
+    in_ratio = in_auto = True
     largest = 127
 
     def _to_bytes(self, scaled: Tensor) -> Tensor:

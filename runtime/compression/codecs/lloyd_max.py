@@ -31,6 +31,8 @@ LAPLACE = {
     4: (0.17534, 0.57253, 1.03047, 1.57117, 2.23133, 3.07923, 4.26648, 6.26648),
 }
 """Positive levels per number of bits, in units of the mean magnitude; the negative ones mirror them."""
+DISTORTION = {1: 0.363, 2: 0.1175, 3: 0.0345, 4: 0.0095}
+"""The part of a Gaussian residual's energy that so many bits lose (Max 1960)."""
 
 HEAVY_TAIL = 1.33
 """Between the ratio of root-mean-square to mean magnitude of a Gaussian (1.2533) and of a Laplace density (1.4142)."""
@@ -63,14 +65,17 @@ class LloydMax(Codec):
     channel cross (u_n alone makes the squared error of 1 bit 47 times the data's own there).
     """
 
+    in_ratio = True
+
     def __init__(self, bits: int, ident: int) -> None:
-        self.name, self.ident, self._bits = f"{bits}bit", ident, bits
+        self.name, self.ident, self.value_bits, self.place = f"{bits}bit", ident, bits, 70 - 10 * bits
+        self.distortion, self.in_auto = DISTORTION[bits], bits > 1
         self._grids = tuple(_Grid(levels[bits]) for levels in (GAUSS, LAPLACE))
         self._values = tuple(value_table(_symmetric(levels[bits]), bits) for levels in (GAUSS, LAPLACE))
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """2 + 2 * (N + C) + N * C' * b / 8."""
-        return 2 + 2 * (tokens + channels) + tokens * _padded(channels) * self._bits // 8
+        return 2 + 2 * (tokens + channels) + tokens * _padded(channels) * self.value_bits // 8
 
     def encode(self, residual_NC: Tensor, previous: Tensor | None = None) -> Tensor:
         """See `Codec.encode`."""
@@ -79,7 +84,7 @@ class LloydMax(Codec):
         u_N, v_C, mean = _scales(d_NC)
         iu_N1, iv_C = _inverse(u_N)[:, None], _inverse(v_C)
         every = max(1, d_NC.numel() // SAMPLE)
-        table = int(self._bits > 1 and _heavy_tailed(d_NC[::every] * iu_N1[::every] * iv_C))
+        table = int(self.value_bits > 1 and _heavy_tailed(d_NC[::every] * iu_N1[::every] * iv_C))
         grid, values = self._grids[table], self._values[table].to(d_NC.device)
         weight_C = (v_C.float() / mean).square()
         payload = torch.empty(self.nbytes(tokens, channels), dtype=torch.uint8, device=d_NC.device)
@@ -91,7 +96,7 @@ class LloydMax(Codec):
             codes_NC = grid.codes(z_NC)
             if channels % ROW:
                 codes_NC = pad(codes_NC, (0, -channels % ROW))
-            planes = pack_planes(codes_NC.view(-1), self._bits)
+            planes = pack_planes(codes_NC.view(-1), self.value_bits)
             levels_NC = _rows(look_up(values, planes), channels)
             correction_N = torch.mv(z_NC.mul_(levels_NC), weight_C) / torch.mv(levels_NC.square(), weight_C)
             parts.u_N[rows] = torch.where(correction_N.isnan(), 1, correction_N) * u_N[rows]
@@ -111,7 +116,7 @@ class LloydMax(Codec):
         return d_NC
 
     def _parts(self, payload: Tensor, tokens: int, channels: int) -> _Parts:
-        widths = [_padded(channels) * bits // 8 for bits in PLANES[self._bits]]
+        widths = [_padded(channels) * bits // 8 for bits in PLANES[self.value_bits]]
         sizes = [2, 2 * tokens, 2 * channels, *(tokens * width for width in widths)]
         table, u, v, *planes = payload.split(sizes)
         planes = [plane.view(tokens, width) for plane, width in zip(planes, widths)]

@@ -55,12 +55,13 @@ class LowRank(Codec):
     than two, and two warm rounds 2 % less than two cold ones (tests/bench/closed_loop.py).
     """
 
+    place = 70
     warm_starts = True
 
     def __init__(self, name: str, ident: int, bits: int, rank: int = RANK) -> None:
         if rank < 1:
             raise ValueError(f"rank is {rank}; it must be at least 1.")
-        self.name, self.ident = name, ident
+        self.name, self.ident, self.in_ratio = name, ident, bits == 8
         self._bits, self._rank = bits, min(rank, LARGEST_RANK)
         self._largest = 2 ** (bits - 1) - 1
         self._integers = value_table(torch.arange(-8.0, 8.0), 4) if bits == 4 else None

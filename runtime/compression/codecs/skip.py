@@ -12,10 +12,14 @@ from .base import Codec
 
 
 class Skip(Codec):
-    """No payload; every residual decodes to zeros."""
+    """No payload; every residual decodes to zeros. For rate control: in a whole run of it nothing would arrive."""
 
     name = "skip"
     ident = 10
+    place = None
+    value_bits = 0
+    distortion = 1.0
+    in_ratio = True
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """0."""

@@ -27,6 +27,7 @@ class TopK(Codec):
 
     name = "top_k"
     ident = 9
+    place = 80
 
     def __init__(self) -> None:
         self._indices = value_table(torch.arange(BLOCK).float(), 4)

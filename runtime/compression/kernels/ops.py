@@ -16,11 +16,15 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ..codecs import BY_IDENT, BY_NAME
+from ..codecs import BY_IDENT
+from ..codecs.fp8 import Fp8
+from ..codecs.int8 import Int8
+from ..codecs.lloyd_max import LloydMax
 from .message import WIDEST, Message, make_message
 
-BITS = {BY_NAME[f"{bits}bit"].ident: bits for bits in (1, 2, 3, 4)}
-BLOCKS = {BY_NAME[name].ident: name for name in ("int8", "fp8")}
+# By the very class: what derives from one of them may do other arithmetic.
+BITS = {codec.ident: codec.value_bits for codec in BY_IDENT.values() if type(codec) is LloydMax}
+BLOCKS = {codec.ident: codec for codec in BY_IDENT.values() if type(codec) in (Int8, Fp8)}
 IDENTS = frozenset((*BITS, *BLOCKS))
 """Numbers of the codecs that have kernels."""
 
@@ -79,7 +83,7 @@ def encode(
             return lloyd_max.encode(message, BITS[codec])
         from . import block
 
-        return block.encode(message, BY_IDENT[codec].largest, BLOCKS[codec] == "fp8")
+        return block.encode(message, BLOCKS[codec].largest, isinstance(BLOCKS[codec], Fp8))
 
 
 @encode.register_fake
@@ -119,7 +123,7 @@ def decode(
         else:
             from . import block
 
-            block.decode(message, BLOCKS[codec] == "fp8")
+            block.decode(message, isinstance(BLOCKS[codec], Fp8))
 
 
 @decode.register_fake
