@@ -62,9 +62,9 @@ class Talk:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Talk]:
-    """A running server that writes to `folder`."""
-    with ComfyServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), ROOT, folder) as server:
+def running(folder: Path, pack: Path = ROOT) -> Iterator[Talk]:
+    """A running server that writes to `folder`, with this checkout of the pack or a copy of it."""
+    with ComfyServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), pack, folder) as server:
         yield Talk(server)
 
 

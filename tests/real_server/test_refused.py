@@ -47,6 +47,7 @@ def refusal(talk, workflow):
             "mode is 'qualty'; choose one of auto, off, ratio, quality",
         ),
         ("Residual Compression", "mode.codec", {"mode.codec": "2-bit"}, "'2-bit' not in ['int8', 'fp8', '4bit', "),
+        ("Residual Compression", "mode.codec", {"mode.codec": "half"}, "'half' not in ['int8', 'fp8', '4bit', "),
         ("Residual Compression", "mode", {"mode.bits": 2}, "has no input mode.bits with mode codec; it has predictor,"),
         ("Residual Compression", "mode", {"warmup": 2}, "Residual Compression has no input warmup with mode codec"),
         ("Residual Compression", "warmup_calls", {"warmup_calls": 0}, "Value 0 smaller than min of 1"),
