@@ -108,6 +108,17 @@ def broken(func, *args, **kwargs):
     return args[0].no_such_attribute
 
 
+def with_too_few(func, q, k, v):
+    """One that takes other arguments than ComfyUI gives."""
+
+
+class WithTooFew:
+    """A patch that does."""
+
+    def __call__(self, q, k):
+        return {}
+
+
 @torch.inference_mode()
 def errors_of_others(rank, world):
     """{what: the kind of the error}, of errors that are no failures of this pack's."""
@@ -117,6 +128,14 @@ def errors_of_others(rank, world):
         split(build(), given, rank, world, optimized_attention_override=broken)
     except AttributeError as error:
         found["of an override within a hook"] = type(error).__name__
+    for what, options in {
+        "of an override that does not take what it is given": {"optimized_attention_override": with_too_few},
+        "of a patch that does not": {"patches": {"attn1_patch": [WithTooFew()]}},
+    }.items():
+        try:
+            split(build(), given, rank, world, **options)
+        except TypeError as error:
+            found[what] = type(error).__name__
     rewrite({WAN: [(BODY, f"        e.no_such_attribute\n{BODY}")]})
     try:
         split(build(), given, rank, world)
@@ -134,6 +153,8 @@ def test_errors_of_the_model_and_of_a_workflow_stay_what_they_are(tmp_path):
     for found in launch(errors_of_others, 2, tmp_path):
         assert found == {
             "of an override within a hook": "AttributeError",
+            "of an override that does not take what it is given": "TypeError",
+            "of a patch that does not": "TypeError",
             "of the model": "AttributeError",
             "of a library that the model calls": "TypeError",
         }
