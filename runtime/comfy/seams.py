@@ -18,7 +18,7 @@ SEAMS = (
     # How ComfyUI starts, and how its sampling is wrapped.
     Seam("comfy.options", "args_parsing", (EVERYTHING,), "It is true in a process that has read the command line."),
     Seam("comfy.options", "enable_args_parsing", (EVERYTHING,), "ComfyUI, imported later, reads sys.argv.", ""),
-    Seam("comfy.cli_args", "args", (EVERYTHING,), "What the command line says, such as which cards are to be used."),
+    Seam("comfy.cli_args", "args", (EVERYTHING,), "It holds the options by name; None where nobody gave one."),
     Seam(
         "comfy.patcher_extension",
         "WrappersMP.OUTER_SAMPLE WrappersMP.SAMPLER_SAMPLE WrappersMP.PREDICT_NOISE WrappersMP.CALC_COND_BATCH "
@@ -135,6 +135,13 @@ SEAMS = (
     Seam("comfy.utils", "get_attr", (EVERYTHING,), "It follows a dotted path.", "obj, attr"),
     Seam("comfy.hooks", "EnumHookType.Injections", (EVERYTHING,), "It is the type of hooks that inject into a model."),
     Seam("comfy.hooks", "HookKeyframeGroup", (EVERYTHING,), "ComfyUI resets its state before every run."),
+    Seam(
+        "comfy_api.internal",
+        "lock_class",
+        (EVERYTHING,),
+        "It makes the copy of a node's class that the server runs, whose class it calls LockedMeta.",
+        "cls",
+    ),
     # Devices and memory. The stand-in of job/memory.py for the workers' weights is a ModelPatcher, too.
     Seam("comfy.model_management", "get_torch_device", (EVERYTHING,), "The device of this process.", ""),
     Seam("comfy.model_management", "intermediate_device", (EVERYTHING,), "Where sampling nodes put latents.", ""),

@@ -22,8 +22,8 @@ def hidden_cards() -> str:
 
     It sets CUDA_VISIBLE_DEVICES where nobody has told it which cards to use.
     """
-    args = comfy.cli_args.args
-    told = any(getattr(args, name, None) is not None for name in ("cuda_device", "default_device"))
+    options = ("cuda_device", "default_device")
+    told = any(getattr(comfy.cli_args.args, option, None) is not None for option in options)
     hidden = sys.platform == "win32" and not told and os.environ.get("CUDA_VISIBLE_DEVICES") == "0"
     return ONE_CARD if hidden and not comfy.model_management.cpu_mode() else ""
 

@@ -130,10 +130,11 @@ def test_windows_is_told_of_the_cards_that_comfyui_hides(monkeypatch):
     from comfy.cli_args import args
 
     one, two = (ParallelConfig(pool=PoolConfig(devices=devices)) for devices in ("auto", "cuda:0,cuda:1"))
+    basic = guider("basic")
 
     def sentences():
         with pytest.raises(NothingToShare) as nothing:
-            choose(one, len(devices_of(one)), guider("basic"), None)
+            choose(one, len(devices_of(one)), basic, None)
         with pytest.raises(ConfigError, match="cuda:1") as refused:
             devices_of(two)
         return str(nothing.value), str(refused.value)
@@ -146,6 +147,8 @@ def test_windows_is_told_of_the_cards_that_comfyui_hides(monkeypatch):
     assert all(sentence.endswith("unless it is started with --cuda-device all.") for sentence in sentences())
     monkeypatch.setattr(args, "cuda_device", "0")
     assert not any("--cuda-device" in sentence for sentence in sentences())
+    monkeypatch.delattr(args, "cuda_device")  # a ComfyUI that calls the option otherwise
+    assert all("--cuda-device" in sentence for sentence in sentences())
 
 
 def test_a_model_without_a_plan_shares_its_cfg_or_is_refused():
