@@ -330,13 +330,6 @@ SEAMS = (
     ),
     Seam("comfy.model_patcher", "ModelPatcher.clear_cached_hook_weights", (STEP,), "It forgets such weights.", ""),
     # The nodes, and what they tell.
-    Seam(
-        "comfy_api.internal",
-        "lock_class",
-        (EVERYTHING,),
-        "It makes the copy of a class, of the kind LockedMeta, with which the server runs a node.",
-        "cls",
-    ),
     Seam("comfy.model_management", "cpu_mode", (NODES,), "Whether ComfyUI was told to use the CPU.", ""),
     Seam(
         "comfy_execution.utils",
