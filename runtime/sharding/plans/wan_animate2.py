@@ -10,7 +10,7 @@ ranks keep of the driving video (WanAnimate2Cache) is that of all tokens. Patche
 
 from __future__ import annotations
 
-from ..plan import Heads, Plan, Shared
+from ..plan import Heads, Passed, Plan, Shared
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -22,5 +22,6 @@ PLAN = Plan(
         Shared("blocks.*.cross_attn", "x"),
         Shared("blocks.*.ffn", 0),
     ),
+    passed=(Passed("blocks.*.cross_attn", ("context", "context_img_len")),),
     guards=(INSIDE, CONTROL),
 )
