@@ -84,8 +84,8 @@ def parallel(
 
 
 def relative_error(x: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over largest value."""
-    return float((x - expected).abs().max() / expected.abs().max())
+    """Largest difference over largest value, wherever the two lie."""
+    return float((x.cpu() - expected.cpu()).abs().max() / expected.abs().max())
 
 
 @contextlib.contextmanager

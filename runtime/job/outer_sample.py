@@ -135,7 +135,7 @@ class ParallelSampling(Local):
                 show_weights(pool)
             returned = Result.from_bytes(result.result)
             job.take_back(returned, pool.directory)
-        samples = returned.samples.to(guider.model_patcher.load_device)  # where stock sampling leaves them
+        samples = returned.samples
         report = run_report(
             result.ledgers,
             run_id=uuid.uuid4().hex,
