@@ -1,7 +1,7 @@
-"""The script a worker process starts with. It knows the pack by path only; its orders come over the inherited pipe.
+"""The script that starts a worker process. It reads its orders from the pipe it inherits and imports the pack by path.
 
-The pack gets the parent's module name without its `__init__.py` being run, so that classes and torch ops made there
-and here are the same by name, and no node is registered twice.
+The pack is imported under the parent's module name, and its `__init__.py` is not run: classes and torch ops have the
+same names in parent and worker, and no node is registered twice.
 """
 
 import importlib
@@ -18,7 +18,7 @@ def main() -> None:
     kind = multiprocessing.connection.PipeConnection if on_windows else multiprocessing.connection.Connection
     handle = int(sys.argv[1])
     if not on_windows:
-        os.set_inheritable(handle, False)  # what the worker starts must not hold the pipe open after it
+        os.set_inheritable(handle, False)  # a process the worker starts must not keep the pipe open
     connection = kind(handle)
     orders = json.loads(connection.recv_bytes())
     sys.path[:] = orders["sys_path"]

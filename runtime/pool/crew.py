@@ -1,4 +1,4 @@
-"""The worker processes of a pool: launched together, heard as one, ended together."""
+"""The worker processes of a pool: starts them, sends and receives their messages, watches and ends them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .worker import Orders
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
-# A worker that dies makes its peers fail in their collectives; wait this long for the death that explains the failure.
+# When a worker dies, its peers fail in their collectives. Wait this long for the death that explains a failure.
 BLAME_SECONDS = 0.5
 # Exceptions whose message was written for the user: no traceback makes it clearer.
 SENTENCES = (
     "Refused", "RefusedAlone", "NotReturned", "Diverged", "NotFinite", "Cancelled", "ShippingError", "RendezvousLost",
 )  # fmt: skip
-# What new connections between the workers may take.
+# The time limit for making new connections between the workers.
 RENEW_SECONDS = 30.0
-# A worker that does not answer for as long is stopped or hangs. Swapping, loading from a slow disk and native calls
-# that hold the interpreter make it late by seconds, not by as much.
+# A worker that does not answer for this long is stopped or hangs. Swapping, a slow disk and native calls that hold the
+# interpreter delay an answer by seconds only.
 SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the workers run: "module:attribute" of the handler inside the pack, its options and the command line."""
+    """The handler the workers run ("module:attribute" inside the pack), its options and their command line."""
 
     handler: str
     command_line: tuple[str, ...]
@@ -45,10 +45,10 @@ class Entry:
 
 
 class Crew:
-    """One worker per device while they run, none otherwise.
+    """The group of worker processes, one per device; empty while none run.
 
-    `busy`: the ranks that owe an answer to what they were told last. `stopping`: the threads that end the workers on
-    purpose.
+    `busy`: the ranks that have not answered the last message yet. `stopping`: the threads that are ending the workers
+    on purpose.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Crew:
         changed: Callable[[], None],
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        """`changed` is called, in any thread, when a worker has fallen silent, answers again or has ended."""
+        """`changed` is called, in any thread, when a worker stops answering, answers again or ends."""
         self.backend = config.resolve_backend(devices)
         self.workers: list[WorkerProcess] = []
         self.directory: Path | None = None
@@ -77,11 +77,11 @@ class Crew:
 
     @property
     def world(self) -> int:
-        """The number of workers there are or will be."""
+        """The number of workers, running or not."""
         return len(self._devices)
 
     def launch(self) -> None:
-        """Start the processes; `await_ready` must follow. Raises PoolError where there is no place for their files."""
+        """Start the processes; call `await_ready` next. Raises PoolError if no folder for their files can be made."""
         self.directory = _new_directory()
         self._rendezvous = RendezvousFile(self.directory)
         cpu_workers = max(1, self._devices.count("cpu"))
@@ -110,7 +110,7 @@ class Crew:
         heartbeat.start(tuple(self.workers))
 
     def await_ready(self, check_interrupt: Callable[[], None]) -> None:
-        """Returns when all are ready. Raises PoolError, or what `check_interrupt` raises; the workers are left then."""
+        """Wait until all workers are ready. Raises PoolError or what `check_interrupt` raises, and ends no worker."""
         deadline = time.monotonic() + self._config.start_timeout_s
         while self.busy:
             check_interrupt()
@@ -123,7 +123,7 @@ class Crew:
                     f"start_timeout_s: {names} did not start within {self._config.start_timeout_s:g} s; "
                     f"raise start_timeout_s or see the log.\n{self.workers[min(self.busy)].log_tail()}"
                 )
-            match self._take(POLL_SECONDS):  # a silent one is told about, but it is start_timeout_s that counts
+            match self._take(POLL_SECONDS):  # a silent worker is shown but no error: start_timeout_s limits the start
                 case rank, None:
                     raise self.death(rank)
                 case rank, Failed() as failure:
@@ -134,7 +134,7 @@ class Crew:
         self._rendezvous.met()
 
     def fault(self) -> str:
-        """Why these workers, though idle, cannot take the next run, in a sentence; "" where they can."""
+        """A sentence saying why these idle workers cannot take the next run; "" if they can."""
         for worker in self.workers:
             if worker.exit_code() is not None:
                 return f"{worker.name.capitalize()} had ended."
@@ -145,9 +145,9 @@ class Crew:
         return ""
 
     def hear(self, seconds: float = POLL_SECONDS) -> tuple[int, Message | None] | None:
-        """The next message with its sender's rank; None for a message says that the rank is gone.
+        """Returns (rank, message) for the next message; the message is None if the worker of that rank is gone.
 
-        Returns None when nothing comes within `seconds`. Raises WorkerSilent when a worker no longer answers.
+        Returns None if no message comes within `seconds`. Raises WorkerSilent if a worker no longer answers.
         """
         heard = self._take(seconds)
         if heard is None and (error := self.silence(self._silence_seconds)) is not None:
@@ -177,10 +177,10 @@ class Crew:
             worker.send(data)
 
     def renew(self, check_interrupt: Callable[[], None]) -> bool:
-        """Give the workers new connections: what a job has left on its way goes with the old ones. None is in a job.
+        """Replace the workers' process groups, which drops messages a job left in flight. No worker may be in a job.
 
-        False where that cannot be: a device is of no more use, or their folder is gone. Raises what `check_interrupt`
-        raises.
+        Returns False if it fails, for example if a device no longer works or the workers' folder is gone. Raises what
+        `check_interrupt` raises.
         """
         rendezvous = self._rendezvous.next()
         if not rendezvous.path.parent.is_dir():
@@ -201,18 +201,18 @@ class Crew:
         return True
 
     def statuses(self) -> list[dict]:
-        """What the pool's status shows of every worker; `silent_seconds` without an answer, 0 for a moment."""
+        """Each worker's entry in the pool's status; `silent_seconds` is 0 for a short silence (see Heartbeat)."""
         told = self._heartbeat.told_seconds
         return [{**worker.status(), "silent_seconds": told(worker.rank)} for worker in list(self.workers)]
 
     def _silent(self, seconds: float) -> WorkerProcess | None:
-        """The worker that has not answered for longest, if it is `seconds` or more."""
+        """The worker that has not answered for the longest time, if that is `seconds` or more."""
         silence = self._heartbeat.silent_seconds
         longest = max(self.workers, key=lambda worker: silence(worker.rank), default=None)
         return longest if longest is not None and silence(longest.rank) >= seconds else None
 
     def set_state(self, state: str) -> None:
-        """What the status shows of every worker."""
+        """Set the state that the status shows for every worker."""
         for worker in self.workers:
             worker.state = state
 
@@ -235,7 +235,7 @@ class Crew:
             self.directory = None
 
     def blame(self, rank: int, failure: Failed) -> PoolError:
-        """The death behind a failure where there is one: its peers only saw their connection close."""
+        """The error to report for a failure: the death of another worker if that caused it, else the failure itself."""
         deadline = time.monotonic() + BLAME_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             match self.hear(left):
@@ -244,13 +244,13 @@ class Crew:
         return self.failure(rank, failure)
 
     def failure(self, rank: int, failure: Failed) -> JobFailed:
-        """The error that a worker's failure is."""
-        # An agreed failure is a sentence for the user; any other is a bug somewhere, and its traceback finds it.
+        """The error for a Failed message from a worker."""
+        # The exceptions in SENTENCES have a message for the user; any other is a bug, which its traceback helps find.
         traceback = "" if failure.kind in SENTENCES else failure.traceback
         return JobFailed(failure.kind, failure.error, self.workers[rank].name, traceback)
 
     def silence(self, seconds: float) -> PoolError | None:
-        """The error that a worker is which has not answered for `seconds`; None where all have."""
+        """The error for a worker that has not answered for `seconds`; None if all have, or they are being stopped."""
         worker = self._silent(seconds)
         if worker is None or self.stopping:
             return None
@@ -262,7 +262,7 @@ class Crew:
         )
 
     def death(self, rank: int) -> PoolError:
-        """The error that the end of a worker is."""
+        """The error for a worker process that has ended."""
         if self.stopping:
             return Stopped(f"The parallel pool {self._config.name or 'default'} was stopped while it was in use.")
         worker = self.workers[rank]
@@ -277,7 +277,7 @@ class Crew:
 
 
 def _new_directory() -> Path:
-    """A folder for the workers' files, in the one for temporary files, which is made again where it was removed."""
+    """Make a folder for the workers' files in the system's temporary folder, which is created if it was removed."""
     parent = Path(tempfile.gettempdir())
     try:
         parent.mkdir(parents=True, exist_ok=True)

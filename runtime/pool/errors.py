@@ -1,10 +1,10 @@
-"""What can go wrong with a pool, told apart by what is left afterwards."""
+"""The exceptions of a pool and its jobs; the class says in which state the workers are afterwards."""
 
 from __future__ import annotations
 
 
 class PoolError(RuntimeError):
-    """The pool could not start, or what it was asked cannot be done."""
+    """The pool could not start, or could not do what it was asked."""
 
 
 class Stopped(PoolError):
@@ -24,9 +24,9 @@ class WorkerSilent(WorkerDied):
 
 
 class JobFailed(PoolError):
-    """The job raised on a worker; the message holds the cause and, unless it is meant for users, the traceback.
+    """The job raised on a worker. The message is the cause, with a traceback unless the cause is written for users.
 
-    `kind` is the name of the exception's class, `cause` its message, which is `for_people` where no traceback is added.
+    `kind` is the name of the exception's class, `cause` its message; `for_people` is true if there is no traceback.
     """
 
     def __init__(self, kind: str, cause: str, where: str, traceback: str = "") -> None:
@@ -39,8 +39,8 @@ class JobFailed(PoolError):
 class AgreedError(RuntimeError):
     """Raised inside a job by every rank at the same model call, so that no rank waits in a collective.
 
-    After an AgreedError the workers are usable at once. After any other exception they need new connections, and where
-    a rank does not come out of the job they are restarted.
+    After an AgreedError the workers are usable at once. After any other exception they need new connections, and they
+    are restarted if a rank does not leave the job.
     """
 
 
@@ -49,11 +49,11 @@ class Refused(AgreedError):
 
 
 class RefusedAlone(RuntimeError):
-    """As Refused, but the rank does not know whether the others have met the same: no AgreedError."""
+    """Like Refused, but raised by a rank that does not know whether the others raise too, so it is no AgreedError."""
 
 
 class NotReturned(Refused):
-    """A run that came to its end, but what it has changed cannot come back from the workers."""
+    """The run completed, but its changes cannot be sent back from the workers."""
 
 
 class Cancelled(AgreedError):
@@ -61,4 +61,4 @@ class Cancelled(AgreedError):
 
 
 class RendezvousLost(RuntimeError):
-    """The file by which the workers find each other is gone or cannot be used."""
+    """The file through which the workers find each other is gone or unusable."""

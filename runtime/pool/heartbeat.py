@@ -1,7 +1,7 @@
-"""Whether the workers still answer: each is asked again and again, whatever the pool and the workers are busy with.
+"""The heartbeat: pings every worker regularly, also while it runs a job, and counts for how long it has not answered.
 
-A worker's inbox answers at once, in a thread beside the model call. So one that does not answer is stopped, or hangs
-where the interpreter cannot go on.
+A worker's inbox thread answers at once, even during a model call. A worker that does not answer is therefore stopped,
+or hangs in a place that blocks the interpreter.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from .launcher import WorkerProcess
 from .messages import Ping, encode
 
 PERIOD_SECONDS = 0.5
-# A shorter silence is nothing to tell people: a native call may hold the interpreter, or the machine be busy.
+# A shorter silence is not shown: a native call may hold the interpreter, or the machine may be busy.
 TOLD_SECONDS = 3.0
 
 
 @dataclass
 class _Pulse:
-    """`heard`: at least once, so its imports are done. `missed`: periods that the last Ping is without an answer."""
+    """`heard`: a message has come, so the imports are done. `asked`: a Ping is unanswered. `missed`: for how many
+    periods it has been."""
 
     heard: bool = False
     asked: bool = False
@@ -28,14 +29,14 @@ class _Pulse:
 
 
 class Heartbeat:
-    """Asks every worker every PERIOD_SECONDS, unless its last answer is still to come: no pipe fills with Pings.
+    """Pings every worker every PERIOD_SECONDS, unless its last Ping is still unanswered, so that no pipe fills.
 
-    Silence is counted in periods of this thread and not by a clock: where this process stood still itself (Ctrl+Z, a
-    call that holds the interpreter), no worker is blamed. It begins when a worker was heard for the first time.
+    Silence is counted in periods of this thread, not by a clock: if this process itself was paused (Ctrl+Z, a call that
+    holds the interpreter), no worker is blamed. Counting begins after the worker's first message.
     """
 
     def __init__(self, world: int, changed: Callable[[], None]) -> None:
-        """`changed` is called when what there is to tell has changed: seconds of silence, or that a worker ended."""
+        """`changed` is called when a worker's shown seconds of silence change, or a worker ends."""
         self._changed = changed
         self._pulses = [_Pulse() for _ in range(world)]
         self._workers: Sequence[WorkerProcess] = ()
@@ -44,27 +45,27 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self, workers: Sequence[WorkerProcess]) -> None:
-        """Ask from now on."""
+        """Start pinging these workers."""
         self._workers = workers
         self._thread.start()
 
     def end(self) -> None:
-        """Ask no more."""
+        """Stop pinging."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(timeout=PERIOD_SECONDS)
 
     def heard(self, rank: int) -> None:
-        """A message of this worker came."""
+        """Record that a message of this worker has come."""
         with self._lock:
             self._pulses[rank] = _Pulse(heard=True)
 
     def silent_seconds(self, rank: int) -> float:
-        """For how long a worker has not answered; 0.0 for one that does."""
+        """For how many seconds a worker has not answered; 0.0 if it answers."""
         return self._pulses[rank].missed * PERIOD_SECONDS
 
     def told_seconds(self, rank: int) -> int:
-        """The same as people are told it: whole seconds, 0 for a moment."""
+        """The silence as it is shown to people: whole seconds, 0 below TOLD_SECONDS."""
         seconds = self.silent_seconds(rank)
         return int(seconds) if seconds >= TOLD_SECONDS else 0
 

@@ -1,4 +1,4 @@
-"""One job on its way through the workers: rebuilt by all, then run by all, or let go of by all."""
+"""Runs one job on the workers: all rebuild it, then all run it, or all abandon it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from .crew import Crew
 from .errors import JobFailed, PoolError
 from .messages import Abandon, Cancel, Done, Failed, Message, Prepare, Progress, Run
 
-# After an agreed failure every rank is already on its way out of the job.
+# Wait after an agreed failure: every rank is already leaving the job.
 AGREED_SECONDS = 10.0
-# After any other failure the others meet the same error by now, or wait for a message that will not come.
+# Wait after any other failure: the other ranks raise the same error now, or wait for a message that will never come.
 ALONE_SECONDS = 2.0
-# For as long a cancelled run waits for its workers to let go, which most do at once. A model call may take minutes
+# A cancelled run waits this long for its workers to leave the job, which most do at once. A model call may take minutes
 # more; the workers then finish it by themselves, and whoever cancelled need not wait.
 CANCEL_SECONDS = 2.5
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What the workers returned: rank 0's result and every rank's ledger, by rank."""
+    """The result of rank 0 and the ledgers of all ranks, by rank."""
 
     result: bytes
     ledgers: list[dict]
 
 
 class JobRun:
-    """One job. `over`: no worker is busy with it any more, so that the next one may come; False until it is sure.
+    """One job. `over`: certainly no worker is busy with it any more, so that the next job may start.
 
-    `interrupt` is what has cancelled it: raised once the job is over, or after CANCEL_SECONDS, with workers that are
-    still on their way out.
+    `interrupt` is the exception that cancelled the job. It is raised once the job is over, or after CANCEL_SECONDS,
+    when some workers may still be leaving the job.
     """
 
     def __init__(self, crew: Crew, job: int, changed: Callable[[], None]) -> None:
-        """`changed` is called when the state of a worker is not what it was."""
+        """`changed` is called when the state of a worker changes."""
         self.over = False
         self.interrupt: BaseException | None = None
         self._changed = changed
@@ -89,12 +89,12 @@ class JobRun:
         return JobResult(ended[0].result, [ended[rank].ledger for rank in range(crew.world)])
 
     def _not_agreed(self) -> JobFailed | None:
-        """The first failure of a rank that did not know what the others do."""
+        """The first failure that was not agreed between the ranks, if any."""
         failed = (pair for pair in self._ended.items() if isinstance(pair[1], Failed) and not pair[1].agreed)
         return next((self._crew.failure(*pair) for pair in failed), None)
 
     def _next(self, check_interrupt: Callable[[], None], let_go: Message) -> tuple[int, Message] | None:
-        """The next message, if one comes soon. `let_go` is what to tell the workers when the job is cancelled."""
+        """The next message, if one comes soon. `let_go` is the message sent to the workers if the job is cancelled."""
         self._watch(let_go, check_interrupt)
         if time.monotonic() > self._deadline:
             late = ", ".join(self._crew.workers[rank].name for rank in sorted(self._crew.busy))
@@ -107,13 +107,16 @@ class JobRun:
                 return heard
 
     def _set_states(self, state: str, rank: int | None = None) -> None:
-        """Of one worker, or of all."""
+        """Set the state of one worker, or of all."""
         for worker in self._crew.workers if rank is None else [self._crew.workers[rank]]:
             worker.state = state
         self._changed()
 
     def _watch(self, let_go: Message, function: Callable[..., None], *arguments: object) -> None:
-        """Call what may interrupt the job, unless that has happened. If it does, the workers are told to let go."""
+        """Call a function that may interrupt the job by raising; the workers are then sent `let_go`.
+
+        Does nothing if the job was interrupted before.
+        """
         if self.interrupt is not None:
             return
         try:

@@ -1,4 +1,4 @@
-"""Starts one worker process and carries its messages and its log."""
+"""Starts one worker process; sends and receives its messages, and reads its log."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LOG_TAIL_LINES = 60
 LOG_LINE_BYTES = 4096
 JOIN_SECONDS = 5.0
-# A killed process is gone at once, unless the system cannot end it: it waits for a device or a disk, or has much to
-# give back. Nobody waits longer for that.
+# The longest wait for a killed process. It ends at once, unless it waits for a device or a disk, or has much memory to
+# free.
 END_SECONDS = 2.0
 
 
 def _cores() -> int:
-    """The cores this process may use, where the system says which; else those of the machine."""
+    """The number of cores this process may use, if the system tells; else the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -81,7 +81,7 @@ def _spawn(pipe: int, environment: dict[str, str]) -> subprocess.Popen:
 
 
 def _kill_session(process: subprocess.Popen) -> None:
-    """End a worker and what it started, such as the processes of torch.compile, which hold its log open."""
+    """Kill a worker and the processes it started, such as those of torch.compile, which hold its log open."""
     if sys.platform == "win32":
         process.kill()
     else:
@@ -91,8 +91,8 @@ def _kill_session(process: subprocess.Popen) -> None:
 class WorkerProcess:
     """One worker: its process, our end of its pipe, and the last lines of its log.
 
-    Its messages go to `deliver(rank, message)` in a thread, the end of its pipe as None. What it is sent waits for it
-    in a thread, too: a stopped process does not read, and a pipe that is full holds up whoever writes to it.
+    A thread passes its messages to `deliver(rank, message)`, with None when the pipe closes. Another thread sends:
+    a stopped process does not read, and writing to a full pipe blocks.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class WorkerProcess:
 
     @property
     def name(self) -> str:
-        """How the worker is called in messages to people."""
+        """The worker's name in messages to people."""
         return f"worker {self.rank} ({self.device})"
 
     @property
@@ -142,12 +142,12 @@ class WorkerProcess:
         return self._process.pid
 
     def status(self) -> dict:
-        """What the pool's status shows of this worker."""
+        """This worker's entry in the pool's status."""
         state = self.state if self.exit_code() is None else "dead"
         return {"rank": self.rank, "device": self.device, "pid": self.pid, **self.about, "state": state}
 
     def send(self, data: bytes) -> None:
-        """Send one encoded message, without waiting. A worker that is gone is reported by its reader, not here."""
+        """Queue one encoded message to be sent. A worker that is gone is reported by the thread that receives."""
         self._outbox.put(data)
 
     def exit_code(self) -> int | None:
@@ -165,9 +165,9 @@ class WorkerProcess:
                 _kill_session(self._process)
 
     def join(self, seconds: float = END_SECONDS) -> None:
-        """Wait until the killed process is gone, all it sent and printed is read, and its handles are given back.
+        """Wait until the killed process is gone, all it sent and printed is read, and its handles are closed.
 
-        What takes longer than `seconds` goes on without us.
+        After `seconds` this goes on in the background.
         """
         self.state = "dead"
         if self._reaper.ident is None:

@@ -10,9 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ready:
-    """Worker to pool: imports are done, the process group stands, the link to the others is measured.
+    """Worker to pool: imports are done, the process group is made, the link to the other workers is measured.
 
-    `about` is shown in the pool's status, and so is `link`, None where there are no others.
+    The pool's status shows `about` and `link`; `link` is None if there is only one worker.
     """
 
     about: dict = field(default_factory=dict)
@@ -36,14 +36,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Run:
-    """Pool to worker: every rank has prepared the job, run it."""
+    """Pool to worker: run the job, which every rank has prepared."""
 
     job: int
 
 
 @dataclass(frozen=True)
 class Abandon:
-    """Pool to worker: some rank could not prepare the job, or it was cancelled meanwhile; forget it."""
+    """Pool to worker: forget the job; some rank could not prepare it, or it was cancelled meanwhile."""
 
     job: int
 
@@ -77,9 +77,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """Worker to pool: the job raised `kind`, or the start did, which is no job (0).
+    """Worker to pool: the job raised an exception of class `kind`; `job` is 0 if the start or a Renew did.
 
-    `agreed`: every rank did so at the same place and nothing is on its way between them.
+    `agreed`: every rank raised at the same place, and no message between them is in flight.
     """
 
     job: int
@@ -92,36 +92,36 @@ class Failed:
 
 @dataclass(frozen=True)
 class Renew:
-    """Pool to worker: all ranks are out of a job that was not ended together; meet the others at `rendezvous` anew."""
+    """Pool to worker: all ranks have left a job, but not together; make a new process group through `rendezvous`."""
 
     rendezvous: str
 
 
 @dataclass(frozen=True)
 class Renewed:
-    """Worker to pool: a new process group stands, and the device works."""
+    """Worker to pool: the new process group is made, and the device works."""
 
 
 @dataclass(frozen=True)
 class Park:
-    """Pool to worker: give the device's memory back, keep the process."""
+    """Pool to worker: free the device's memory, keep the process."""
 
 
 @dataclass(frozen=True)
 class Parked:
-    """Worker to pool: done; bytes still held on the device."""
+    """Worker to pool: the memory is freed; `device_bytes` are still held on the device."""
 
     device_bytes: int
 
 
 @dataclass(frozen=True)
 class Ping:
-    """Pool to worker: are you there? Answered beside whatever the worker does."""
+    """Pool to worker: answer with Pong, also while a job runs."""
 
 
 @dataclass(frozen=True)
 class Pong:
-    """Worker to pool: yes."""
+    """Worker to pool: the answer to Ping."""
 
 
 Message = (
@@ -132,14 +132,14 @@ _KINDS = {kind.__name__: kind for kind in Message.__args__}
 
 
 class _PlainPickler(pickle.Pickler):
-    """Refuses what the other side would refuse, so that the error is raised where the value comes from."""
+    """Refuses everything that is not plain data, so that the error is raised at the sender, not at the receiver."""
 
     def reducer_override(self, value: Any) -> Any:
         raise pickle.PicklingError(f"a message may hold plain data only, not {type(value).__name__}")
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every class and function: a message is plain data."""
+    """Refuses every class and function, so that decoding a message runs no code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"a message may hold plain data only, not {module}.{name}")

@@ -21,9 +21,10 @@ from .turn import Turn
 log = logging.getLogger(__name__)
 
 PARK_SECONDS = 60.0
-# Where workers are let go in the middle of a call: a video model's may take minutes. Who waits for them can give up.
+# The limit for workers to finish the call they were in when cancelled, minutes for a video model. A waiter can give up.
 FINISH_SECONDS = 600.0
-# A worker that is to let go and has not answered for as long is taken for stopped. It costs a restart, not a picture.
+# A worker that has not answered for this long when a run is cancelled counts as stopped. A mistake costs a restart, not
+# a picture.
 UNHEARD_SECONDS = 1.5
 
 
@@ -31,8 +32,8 @@ class Pool:
     """The workers of one `PoolConfig`. Starts on the first run, stays warm, stops after `idle_seconds` without a run.
 
     Thread-safe: one job at a time, the others wait. `state` is "stopped", "starting", "idle", "sampling", "finishing"
-    (a cancelled run has ended, but a worker is still in its last call) or "failed". `notices` say what was
-    wrong with the workers at their last use, so that they were started anew.
+    (a run was cancelled or a parking given up, but a worker is still busy with it) or "failed". `notices` say why idle
+    workers had to be started anew for the latest use.
     """
 
     def __init__(
@@ -49,14 +50,14 @@ class Pool:
         self.error = ""
         self.notices: tuple[str, ...] = ()
         self.starts = 0
-        self.companions: dict[str, object] = {}  # what callers keep for as long as they keep the pool
+        self.companions: dict[str, object] = {}  # objects of callers that live as long as the pool
         self._crew = Crew(config, devices, entry, live().changed, silence_seconds)
         self._idle_seconds = idle_seconds
         self._lock = Turn()
         self._jobs = itertools.count(1)
         self._idle_timer: threading.Timer | None = None
-        self._dead: set[int] = set()  # the workers whose end ended the others
-        self._rest = "idle"  # the state of a worker that is done with what it was let go of
+        self._dead: set[int] = set()  # the ranks whose death or silence made the pool fail
+        self._rest = "idle"  # the state of a worker that is done while the pool is "finishing"
 
     @property
     def world(self) -> int:
@@ -65,12 +66,12 @@ class Pool:
 
     @property
     def directory(self) -> Path | None:
-        """Where files for the workers go; it exists as long as they do."""
+        """The folder for the workers' files; it exists as long as the workers do."""
         return self._crew.directory
 
     @property
     def link(self) -> dict | None:
-        """What the workers' handler measured between them at their last start (see worker.Handler.probe)."""
+        """The link between the workers as measured at their last start (see `probe` in worker.Handler)."""
         return self._crew.link
 
     def status(self) -> dict:
@@ -91,7 +92,7 @@ class Pool:
         }
 
     def start(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
-        """Start the workers unless they run. Raises PoolError, or what `check_interrupt` raises; then none is left."""
+        """Start the workers unless they run. Raises PoolError or what `check_interrupt` raises; then no worker runs."""
         while not self._lock.acquire(timeout=POLL_SECONDS):
             check_interrupt()
         try:
@@ -100,7 +101,7 @@ class Pool:
             self._leave()
 
     def stop(self) -> None:
-        """End all workers, also in the middle of a start or a job, which then raises PoolError."""
+        """End all workers, even during a start or a job, which then raises PoolError."""
         self._crew.stopping.add(threading.get_ident())
         while not self._lock.acquire(timeout=POLL_SECONDS):
             self._crew.kill()  # whoever holds the lock sees the workers end and lets go of it
@@ -117,7 +118,7 @@ class Pool:
         self.start(check_interrupt)
 
     def stop_when_idle_for(self, seconds: float) -> None:
-        """Another idle time, from now on; a pool that is idle begins to count again."""
+        """Set the idle time; an idle pool starts counting again."""
         self._idle_seconds = seconds
         if self._lock.acquire(blocking=False):
             try:
@@ -127,10 +128,10 @@ class Pool:
                 self._lock.release()
 
     def park(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
-        """Make the workers give their devices' memory back. False where there is nothing to park or a job runs.
+        """Make the workers free their devices' memory. Returns False if the pool is not idle or is in use.
 
-        Workers that cannot are ended, which gives it back, too. `interrupted` tells whether nobody waits for it any
-        more; the workers then go on with it by themselves.
+        Workers that cannot are ended, which frees it too. When `interrupted` returns True, nobody waits any more, and
+        the workers go on by themselves.
         """
         if not self._lock.acquire(blocking=False):
             return False
@@ -144,7 +145,7 @@ class Pool:
 
     @contextlib.contextmanager
     def reserve(self, check_interrupt: Callable[[], None]) -> Iterator[None]:
-        """Hold the started pool: no other job, no parking and no idle stop until the block ends."""
+        """Start the pool if needed and hold it: no other job, parking or idle stop comes until the block ends."""
         while not self._lock.acquire(timeout=POLL_SECONDS):
             check_interrupt()
         try:
@@ -166,9 +167,9 @@ class Pool:
     ) -> JobResult:
         """Run one job on all workers and wait for it.
 
-        `on_progress(step, total, payload)` is called in this thread. What it or `check_interrupt` raises cancels the
-        job and is raised again within seconds; a worker that is in a long call then finishes it by itself, and the next
-        run waits for that. Raises WorkerDied, WorkerSilent or JobFailed with the cause.
+        `on_progress(step, total, payload)` is called in this thread. An exception from it or from `check_interrupt`
+        cancels the job and is raised again within seconds; a worker in a long model call finishes that call by itself,
+        and the next run waits for it. Raises WorkerDied, WorkerSilent or JobFailed with the cause.
         """
         with self.reserve(check_interrupt):
             job = JobRun(self._crew, next(self._jobs), live().changed)
@@ -184,7 +185,7 @@ class Pool:
                 else:
                     self._fail(error)
                     if isinstance(error, PoolError) and job.interrupt is not None:
-                        raise job.interrupt from error  # who cancelled a run has not asked how it would have failed
+                        raise job.interrupt from error  # a cancelled run reports the cancel, not the failure
                 raise
             self._set_state("idle")
             return result
@@ -193,7 +194,7 @@ class Pool:
         self.notices = ()
         if self.state == "finishing":
             self._finish(check_interrupt)
-        # In any other state a job was left before its workers were: a second Ctrl+C can do that.
+        # A state such as "sampling" means that this process left a job early (a second Ctrl+C can do that): start anew.
         if self.state == "idle":
             fault = self._crew.fault()
             if not fault:
@@ -213,9 +214,9 @@ class Pool:
         self._restart_idle_timer()
 
     def _let_go(self, rest: str = "idle") -> None:
-        """Leave the workers to what they still do, but know to be their last; `rest` is their state afterwards.
+        """Let the workers finish what they are doing in the background; `rest` is their state afterwards.
 
-        For those that do not even answer, that is the end.
+        If a worker does not even answer (UNHEARD_SECONDS), all are ended.
         """
         silence = self._crew.silence(UNHEARD_SECONDS)
         if silence is not None:
@@ -226,14 +227,14 @@ class Pool:
         self._show_finishing()
 
     def _leave(self) -> None:
-        """Give the workers to the next who wants them, once they are done with what they were let go of."""
+        """Release the lock, if the pool is "finishing" only after the workers are done (waited for in a thread)."""
         if self._lock.depth == 1 and self.state == "finishing":
             self._lock.pass_to(self._finish)
         else:
             self._lock.release()
 
     def _finish(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
-        """Wait until the workers are done. Raises what `check_interrupt` raises, and leaves them to it then."""
+        """Wait until the workers are done. Raises what `check_interrupt` raises; the workers then go on."""
         deadline = time.monotonic() + FINISH_SECONDS
         while self._crew.busy:
             check_interrupt()
@@ -305,12 +306,12 @@ class Pool:
         self._set_state("failed", str(error) or type(error).__name__, dead)
 
     def _fail_untold(self, error: PoolError) -> None:
-        """As `_fail`, where nobody is there to raise the error to."""
+        """Like `_fail`, but logs the error, as there is no caller to raise it to."""
         log.warning("%s", error)
         self._fail(error)
 
     def _telling(self, check_interrupt: Callable[[], None]) -> Callable[[], None]:
-        """`check_interrupt`, which is called again and again while workers start, made to tell of their states too."""
+        """Returns a `check_interrupt` that also notifies the panel when a worker's state has changed during a start."""
         told: list[str] = []
 
         def check() -> None:
@@ -336,7 +337,7 @@ class Pool:
 
     def _stop_if_idle(self) -> None:
         with self._lock:
-            # A timer that was replaced while it waited for the lock has nothing to say any more.
+            # A timer that was replaced while it waited for the lock must do nothing.
             if self.state == "idle" and self._idle_timer is threading.current_thread():
                 log.info("The parallel pool %s was idle and stops.", self.config.name or "default")
                 self._stop_workers()

@@ -1,7 +1,7 @@
-"""Measures the link between the workers, the way the exchanges of attention use it.
+"""Measures bandwidth and latency of the link between the workers, under the load that attention exchanges put on it.
 
-Every rank sends to the next one and receives from the one before, all at the same time, so that each link is busy in
-both directions. The slowest rank counts, and all ranks return the same.
+Every rank sends to the next rank and receives from the previous one, all at the same time, so that each link is busy in
+both directions. The slowest rank counts, and all ranks return the same values.
 
 Legend: P ranks.
 """
@@ -19,34 +19,34 @@ from ..attention.axis import Axis, exchange
 from ..report.ledger import Ledger
 
 ROUNDS = 5
-"""Small messages that are timed; the fastest counts."""
+"""The number of small messages timed for the latency; the fastest counts."""
 TARGET_SECONDS = 0.05
-"""A message that takes as long tells the bandwidth. A link's burst allowance and the start of a TCP stream are over."""
+"""A message that takes this long shows the bandwidth: burst allowance and TCP slow start no longer matter."""
 FIRST_BYTES = 4 << 10
 LARGEST_BYTES = 8 << 20
 MESSAGES = 10
-"""Messages stop growing at LARGEST_BYTES, even if they take less than TARGET_SECONDS; up to MESSAGES are timed then."""
+"""Messages grow up to LARGEST_BYTES, even if they take less than TARGET_SECONDS; up to MESSAGES of them are timed."""
 
 
 class LinkSpeed(NamedTuple):
-    """What one direction of the slowest link carries while every rank sends and receives."""
+    """Bandwidth and latency of one direction of the slowest link while every rank sends and receives."""
 
     bytes_per_second: float
     latency_s: float
 
 
 def measure_link(device: torch.device) -> LinkSpeed:
-    """Measures between all ranks of the default process group; `device` is where each rank's tensors are.
+    """Measures the link between all ranks of the default process group; each rank's tensors are on `device`.
 
-    Collective. Takes about 0.2 s, and longer only where 4 KiB take longer: how much the next message holds depends on
-    how long the last one took. Raises RuntimeError when a peer is gone.
+    Collective. Takes about 0.2 s, longer only if 4 KiB take longer, as each message's size depends on how long the last
+    one took. Raises RuntimeError when a peer is gone.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     axis = Axis("probe", tuple(range(world)), rank, dist.group.WORLD)
     ledger = Ledger()
 
     def exchanged(nbytes: int) -> float:
-        """Seconds of one message each way, as this rank sees it."""
+        """Seconds for one message each way, as measured on this rank."""
         sent, received = (torch.ones(nbytes, dtype=torch.uint8, device=device) for _ in range(2))
         _synchronize(device)
         started = time.perf_counter()
@@ -55,7 +55,7 @@ def measure_link(device: torch.device) -> LinkSpeed:
         return time.perf_counter() - started
 
     def transferred(nbytes: int) -> float:
-        """Seconds of one message each way, less the latency; the same on all ranks."""
+        """Seconds for one message each way, minus the latency; the same on all ranks."""
         seconds = slowest({"message": exchanged(nbytes)})["message"]
         return max(seconds - latency, seconds / 2)
 
@@ -67,13 +67,13 @@ def measure_link(device: torch.device) -> LinkSpeed:
         nbytes = min(LARGEST_BYTES, int(nbytes * growth))
         seconds = transferred(nbytes)
     taken = [seconds]
-    while sum(taken) < 2 * TARGET_SECONDS and len(taken) < MESSAGES:  # a busy moment is not the link's fault
+    while sum(taken) < 2 * TARGET_SECONDS and len(taken) < MESSAGES:  # the fastest counts, in case the machine was busy
         taken.append(transferred(nbytes))
     return LinkSpeed(nbytes / min(taken), latency)
 
 
 def slowest(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Every value's largest over the ranks of the default process group, which give the same names. Collective."""
+    """The maximum of each value over all ranks, which must pass the same names in the same order. Collective."""
     largest = torch.tensor(list(seconds.values()), dtype=torch.float64)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return dict(zip(seconds, largest.tolist()))

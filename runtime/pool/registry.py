@@ -1,4 +1,4 @@
-"""The pools of this process, by name. A MODEL that outlives its pool finds the next one of that name here."""
+"""The registry of this process's pools, by name. A MODEL that outlives its pool finds its successor here by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PoolRegistry:
         self._lock = threading.Lock()
 
     def get(self, config: PoolConfig, devices: tuple[str, ...], entry: Entry) -> Pool:
-        """The pool of this name, made (not started) if there is none like it."""
+        """The pool of this name and config. Made (not started) if there is none; another config's is stopped."""
         with self._lock:
             pool = self._pools.get(config.name)
             if pool is not None and (pool.config, pool.devices) == (config, devices):

@@ -1,4 +1,4 @@
-"""How the workers find each other: by a file in the pool's folder, at their start and for each new process group."""
+"""Process groups of the workers, who find each other through a file in the pool's folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from .errors import RendezvousLost
 
-# A collective ends when a peer ends, and a peer that is stopped is ended by the pool. So this only bounds a peer that
-# is alive and never comes.
+# A collective fails when a peer ends, and the pool ends a peer that is stopped. So this only limits the wait for a peer
+# that is alive and never joins the collective.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-# All ranks make a group at the same place of a run, so that none waits long for the others, unless the file is gone.
+# All ranks make a group at the same point of a run, so that none waits long for the others, unless the file is gone.
 CONNECT_TIMEOUT = timedelta(seconds=60)
 
 
 def join_all(path: str, rank: int, world: int, backend: str) -> None:
-    """Make the default process group ("gloo", or "nccl" with gloo for CPU tensors). The pool limits how long."""
+    """Make the default process group ("gloo", or "nccl" with gloo for CPU tensors). The pool enforces a time limit."""
     store = dist.FileStore(path, world)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo",
@@ -32,7 +32,7 @@ def join_all(path: str, rank: int, world: int, backend: str) -> None:
 
 
 def new_group(ranks: Sequence[int]) -> dist.ProcessGroup:
-    """A process group of these ranks. Collective over all. Raises RendezvousLost where they do not find each other."""
+    """Make a process group of these ranks. Collective over all. Raises RendezvousLost if they cannot connect."""
     try:
         group = dist.new_group(ranks, timeout=CONNECT_TIMEOUT)
     except RuntimeError as error:
@@ -46,7 +46,7 @@ def new_group(ranks: Sequence[int]) -> dist.ProcessGroup:
 
 
 class RendezvousFile:
-    """The file as the pool sees it: the one that its workers met by, or another in its place?"""
+    """The rendezvous file, as the pool watches it: is it still the file that its workers connected through?"""
 
     def __init__(self, directory: Path, number: int = 0) -> None:
         self.path = directory / f"rendezvous-{number}"
@@ -54,15 +54,15 @@ class RendezvousFile:
         self._met: tuple[int, int] | None = None
 
     def next(self) -> RendezvousFile:
-        """The file for their next meeting, which needs a new one."""
+        """The file for the next default process group; each needs a new file."""
         return RendezvousFile(self.path.parent, self._number + 1)
 
     def met(self) -> None:
-        """All workers have met by it."""
+        """Record that all workers have connected through this file."""
         self._met = self._seen()
 
     def intact(self) -> bool:
-        """Whether the workers could meet by it again: it is the same file, and nothing is cut off."""
+        """Whether the workers can still use it: it is the same file and has not been truncated."""
         seen = self._seen()
         return seen is not None and self._met is not None and seen[0] == self._met[0] and seen[1] >= self._met[1]
 

@@ -1,4 +1,4 @@
-"""Whose turn it is with the workers of a pool."""
+"""The lock on a pool's workers: a re-entrant lock that its holder can pass on to a thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Turn:
-    """A re-entrant lock whose holder can pass it on to a thread, so that nobody else comes in between."""
+    """A re-entrant lock whose holder can pass it on to a new thread without releasing it in between."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,9 +33,9 @@ class Turn:
             self._lock.release()
 
     def pass_to(self, function: Callable[[], None]) -> None:
-        """Instead of the last `release`: `function` runs in a thread, which holds the turn until it has returned.
+        """Call this in place of the last `release`: `function` runs in a thread that holds the lock until it returns.
 
-        Where the system has no thread left, `function` is not called, and the turn is free.
+        If the system cannot start a thread, the lock is released and `function` is not called.
         """
 
         def hold() -> None:
@@ -45,7 +45,7 @@ class Turn:
             finally:
                 self.release()
 
-        self._holder = None  # before the thread begins, who has passed it on may want it again
+        self._holder = None  # until the thread begins, the former holder may try to acquire it again
         try:
             threading.Thread(target=hold, name="pool", daemon=True).start()
         except RuntimeError:

@@ -53,7 +53,7 @@ PARENT_POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Orders:
-    """All a worker is told at its start. `handler` is "module:attribute" inside the pack, called with these orders."""
+    """A worker's settings, sent at its start. `handler` is "module:attribute" inside the pack, called with them."""
 
     rank: int
     world: int
@@ -67,7 +67,7 @@ class Orders:
 
 @dataclass(frozen=True)
 class JobControl:
-    """What a running job may ask of the worker."""
+    """Functions for a running job: whether it was cancelled, and how to report progress."""
 
     cancelled: Callable[[], bool]
     progress: Callable[[int, int, bytes], None]
@@ -76,28 +76,30 @@ class JobControl:
 class Handler(Protocol):
     """Rebuilds and runs jobs on one worker.
 
-    A handler may have three more methods. `probe() -> dict` measures, all ranks together, what is between them, and all
-    return the same plain data; it is called once, when the process group stands, unless there is one rank only.
-    `renew()` is called when a job was not ended by all ranks together: the process groups are gone, the default one is
-    new, and what the job has left elsewhere is to be put right. `tidy()` is called when all ranks have ended a job
-    together, also by a cancel, and nobody refers to it any more, to give back the memory that it took.
+    A handler may have three more methods:
+    - `probe() -> dict` measures the link between the ranks, all together; all return the same plain data. It is called
+      once, after the process group is made, if there is more than one rank.
+    - `renew()` cleans up after a job that the ranks did not end together: the default process group is new, all others
+      are gone, and the handler must restore any other state that the job left behind.
+    - `tidy()` frees the memory of a job that all ranks ended together, by a cancel too, when nothing refers to the job
+      any more.
     """
 
     def prepare(self, payload: bytes) -> Any:
-        """Rebuild a job. No collectives: an exception here leaves the pool usable."""
+        """Rebuild a job, without collectives: an exception here leaves the pool usable."""
 
     def run(self, job: Any, control: JobControl) -> tuple[bytes, dict]:
         """Run a rebuilt job with the other ranks. Returns the result (rank 0) and this rank's ledger."""
 
     def park(self) -> int:
-        """Give the device's memory back. Returns the bytes still held there."""
+        """Free the device's memory. Returns the bytes still held there."""
 
     def about(self) -> dict:
-        """What the pool's status shows of this worker."""
+        """This worker's details for the pool's status."""
 
 
 class _Outbox:
-    """Sends for two threads: the one that runs the jobs, and the inbox's."""
+    """Sends messages for two threads: the one that runs the jobs, and the inbox's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -110,10 +112,10 @@ class _Outbox:
 
 
 class _Inbox:
-    """Receives in a thread of its own, so that a cancel arrives and a Ping is answered while a job runs.
+    """Receives messages in its own thread, so that a cancel arrives and a Ping is answered while a job runs.
 
-    The pipe closes however the parent ends, SIGKILL included, and the worker ends with it and removes `directory`,
-    which nobody else is left to do.
+    The pipe closes however the parent ends, SIGKILL included. The worker then removes `directory`, as no one else is
+    left to do it, and exits.
     """
 
     def __init__(self, connection: Connection, outbox: _Outbox, directory: Path) -> None:
@@ -144,7 +146,7 @@ class _Inbox:
             os._exit(1)
 
     def _parent_lives(self) -> bool:
-        """Waits for a message. A process that the parent forked may keep the pipe open after it: look who it is."""
+        """Waits for a message; False if the parent is gone (a process that it forked may still hold the pipe open)."""
         while not self._connection.poll(PARENT_POLL_SECONDS):
             if os.getppid() != self._parent:
                 return False
@@ -164,7 +166,7 @@ def main(connection: Connection, orders: Orders) -> None:
     handler: Handler = getattr(importlib.import_module(f"{package}.{module}"), attribute)(orders)
     join_all(orders.rendezvous, orders.rank, orders.world, orders.backend)
     gc.collect()
-    gc.freeze()  # what has been imported stays; later collections look at what came after it, and so take no time
+    gc.freeze()  # imported objects stay for good; without them, later garbage collections are fast
     outbox.send(_begin(handler, orders.world))
     _serve(outbox, inbox, handler, orders)
 
@@ -226,7 +228,7 @@ def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) 
 
 
 def _end(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> Done | Failed:
-    """Runs the job. When this returns, nothing refers to it any more, not even the traceback of an error."""
+    """Runs the job. When this returns, nothing refers to the job any more, not even the traceback of an error."""
     try:
         result, ledger = handler.run(jobs.pop(job), control)
         return Done(job, result, ledger, {})
@@ -240,7 +242,7 @@ def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
         join_all(rendezvous, orders.rank, orders.world, orders.backend)
         if hasattr(handler, "renew"):
             handler.renew()
-        # An error may have left a device unusable, which its next use tells.
+        # An error may have left a device unusable, which its next use shows.
         dist.all_reduce(torch.ones(1, device=orders.device))
         return encode(Renewed())
     except Exception as error:
