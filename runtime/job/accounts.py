@@ -1,7 +1,7 @@
-"""What each worker tells the others of its changes, so that all refuse the run where they do not agree.
+"""Compares the state changes of a run between workers, by a digest and some numbers of each changed object.
 
-Copies of one state on several workers differ where each sees its own part of a call: its condition, its tokens. Then no
-worker's copy is what stock ComfyUI would have.
+The copies of one state differ between workers if each worker saw only part of a call: its condition, its tokens. Then
+no worker's copy is the one that stock ComfyUI would have, and all refuse the run.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .naming import Names
 from .pickling import own_parts
 
 SAMPLE = 16
-"""Values of a tensor that are compared, evenly spread, and means of parts of it."""
+"""The number of a tensor's values, evenly spread, that are compared, and of the parts whose means are compared."""
 TOLERANCE = 1e-3
-"""Of a tensor's root mean square, or of a number: workers may differ in the last bits of what they compute."""
-# The modules of ComfyUI whose patches carry something from one call to the next.
+"""Relative to a tensor's root mean square, or to a number: workers may differ in the last bits of what they compute."""
+# The modules of ComfyUI whose patches keep state from one call to the next.
 _FROM_CALL_TO_CALL = ("nodes_apg",)
 
 
 @dataclass(frozen=True)
 class Account:
-    """Of one changed object: its name, a digest of what must be equal, and numbers that may differ a little.
+    """A summary of one changed object: its name, a digest of what must be equal, and numbers that may differ a little.
 
-    `of_comfyui`: it is an object of ComfyUI's or holds the variables of its functions. `begins_anew`: those are set up
-    again by every run, or made and used within one call.
+    `of_comfyui`: the object is ComfyUI's or holds the variables of its functions. `begins_anew`: it is ComfyUI's and
+    is set up again by every run, or made and used within one call.
     """
 
     place: Place
@@ -48,7 +48,7 @@ class Account:
     numbers: list[list[float]] = field(default_factory=list)
 
     def agrees(self, other: Account | None) -> bool:
-        """Whether two workers tell the same of it."""
+        """Whether two workers have the same account of the object."""
         return (
             other is not None
             and self.digest == other.digest
@@ -58,11 +58,11 @@ class Account:
 
 
 def accounts_of(changes: Sequence[Change], counterparts: Counterparts) -> list[Account]:
-    """One account of every change."""
+    """Returns one account per change."""
     if not changes:
         return []
     places: dict[int, tuple] = {id(obj): place for place, obj in watched(counterparts)}
-    for number, patcher in enumerate(counterparts.patchers):  # nobody is to look through the weights of a model
+    for number, patcher in enumerate(counterparts.patchers):  # so that no model's weights are walked through
         places |= {id(patcher): ("patcher", number)}
         places |= {key: ("part", number, path) for key, path in own_parts(patcher).items()}
     names = Names(counterparts)
@@ -70,7 +70,7 @@ def accounts_of(changes: Sequence[Change], counterparts: Counterparts) -> list[A
 
 
 def disagreements(everyones: Sequence[Sequence[Account]]) -> dict[Place, Account]:
-    """The changes that some worker does not tell as the others do."""
+    """The changes on which the workers differ, or which some worker does not have."""
     by_place = [{account.place: account for account in accounts} for accounts in everyones]
     told = {account.place: account for accounts in reversed(everyones) for account in accounts}
     return {
@@ -92,14 +92,17 @@ def _account(change: Change, teller: _Teller, names: Names) -> Account:
 
 
 def _close(one: list[float], other: list[float]) -> bool:
-    """Numbers that belong together; the first is what the others are measured by."""
+    """Whether two lists of numbers are close. The first number of each is the scale for the tolerance."""
     if len(one) != len(other) or not all(map(math.isfinite, (*one, *other))):
         return repr(one) == repr(other)
     return all(abs(a - b) <= TOLERANCE * max(one[0], other[0]) for a, b in zip(one, other))
 
 
 class _Teller:
-    """Walks through a value: `words` say what it is, `numbers` its tensors and floats, in the order of the words."""
+    """Walks through a value and collects `words` (types, structure, exact values) and `numbers` (tensors and floats).
+
+    Objects with a place are named by it and not walked through.
+    """
 
     def __init__(self, places: Mapping[int, tuple]) -> None:
         self.words: list[str] = []
@@ -108,7 +111,7 @@ class _Teller:
         self._met: dict[int, Any] = {}
 
     def tell(self, value: Any) -> None:
-        """Tell of a value and all that is in it; of what both sides have, only which it is."""
+        """Collect from a value and all that it holds; for an object that both sides have, only its place."""
         if id(value) in self._places:
             self.words.append(str(self._places[id(value)]))
         elif isinstance(value, float):
@@ -140,7 +143,7 @@ class _Teller:
             return
         if isinstance(value, dict):
             value = [*value.items()]
-        if isinstance(value, set | frozenset):  # in an order of its own in every process
+        if isinstance(value, set | frozenset):  # whose order differs between processes
             value = sorted(value, key=self._word)
         if isinstance(value, list | tuple | deque):
             self.words.append(str(len(value)))
@@ -156,7 +159,7 @@ class _Teller:
 
 
 def _sample(tensor: torch.Tensor) -> list[float]:
-    """The root mean square, some of the values, and the means of as many parts; nothing of a tensor without values."""
+    """The root mean square, up to SAMPLE values and the means of SAMPLE parts; empty for a tensor without values."""
     if tensor.is_meta or not tensor.numel() or tensor.layout != torch.strided:
         return []
     flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()

@@ -1,4 +1,4 @@
-"""The changes of a run on which all workers agree, or a sentence, the same on all, why they cannot return."""
+"""Decides, on all workers together, which state changes of a run return to the parent, or raises why they cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAY_OUT = 'set on_unsupported of Parallel Model to "run on one device"'
 
 @dataclass(frozen=True)
 class _Told:
-    """What one worker tells the others; `refused`: why its changes cannot return."""
+    """One worker's message to the others; `refused`: why its changes cannot return."""
 
     refused: str = ""
     accounts: list[Account] = field(default_factory=list)
@@ -36,11 +36,11 @@ class _Told:
 
 
 def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -> bytes:
-    """What this run has changed, for `return_trip.make_changes`; only worker 0's returns, the others give b"".
+    """The changes of this run as bytes for `return_trip.make_changes` on worker 0; b"" on the others.
 
-    Where the workers differ in what ComfyUI's own code keeps between the calls of one run, it stays in the parent as it
-    was. Collective. Raises NotReturned on all workers where something cannot return: it cannot be sent, the workers
-    have come to different states, or Step Reuse has shown it other calls than stock ComfyUI makes.
+    If workers differ in state that ComfyUI's own code keeps between the calls of one run, that state does not return,
+    and the parent's stays as it was. Collective. Raises NotReturned on all workers if a change cannot return: it cannot
+    be sent, the workers' states differ, or it depends on the calls seen while Step Reuse makes other calls than stock.
     """
     try:
         changes = without_resources(watch.changes(), job.counterparts, directory)
@@ -77,6 +77,6 @@ def _refuse(everyone: list[_Told], job: SamplingJob) -> None:
 
 
 def _splitting(degrees: Degrees) -> str:
-    """The degrees by which the workers see different parts of a call."""
+    """The names of the degrees above 1 that give workers different parts of a call (all but step_degree)."""
     names = [name for name, size in degrees.named().items() if size > 1 and name != "step_degree"]
     return " and ".join(names)

@@ -1,6 +1,6 @@
-"""How many conditions a guider asks for in one call of the model, as far as that can be told before a run.
+"""Predicts how many conditions a guider evaluates per model call, before the run starts.
 
-What ComfyUI's own guiders do is known. What code of other packs does, the calls show (see planner/experience.py).
+This is known for ComfyUI's own guiders. For code of other packs it is learned from runs (see planner/experience.py).
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from .inside import wrappers_of
 
 @dataclass(frozen=True)
 class Asked:
-    """`usual`: at least half of the calls ask for so many conditions, as far as one can tell.
-
-    `most`: none asks for more; None where that is not certain.
-    """
+    """`usual`: the expected median number of conditions per call. `most`: no call evaluates more; None if uncertain."""
 
     usual: int
     most: int | None = None
@@ -31,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Override:
-    """CFG Override: between two noise levels CFG is another."""
+    """ComfyUI's CFG Override node: another CFG between two noise levels."""
 
     cfg: float
     lowest: float
@@ -39,7 +36,7 @@ class _Override:
 
 
 def asked_by(guider: Any, arguments: Any = None) -> Asked:
-    """What the calls of this guider ask for; `arguments` are those of its outer_sample, where they are known."""
+    """The number of conditions that this guider's calls evaluate; `arguments` are those of outer_sample, if known."""
     held = {name for name, conds in guider.conds.items() if conds}
     count = _COUNTS.get(named(type(guider).predict_noise))
     if count is None:
@@ -51,13 +48,13 @@ def asked_by(guider: Any, arguments: Any = None) -> Asked:
     levels = [float(level) for level in arguments.sigmas[:-1]] if arguments is not None else []
     usual = sorted(count(guider, held, _cfg_at(guider.cfg, known, level), always) for level in levels)
     ever = [count(guider, held, cfg, always) for cfg in (guider.cfg, *(override.cfg for override in known))]
-    # What is around the model may change CFG, or keep ComfyUI from leaving conditions out.
+    # Wrappers around the model may change CFG, or keep ComfyUI from skipping conditions.
     certain = len(known) == len(overrides) and not _may_ask_otherwise(guider, sampler)
     return Asked(usual[len(usual) // 2] if usual else ever[0], max(ever) if certain else None)
 
 
 def predicts_by_cfg(guider: Any) -> bool:
-    """Whether the guider combines its conditions as ComfyUI's CFGGuider does, not in a way of its own."""
+    """Whether the guider combines its conditions as ComfyUI's CFGGuider does."""
     return named(type(guider).predict_noise) == _CFG_GUIDER
 
 
@@ -95,7 +92,7 @@ _CFG_OVERRIDE = ("comfy_extras.nodes_custom_sampler", "CFGOverride.execute.<loca
 
 
 def _needs_all(sampler: Any) -> bool:
-    """Whether this is a CFG++ sampler: they need the negative prompt's prediction whatever CFG is."""
+    """Whether this is a CFG++ sampler, which needs the negative prompt's prediction at any CFG."""
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     return "cfg_pp" in name or name == "sample_euler_pp" or bool(getattr(sampler, "extra_options", {}).get("cfg_pp"))
 
@@ -111,7 +108,7 @@ def _override(wrapper: Callable) -> _Override | None:
 
 
 def _cfg_at(cfg: float, overrides: list[_Override], level: float) -> float:
-    """CFG at a noise level; of several overrides the last one is nearest to the guider."""
+    """CFG at a noise level. Of several matching overrides the last one applies: it is nearest to the guider."""
     return next((o.cfg for o in reversed(overrides) if o.lowest <= level <= o.highest), cfg)
 
 

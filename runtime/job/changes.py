@@ -1,9 +1,9 @@
-"""What a run has changed: found in a worker by comparing before and after, and made again in the parent.
+"""The state changes of a run: finds them in a worker by comparing before and after, and repeats them in the parent.
 
-Stock ComfyUI samples in the process of the workflow: what a sampler, guider or patch writes into its lists, variables
-and tensors is there for the next node. So the worker's changes return with the samples. They come from worker 0 and are
-made all at once when the run has succeeded. Of a run that failed or was cancelled nothing returns: every worker was
-stopped at some place of its own, and half of one worker's changes is no state that stock ComfyUI could be in either.
+Stock ComfyUI samples in the process of the workflow, so the next node sees what a sampler, guider or patch has written
+into its lists, variables and tensors. Therefore worker 0's changes return with the samples, and are applied all at once
+after the run has succeeded. A run that failed or was cancelled returns none: every worker stopped at a different place,
+and half of one worker's changes is no state that stock ComfyUI could be in either.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from .facets import CannotReturn, Entries
 from .naming import Names
 from .packs import Namespace
 
-# Where a change is: an object by its place among the counterparts, a tensor by its token, a namespace by its place.
+# The address of a changed object, the same on both sides: ("object" or "namespace", its index among the counterparts)
+# or ("tensor", its token).
 Place = tuple[str, int]
 _GUIDER: Place = ("object", 0)
 
 
 @dataclass(frozen=True)
 class Change:
-    """The new content of an object's facets (see facets.py). `obj` is this process's own."""
+    """The new content of an object's facets (see facets.py). `obj` is the object in this process."""
 
     place: Place
     obj: Any
@@ -34,14 +35,14 @@ class Change:
 
 
 class Watch:
-    """Remembers how everything in `counterparts` is now, without copying it."""
+    """Records the state of everything in `counterparts`, to find later changes. Tensors are hashed, not copied."""
 
     def __init__(self, counterparts: Counterparts) -> None:
         self._counterparts = counterparts
         self._before = {place: facets.read(obj) for place, obj in watched(counterparts)}
 
     def changes(self) -> list[Change]:
-        """What is not as it was. Raises CannotReturn, in a sentence."""
+        """The changes since this Watch was made. Raises CannotReturn with a sentence for the user."""
         return [change for place, obj in watched(self._counterparts) if (change := self._change(place, obj)).content]
 
     def _change(self, place: Place, obj: Any) -> Change:
@@ -66,25 +67,25 @@ def cannot_return(obj: Any, counterparts: Counterparts, reason: object) -> str:
 
 
 def make(changes: list[tuple[Place, Mapping[str, Any]]], counterparts: Counterparts) -> None:
-    """Make the changes that were found on the other side to the objects of this one."""
+    """Apply changes that were found in the other process to this process's objects."""
     own = dict(watched(counterparts))
     for place, content in changes:
         facets.write(own[place], content)
 
 
 def watched(counterparts: Counterparts) -> Iterator[tuple[Place, Any]]:
-    """Everything that may change, with the place by which the other side knows it."""
+    """Yields (place, object) for everything that may change; the place is the same in the other process."""
     yield from ((("object", number), obj) for number, obj in enumerate(counterparts.objects))
     yield from ((("tensor", token), tensor) for token, tensor in counterparts.tensors.items())
     yield from ((("namespace", number), space.variables) for number, space in enumerate(counterparts.namespaces))
 
 
 def _is_shared(space: Namespace, before: Mapping[str, Any], name: Any) -> bool:
-    """Of a module's variables those that travelled, and new ones; the others each process made by its own import."""
+    """Whether a module's variable travelled or is new; each process made the others by its own import."""
     return (name in space.shared or name not in before) and not str(name).startswith("__")
 
 
 def _only(content: Mapping[str, Any], wanted: Callable[[Any], bool]) -> dict[str, Any]:
-    """Of changed attributes or entries those with a wanted name."""
+    """Keeps only the changed attributes or entries whose names are wanted."""
     narrowed = {facet: part.only(wanted) if isinstance(part, Entries) else part for facet, part in content.items()}
     return {facet: part for facet, part in narrowed.items() if any(part)}

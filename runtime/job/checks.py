@@ -1,4 +1,4 @@
-"""What can be told before anything starts: which degrees a job gets, and what it asks for that cannot be done."""
+"""Chooses a job's parallel degrees and refuses what cannot be done, before any worker starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .asking import Asked, asked_by, predicts_by_cfg
 from .conditions import reason_against_cfg
 from .inside import acts_within, conditions_of, replaced_within
 
-# Models that put the two conditions of a call together by their places in the batch.
+# Models that combine the two conditions of a call inside the model, by their positions in the batch.
 PAIRS_CONDITIONS = {
     "HunYuanDiTPlain": "Hunyuan3D 2.1 pairs the conditions of a batch within the model, which cfg_degree takes apart; "
     "set cfg_degree to 1 and use data_degree."
@@ -37,7 +37,7 @@ MIXES_BATCH = (
 
 
 class NothingToShare(Unsupported):
-    """One device does this run as well as all, and nothing that was asked for is lost by it."""
+    """One device does this run as well as all workers, and nothing the user asked for is lost."""
 
 
 def degrees_for(
@@ -52,10 +52,10 @@ def degrees_for(
 ) -> Degrees:
     """The degrees of this job, which evaluates `look_ahead` calls of latents like `noise` (B, ..., H, W) at a time.
 
-    `asked`: what is known of its calls, also from earlier runs; `idle` are the kinds of parallelism that found nothing
-    to do in those, which mode "auto" does not choose again.
+    `asked`: the conditions per call, also as seen in earlier runs; `idle`: the kinds of parallelism that had nothing to
+    do in those, which mode "auto" does not choose again.
     Raises ConfigError or Unsupported, each with the way out.
-    In mode "auto" they may multiply to less than `world`, where that many have nothing to share.
+    In mode "auto" the degrees may multiply to less than `world`, if not all workers would have something to do.
     """
     module = guider.model_patcher.model.diffusion_model
     asked = asked or asked_by(guider)
@@ -99,7 +99,7 @@ def degrees_for(
         plan_for(module)
         if replaced:
             raise Unsupported(_whole_with(replaced, guider, noise, asked))
-    if look_ahead == 1 and degrees.step > 1:  # a sampler that makes one call after the other
+    if look_ahead == 1 and degrees.step > 1:  # the sampler cannot look ahead
         degrees = degrees_alone(degrees, guider, noise, asked=asked)
         if degrees.step > 1:
             raise Unsupported(
@@ -124,12 +124,12 @@ def degrees_for(
 
 
 def kind_of_split(module: torch.nn.Module) -> str:
-    """What a model needs of ComfyUI to be split: the capability TOKENS or ROWS."""
+    """The capability of ComfyUI that splitting this model needs: TOKENS or ROWS."""
     return ROWS if splits_rows(module) else TOKENS
 
 
 def refuse_misfits(degrees: Degrees, module: torch.nn.Module) -> None:
-    """Raises Unsupported where the ComfyUI of this process lacks what workers of these degrees need."""
+    """Raises Unsupported if this process's ComfyUI lacks a capability that these degrees need."""
     if refused := refusal(degrees.named(), kind_of_split(module)):
         raise Unsupported(refused)
 
@@ -139,7 +139,7 @@ def _can_split(module: torch.nn.Module) -> bool:
 
 
 def _lost(module: torch.nn.Module, batch: int) -> Misfit | None:
-    """What keeps ComfyUI from letting workers share the tokens, or else the batch, which there are to share."""
+    """Why this ComfyUI does not let workers share the tokens or else the batch, if the job has any to share."""
     tokens = against(kind_of_split(module)) if has_plan(module) else None
     return tokens or (against(DATA) if batch > 1 else None)
 
@@ -156,7 +156,7 @@ def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
     tokens = f"The picture has too few rows for {name} to be split"
     if reason := without_plan(module):
         tokens = re.split("[:;]", str(reason), maxsplit=1)[0]  # without the way out
-    # Where only CFG keeps the guider from asking for both.
+    # Both conditions would be evaluated if only CFG were higher.
     at_cfg_1 = predicts_by_cfg(guider) and guider.conds.get("negative")
     higher = "set CFG above 1, or " if at_cfg_1 else "set "
     return (
@@ -166,7 +166,7 @@ def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
 
 
 def way_out(degrees: str, guider: Any, noise: torch.Tensor, asked: Asked) -> str:
-    """What to do instead of the named degrees ("ulysses_degree and ring_degree"), as far as this job has it."""
+    """The advice for a job that cannot use the named degrees ("ulysses_degree and ring_degree"): others that work."""
     module = guider.model_patcher.model.diffusion_model
     whole = replaced_within(guider) and not _changed_parts_run_whole(module)
     frames = isinstance(guider.model_patcher.model, comfy.model_base.SVD_img2vid)
@@ -183,18 +183,18 @@ def way_out(degrees: str, guider: Any, noise: torch.Tensor, asked: Asked) -> str
 
 
 def _changed_parts_run_whole(module: torch.nn.Module) -> bool:
-    """Whether blocks or layers that a workflow changes can be given all of the picture, the others their part of it."""
+    """Whether modified blocks or layers can run on all tokens or rows while the others run on the local shard."""
     plan = plan_for(module) if has_plan(module) else None
     return bool(getattr(plan, "blocks", ()) or getattr(plan, "layers", ()))
 
 
 def _attends_sparsely(guider: Any) -> bool:
-    """Whether the attention of the workflow needs as many queries as keys to be what it is."""
+    """Whether the workflow's attention override is sparse, which needs as many queries as keys."""
     return is_sparse(guider.model_options.get("transformer_options", {}).get("optimized_attention_override"))
 
 
 def _heads(module: torch.nn.Module) -> int | None:
-    """What the heads of all attention that is split can be divided by; None where the model does not say."""
+    """The greatest common divisor of the head counts of all split attention; None if the model does not tell."""
     actions = plan_for(module).actions if has_plan(module) else ()
     paths = [action.path for action in actions if isinstance(action, AttentionScope)]
     parts = [part for path in paths for _, scope in modules_at(module, path) for part in scope.modules()]
@@ -203,7 +203,7 @@ def _heads(module: torch.nn.Module) -> int | None:
 
 
 def _against_cfg(guider: Any, noise: torch.Tensor) -> str:
-    """Why the conditions of a call cannot go to different workers, for the model's own part or its patches'."""
+    """Why the conditions of a call cannot go to different workers, due to model, ComfyUI or patches; "" if they can."""
     module = guider.model_patcher.model.diffusion_model
     kind = type(module).__qualname__
     if noise.shape[0] > 1 and kind in PAIRS_CONDITIONS:
@@ -220,8 +220,8 @@ def _has_easycache(guider: Any) -> bool:
 
 
 def mixes_batch(module: torch.nn.Module) -> bool:
-    """Whether the entries of a batch see each other: ComfyUI's SeedVR2 3B repeats the text per window, but in Q and K
-    takes the first rows of it for all films."""
+    """Whether the entries of a batch see each other: ComfyUI's SeedVR2 3B repeats the text per window, but uses the
+    first rows of it in Q and K for all videos."""
     return type(module).__qualname__ == "NaDiT" and not module._7b_version
 
 
@@ -236,10 +236,10 @@ def _whole_with(replaced: str, guider: Any, noise: torch.Tensor, asked: Asked) -
 def degrees_alone(
     degrees: Degrees, guider: Any, noise: torch.Tensor, *, may_split_tokens: bool = True, asked: Asked | None = None
 ) -> Degrees:
-    """The degrees of the same workers for a call that is evaluated alone.
+    """The degrees of the same workers for a call that Step Reuse evaluates alone.
 
-    The tokens are split only where nothing may refuse it, as nobody asked for it: no guard of the model's plan, no
-    picture with too few rows.
+    The user did not ask for this split, so tokens are split only if nothing can refuse it: no guard of the model's plan
+    and no picture with too few rows.
     """
     module = guider.model_patcher.model.diffusion_model
     steered = acts_within(guider) or any(cond.get("control") for cond in conditions_of(guider))
@@ -254,9 +254,9 @@ def degrees_alone(
 def unmet(
     config: ParallelConfig, degrees: Degrees, guider: Any, noise: torch.Tensor, conditions: int | None = None
 ) -> list[str]:
-    """Warnings: what a person has asked for and does not get, or could have for less.
+    """Warnings about settings that have no effect, or that another setting would serve better.
 
-    `config` is as chosen, before "auto" is resolved. `conditions`: what most calls have asked for.
+    `config` is as set, before "auto" is resolved. `conditions`: the usual number of conditions per call.
     """
     conditions = asked_by(guider).usual if conditions is None else conditions
     module = guider.model_patcher.model.diffusion_model

@@ -1,4 +1,4 @@
-"""What is chosen for a run: by what is set, by what can be told before, and by what earlier runs have shown."""
+"""Chooses degrees and Step Reuse for a run, from the settings, the workflow and earlier runs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NO_GUESS = (
     "Step Reuse was not used: no guess was accepted when this workflow ran last. A larger tolerance accepts more and "
     "changes the picture more; else unplug Step Reuse."
 )
-# Failures that cost no more than the way to the first call, or were wanted. What is refused at the end of a run
-# (NotReturned) has cost all of it.
+# Failures that were wanted, or cost no more than the start of a run. NotReturned is raised at the end and costs all of
+# it.
 CHEAP = ("Refused", "Cancelled")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`config` is as set; `asking` and `workflow` are by what experience knows the run."""
+    """The choice for one run. `config` is as set; `asking` and `workflow` are the keys of the run in `experience`."""
 
     config: ParallelConfig
     ahead: LookAhead
@@ -43,9 +43,9 @@ class Choice:
     workflow: Hashable
 
     def expect_failure(self, pool: Pool) -> None:
-        """Raises Unsupported where the workers have failed at this again and again, and one device is to do it then.
+        """Raises Unsupported if the workers failed at this repeatedly and on_unsupported is "run on one device".
 
-        Who gets an error instead decides for himself whether to try again.
+        With "error" the user decides whether to try again.
         """
         why = experience().expected_failure(self.workflow, pool.starts)
         if why and self.config.on_unsupported != "error":
@@ -56,7 +56,7 @@ class Choice:
 
     @contextlib.contextmanager
     def noting_failures(self, pool: Pool) -> Iterator[None]:
-        """Remembers what ends the block, if it is a failure of the workers."""
+        """Records an error that ends the block, if it is a failure of the workers."""
         try:
             yield
         except PoolError as error:
@@ -65,7 +65,7 @@ class Choice:
             raise
 
     def learn(self, guider: Any, arguments: Any, ledgers: Sequence[dict[str, Any]]) -> list[str]:
-        """Remembers what the calls of the run have shown. Returns the warnings for its report."""
+        """Records what the run has shown about its calls. Returns the warnings for its report."""
         config = replace(self.config, step_reuse=self.ahead.config)
         found = found_in(ledgers, config, self.degrees, guider, arguments.noise)
         experience().learn(self.asking, found.conditions)

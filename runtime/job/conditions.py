@@ -1,4 +1,4 @@
-"""What keeps the conditions of a model call together, so that they cannot go to different workers."""
+"""Finds patches that need all conditions of a model call on one worker, which rules out cfg_degree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTPUT_PATCHES = ("attn1_output_patch", "attn2_output_patch")
 
 
 def reason_against_cfg(model_options: dict) -> str:
-    """Why the conditions of a call cannot go to different workers; empty when they can."""
+    """Why patches keep the conditions of a call from going to different workers; empty if they do not."""
     options = model_options.get("transformer_options", {})
     for kind in OUTPUT_PATCHES:
         if any(_may_name(patch, "cond_or_uncond") for patch in options.get("patches", {}).get(kind, ())):
@@ -43,7 +43,7 @@ def _as_list(value: Any) -> list:
 
 
 def _inside(options: dict) -> Iterator[Callable]:
-    """All patches that are called within the model."""
+    """Yields all patches that are called inside the model."""
     for patches in options.get("patches", {}).values():
         yield from (patch[1] if isinstance(patch, tuple) else patch for patch in patches)
     for blocks in options.get("patches_replace", {}).values():
@@ -51,7 +51,7 @@ def _inside(options: dict) -> Iterator[Callable]:
 
 
 def _share_state(inside: Iterable[Callable], around: Iterable[Callable]) -> bool:
-    """Whether something that a function of `inside` writes is there for one of `around` to read."""
+    """Whether a function of `inside` may write to an object or variable that a function of `around` can read."""
     around = list(around)
     read = {id(cell) for function in around for cell in _cells(function).values()}
     read |= {id(state) for function in around for state in _state(function)}
@@ -60,7 +60,7 @@ def _share_state(inside: Iterable[Callable], around: Iterable[Callable]) -> bool
 
 
 def _state(function: Callable) -> list[Any]:
-    """The objects it can change: that whose method, or which itself, is called, and what its variables hold."""
+    """The objects a function can change: the owner of a method, or the callable object, and what it closes over."""
     seen = [content for cell in _cells(function).values() for content in _content(cell)]
     owner = getattr(function, "__self__", None)
     owners = [owner] if owner is not None else [] if hasattr(function, "__code__") else [function]
@@ -68,7 +68,7 @@ def _state(function: Callable) -> list[Any]:
 
 
 def _content(cell: CellType) -> list[Any]:
-    """What the variable holds; nothing where it is not assigned yet."""
+    """The content of a cell as a list; empty if it is not assigned yet."""
     try:
         return [cell.cell_contents]
     except ValueError:
@@ -76,26 +76,26 @@ def _content(cell: CellType) -> list[Any]:
 
 
 def _remembers(thing: Any) -> bool:
-    """Whether this is an object with attributes of its own, not one of the kinds that everything refers to."""
+    """Whether this is an object with attributes of its own, apart from kinds that almost any function refers to."""
     common = (type, ModuleType, FunctionType, torch.nn.Module, torch.Tensor, ModelPatcher)
     return not isinstance(thing, common) and bool(getattr(thing, "__dict__", None))
 
 
 def _cells(function: Callable) -> dict[str, CellType]:
-    """The variables of the surrounding function that it can see."""
+    """{name: cell} of the variables that a function closes over."""
     code = getattr(function, "__code__", None)
     return dict(zip(code.co_freevars, function.__closure__ or ())) if code is not None else {}
 
 
 def _written(function: Callable) -> list[CellType]:
-    """Those of `_cells` that it assigns to."""
+    """The closed-over cells that a function assigns to."""
     cells = _cells(function)
     stored = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"} if cells else ()
     return [cell for name, cell in cells.items() if name in stored]
 
 
 def _may_name(function: Callable, word: str) -> bool:
-    """Whether the code of `function` has this string in it; True where there is no code to look at."""
+    """Whether the code of `function` contains this string constant; True if it has no code to look at."""
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return code is None or _names(code, word)
 

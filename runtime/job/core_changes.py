@@ -1,7 +1,7 @@
-"""What packs have put in the place of ComfyUI's own functions, for all workflows: many do so when they are imported.
+"""Finds ComfyUI functions that custom node packs have monkey-patched globally, and repeats the patches in a worker.
 
-A worker imports a pack only when something on the model needs it. So those that change how ComfyUI samples are imported
-there, too, and what is then still not as it is here is told.
+Many packs patch ComfyUI when they are imported. A worker otherwise imports a pack only if something on the model needs
+it, so the packs that patch sampling code are imported there as well, and any patch that is still missing is reported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..sharding.origin import home_of
 from .modules import PathModules
 from .packs import Packs
 
-# What takes part in sampling. How memory and devices are managed is each process's own.
+# The modules that take part in sampling. Memory and device management is each process's own.
 _SAMPLING = (
     "comfy.cldm",
     "comfy.conds",
@@ -42,8 +42,8 @@ _NAMED = 3
 
 
 class Change(NamedTuple):
-    """A function or class of ComfyUI's that is a pack's: its place ("comfy.samplers", "CFGGuider.sample"), the module
-    it is from, the pack's own module, and what people call the pack.
+    """A ComfyUI function or class that a pack has replaced: where it is ("comfy.samplers", "CFGGuider.sample"), the
+    module of the replacement (`home`), the pack's root module and the pack's name.
     """
 
     module: str
@@ -54,7 +54,7 @@ class Change(NamedTuple):
 
 
 def core_changes(packs: Packs) -> list[Change]:
-    """Every change in this process."""
+    """All such replacements in this process."""
     found, root_of = [], cache(packs.root_of)
     for module in [module for name, module in sys.modules.copy().items() if _takes_part(name)]:
         for name, value in _from_elsewhere(module):
@@ -66,12 +66,12 @@ def core_changes(packs: Packs) -> list[Change]:
 
 
 def make_core_changes(changes: Iterable[Change], modules: PathModules) -> list[str]:
-    """Import the packs of these changes; returns a sentence about each pack of which something is still another."""
+    """Import the packs of these changes; returns a sentence about each pack whose changes are still missing here."""
     failures: dict[str, str] = {}
     for root in dict.fromkeys(change.root for change in changes):
         try:
             modules.load(root)
-        except Exception as error:  # whatever another pack's code raises: the person is told of it
+        except Exception as error:  # another pack's code may raise anything; the user is told
             failures[root] = f" ({type(error).__name__}: {error})"
     missing: dict[str, list[Change]] = {}
     for change in changes:
@@ -102,7 +102,7 @@ def _takes_part(name: str) -> bool:
 
 
 def _from_elsewhere(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The module's functions and classes, and the functions of its own classes, that were written elsewhere."""
+    """Yields the module's functions and classes, and methods of its own classes, that are defined in other modules."""
     for name, value in vars(module).copy().items():
         if isinstance(value, type) and value.__module__ == module.__name__:
             for inner, attribute in vars(value).items():
@@ -114,7 +114,7 @@ def _from_elsewhere(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def _home(value: Any) -> str | None:
-    """The name of the module a function or class is from."""
+    """The name of the module that defines a function or class."""
     if isinstance(value, FunctionType):
         home = home_of(value)
         return home.__name__ if home is not None else None
@@ -122,6 +122,6 @@ def _home(value: Any) -> str | None:
 
 
 def _was_there(module: ModuleType, name: str) -> bool:
-    """Whether ComfyUI's own code has this name: packs also add samplers of theirs, which no one else calls."""
+    """Whether ComfyUI's own code has this name: packs also add their own samplers, which no one else calls."""
     code = module.__spec__.loader.get_code(module.__name__) if module.__spec__ and module.__spec__.loader else None
     return code is None or "." in name or name in code.co_names

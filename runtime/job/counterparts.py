@@ -1,4 +1,4 @@
-"""The objects of a job that the parent and a worker both have, in one order, and which of them may change in a run."""
+"""The objects of a job that parent and worker both have, in the same order, so that each can name them by position."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from comfy.model_patcher import ModelPatcher
 
 from .packs import Namespace
 
-# What a guider holds for the duration of one call, or what travels on its own.
+# Attributes that a guider holds for the duration of one call, or that travel separately.
 OF_ONE_RUN = {"model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models"}
 
 
 @dataclass(frozen=True)
 class Counterparts:
-    """One side of what both sides have. Equal places hold what was made of each other.
+    """One process's list of the objects that both have. The same position on both sides is the same object.
 
     Args:
-        objects: all that travelled by value and can change; the guider is the first.
+        objects: all objects that travelled by value and can change; the guider is the first.
         tensors: all tensors, by their token.
-        namespaces: the variables of packs' modules, of their objects and dicts, of which plain data travelled.
-        local: what stays in the parent, or the placeholders that a worker has for it.
+        namespaces: variables of packs' modules, and of objects and dicts in them, whose plain data travelled.
+        patchers: the job's ModelPatchers, by their numbers.
+        local: objects that stay in the parent, or a worker's placeholders for them.
     """
 
     objects: Sequence[Any]
@@ -34,25 +35,25 @@ class Counterparts:
 
 
 class Seen:
-    """Collects, in the order of pickling, the objects that can change. Keeps them alive, so that ids stay theirs."""
+    """Collects, in pickling order, the objects that can change. Keeps them alive so that their ids stay unique."""
 
     def __init__(self) -> None:
         self._objects: dict[int, Any] = {}
         self._passing: dict[int, Any] = {}
 
     def add(self, obj: Any) -> None:
-        """An object that travels by value; the dict of its attributes is no object of its own."""
+        """Add an object that travels by value; the dict of its attributes does not count as a separate object."""
         if id(obj) not in self._passing:
             self._objects.setdefault(id(obj), obj)
             attributes = getattr(obj, "__dict__", None)
             self._passing[id(attributes)] = attributes
 
     def leave_out(self, objects: Iterator[Any]) -> None:
-        """What nobody holds any more after the run."""
+        """Exclude objects that nobody holds any more after the run."""
         self._passing |= {id(obj): obj for obj in objects}
 
     def objects(self) -> tuple[Any, ...]:
-        """All so far."""
+        """All objects collected so far."""
         return tuple(self._objects.values())
 
 

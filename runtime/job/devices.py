@@ -1,4 +1,4 @@
-"""Which devices the workers of a run are on."""
+"""Resolves a config to one device per worker."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ONE_CARD = (
 
 
 def hidden_cards() -> str:
-    """A sentence where ComfyUI has hidden all cards but one from itself, as it does on Windows after 0.30; else empty.
+    """A sentence if ComfyUI has hidden all cards but one from itself, as it does on Windows after 0.30; else empty.
 
-    It sets CUDA_VISIBLE_DEVICES where nobody has told it which cards to use.
+    It then sets CUDA_VISIBLE_DEVICES if no option says which cards to use.
     """
     options = ("cuda_device", "default_device")
     told = any(getattr(comfy.cli_args.args, option, None) is not None for option in options)

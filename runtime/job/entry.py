@@ -1,4 +1,4 @@
-"""What a worker calls first: ComfyUI reads its options when it is imported, so they are switched on before."""
+"""The entry point of a worker. It enables ComfyUI's command-line options, which ComfyUI reads when it is imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sampling_handler(orders: Orders) -> Handler:
 
 
 class _Refusing:
-    """In place of a handler that the worker's ComfyUI does not let sample; see pool.worker.Handler."""
+    """A handler that refuses every job, used if the worker's ComfyUI is unfit to sample; see pool.worker.Handler."""
 
     def __init__(self, misfit: Misfit) -> None:
         self._misfit = misfit
@@ -46,9 +46,9 @@ class _Refusing:
         raise Refused(self._misfit.sentence)
 
     def park(self) -> int:
-        """It holds nothing."""
+        """Returns 0: nothing is held on the device."""
         return 0
 
     def about(self) -> dict:
-        """As that of a worker that has done nothing yet."""
+        """Like that of a worker that has done nothing yet."""
         return {"pid": os.getpid(), "device_bytes": 0}

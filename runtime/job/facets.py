@@ -1,6 +1,7 @@
-"""The ways in which an object can change: how each is read, compared, and written to the same object elsewhere.
+"""The facets of an object (items, attributes, values ...): how each is read, compared and written in another process.
 
-An object may have several: one of a class derived from `list` has items and attributes.
+A facet is one way in which an object can change. An object may have several: an instance of a subclass of `list` has
+items and attributes.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from ..parallel.wrappers import is_of_this_pack
 from .runtime_attributes import is_of_memory_management
 from .store import glance
 
-# What cannot change, or (keyframes) what ComfyUI puts back to its start before every run. Cells change with functions.
+# Types that cannot change, or (keyframes) that ComfyUI resets before every run. Cells change with their functions.
 _CONSTANT = (
     bool, bytes, complex, enum.Enum, float, frozenset, int, PurePath, range, slice, str, tuple, type, type(None),
     uuid.UUID, BuiltinFunctionType, CellType, CodeType, MethodType, ModuleType,
     torch.device, torch.dtype, torch.Size, comfy.hooks.HookKeyframeGroup,
 )  # fmt: skip
-# Equal values of these are the same, whichever object they are.
+# Types compared by value, not by identity.
 _VALUES = (
     bool, bytes, complex, enum.Enum, float, frozenset, int, PurePath, str, type(None), uuid.UUID, MethodType,
     torch.device, torch.dtype,
@@ -44,21 +45,21 @@ class CannotReturn(ValueError):
 
 
 class Entries(NamedTuple):
-    """What has changed in a dict, or in an object's attributes: what to remove, then what to set."""
+    """The changes of a dict or of an object's attributes: names to remove, then values to set."""
 
     removed: list[Any]
     new: dict[Any, Any]
 
     def only(self, wanted: Callable[[Any], bool]) -> Entries:
-        """Those with a wanted name."""
+        """Only the entries whose names are wanted."""
         new = {name: value for name, value in self.new.items() if wanted(name)}
         return Entries([name for name in self.removed if wanted(name)], new)
 
 
 class Facet(NamedTuple):
-    """`read` gives the present content, of which objects are known by identity; `write` puts it into another object.
+    """`read` returns the present content, in which nested objects are compared by identity; `write` sets it elsewhere.
 
-    The content of a tensor is a digest, which tells that it has changed; `values` are what is to be written then.
+    The content of a tensor is only a digest, which shows that it has changed; `values` then returns what to write.
     """
 
     read: Callable[[Any], Any]
@@ -67,29 +68,26 @@ class Facet(NamedTuple):
 
 
 def can_change(obj: Any) -> bool:
-    """Whether an object may have another content after a run than before."""
+    """Whether a run may change the content of an object."""
     return not isinstance(obj, _CONSTANT)
 
 
 def stays_in_the_worker(obj: Any) -> bool:
-    """Whether an object is this pack's and of one run: such are among the options of a call, which a patch may keep.
+    """Whether an object is this pack's and belongs to one run: a call's options hold such, and a patch may keep them.
 
-    Not what has its place in a module of this pack, nor Entries, by which changes are told.
+    False for classes and functions at the top level of this pack's modules, and for Entries, which carry changes.
     """
     of_a_module = isinstance(obj, type) or (isinstance(obj, FunctionType) and "<locals>" not in obj.__qualname__)
     return not of_a_module and not isinstance(obj, Entries) and is_of_this_pack(obj)
 
 
 def read(obj: Any) -> dict[str, Any]:
-    """The present content of every facet of an object, by the facet's name."""
+    """Returns {facet name: present content} of an object."""
     return {name: FACETS[name].read(obj) for name in _facets_of(obj)}
 
 
 def differences(obj: Any, before: Mapping[str, Any]) -> dict[str, Any]:
-    """What `write` needs to make an object as `before` the same as `obj`; empty where nothing has changed.
-
-    Raises CannotReturn.
-    """
+    """The changes of `obj` since `before` (see `read`), for `write`; empty if there are none. Raises CannotReturn."""
     found = {}
     for name, now in read(obj).items():
         if isinstance(now, dict):
@@ -102,13 +100,13 @@ def differences(obj: Any, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(obj: Any, changes: Mapping[str, Any]) -> None:
-    """Make the changes that `differences` has found, to an object of another process."""
+    """Apply the changes that `differences` found to the object's counterpart in another process."""
     for name, content in changes.items():
         FACETS[name].write(obj, content)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether nothing has come instead of `one`; what was only moved to the device or dtype of a call is the same."""
+    """Whether `one` and `other` are the same. A tensor only moved to the device or dtype of a call stays the same."""
     if one is other:
         return True
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
@@ -162,7 +160,7 @@ def _facets_of(obj: Any) -> Iterator[str]:
 
 
 def _slots(obj: Any) -> list[str]:
-    """The names of the attributes that have slots of their own; those of built-in types are no names."""
+    """The names of attributes in `__slots__`; none for built-in types."""
     return copyreg._slotnames(type(obj))
 
 
@@ -178,7 +176,7 @@ def _write_slots(obj: Any, entries: Entries) -> None:
 
 
 def _read_attributes(obj: Any) -> dict[str, Any]:
-    """Not what ComfyUI's memory management hangs on modules."""
+    """The attributes, without those that ComfyUI's memory management sets on modules."""
     hidden = partial(is_of_memory_management, type(obj)) if isinstance(obj, torch.nn.Module) else lambda name: False
     return {name: value for name, value in vars(obj).items() if not hidden(name)}
 
@@ -198,7 +196,7 @@ def _write_entries(obj: dict, entries: Entries) -> None:
 
 
 def _kind_of(obj: dict) -> type:
-    """Whose methods see an object as the dict it is, whatever its own class makes of them."""
+    """The class whose dict methods to use, in case the object's own class overrides them."""
     return OrderedDict if isinstance(obj, OrderedDict) else dict
 
 
@@ -220,7 +218,7 @@ def _write_bytes(obj: bytearray, content: bytes) -> None:
 
 
 def _read_variables(function: FunctionType) -> dict[str, Any]:
-    """What the variables hold that it closes over, as far as they are assigned."""
+    """{name: value} of the variables that a function closes over, if they are assigned."""
     contents = {}
     for name, cell in _cells(function).items():
         with contextlib.suppress(ValueError):
@@ -261,7 +259,7 @@ def _write_tensor(tensor: torch.Tensor, values: torch.Tensor) -> None:
     if (tensor.shape, tensor.dtype) != (values.shape, values.dtype):  # as `module.to(dtype)` does with parameters
         tensor.data = values
         return
-    with torch.inference_mode():  # where an inference tensor, too, can be written to
+    with torch.inference_mode():  # which allows writing to inference tensors too
         tensor.copy_(values)
 
 
@@ -295,8 +293,8 @@ def _write_random_state(generator: Any, state: bytes) -> None:
 
 
 def _read_inside(obj: Any) -> bytes:
-    """Of an iterator, which hides what it is made of."""
-    with contextlib.suppress(Exception):  # it may hold what pickle refuses, and then it is not looked into
+    """The pickled state of an iterator, which hides its content; empty if it cannot be pickled."""
+    with contextlib.suppress(Exception):  # it may hold what pickle refuses; its changes then go unnoticed
         return pickle.dumps(obj)
     return b""
 

@@ -1,4 +1,4 @@
-"""When ComfyUI samples as always, on one device, and how to tell why."""
+"""The fallback to stock sampling on one device: whether a run trains, and the reason for the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAINING = (
 
 
 def needs_gradients(guider: Any, arguments: Any) -> bool:
-    """Whether what is sampled is to be trained on, as Train LoRA does: only this process has the gradients then."""
+    """Whether the run trains, as Train LoRA does: gradients exist in this process only."""
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return False
     return (
@@ -31,7 +31,7 @@ def needs_gradients(guider: Any, arguments: Any) -> bool:
 
 
 def told(error: Exception) -> str:
-    """What has gone wrong, in a line for the report; the log has the rest."""
+    """A line for the report that says what went wrong; the log has the rest."""
     cause = error.cause if isinstance(error, JobFailed) else str(error)
     line = cause.strip().partition("\n")[0]
     if isinstance(error, JobFailed):

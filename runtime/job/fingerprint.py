@@ -1,6 +1,6 @@
-"""By what a workflow is known again in its next run: how it asks the model, whatever it draws.
+"""The fingerprint of a workflow, by which its next run is recognised: how it calls the model, whatever the picture.
 
-No value is in it that changes from run to run by itself, such as the seed, the prompts, or what a patch counts.
+It contains no value that changes from run to run by itself, such as the seed, the prompts or a patch's counters.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Named = tuple[str, str]
 
 
 def named(function: Any) -> Named:
-    """The module and the name of a function, or of the class of what is called in its place.
+    """The module and qualified name of a function, or of the class of any other callable.
 
-    ComfyUI loads the files of its nodes under their paths, so only the last two parts of a module's name count:
+    ComfyUI loads the files of its nodes under their paths, so only the last two parts of a module's name are kept:
     ("comfy_extras.nodes_perpneg", "Guider_PerpNeg.predict_noise").
     """
     while isinstance(function, partial):
@@ -29,7 +29,7 @@ def named(function: Any) -> Named:
 
 
 def way_of_asking(guider: Any, sampler: Any) -> Hashable:
-    """What decides how many conditions the calls of a run ask for: guider, sampler, and what is around the model."""
+    """A key of what decides how many conditions a call has: guider, sampler, and patches and wrappers on the model."""
     function = getattr(sampler, "sampler_function", sampler)
     return (
         type(guider.model_patcher.model.diffusion_model).__qualname__,
@@ -43,13 +43,13 @@ def way_of_asking(guider: Any, sampler: Any) -> Hashable:
 
 
 def workflow_of(guider: Any, arguments: Any, reuse: StepReuseConfig) -> Hashable:
-    """What decides what a kind of parallelism finds to do."""
+    """A key of what decides whether each kind of parallelism has something to do."""
     asking = way_of_asking(guider, arguments.sampler)
     return asking, arguments.noise.shape[0], len(arguments.sigmas), reuse
 
 
 def _plain(values: dict) -> tuple:
-    """Settings: numbers and words."""
+    """The entries that are settings: numbers and strings."""
     kept = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
     return tuple(sorted(kept.items()))
 

@@ -1,6 +1,6 @@
-"""What each kind of parallelism has found to do in a run, told from what its calls were.
+"""Finds out after a run whether each kind of parallelism had something to divide, from the workers' ledgers.
 
-The counts are those of the workers' ledgers: conditions that a call asked for, and what was divided or done whole.
+The ledgers count the conditions per call, and how often work was divided or done whole.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NOT_AGAIN = "auto does not choose it again for this workflow"
 
 @dataclass(frozen=True)
 class Found:
-    """`conditions`: what most calls have asked for. `busy` and `idle`: the kinds of parallelism with something to do,
-    and with nothing. `warnings`: sentences about those that had nothing, in the run or in some calls.
+    """`conditions`: the median number per call. `busy` and `idle`: the kinds of parallelism with something to divide,
+    and with nothing. `warnings`: sentences about those that had nothing, in the whole run or in some calls.
     """
 
     conditions: int
@@ -36,7 +36,7 @@ class Found:
 def found_in(
     ledgers: Sequence[dict[str, Any]], config: ParallelConfig, degrees: Degrees, guider: Any, noise: torch.Tensor
 ) -> Found:
-    """What a run with these degrees has found; of `config` Step Reuse is as it was done."""
+    """The findings of a run with these degrees; `config.step_reuse` is as it was in fact done."""
     asked: Counter[int] = Counter()
     for ledger in ledgers:
         asked.update({int(conditions): calls for conditions, calls in ledger["asked"].items()})
@@ -71,7 +71,7 @@ def found_in(
 
 
 def _sum(ledgers: Sequence[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """What all ranks have counted of one kind of parallelism; nothing where it never came by anything."""
+    """The sum of all ranks' counts for one kind of parallelism; zeros if it is in no ledger."""
     counted = [ledger["shared"].get(kind, {"divided": 0, "whole": 0, "reasons": []}) for ledger in ledgers]
     reasons = dict.fromkeys(reason for each in counted for reason in each["reasons"])
     return {**{name: sum(each[name] for each in counted) for name in ("divided", "whole")}, "reasons": list(reasons)}

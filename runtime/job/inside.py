@@ -1,4 +1,4 @@
-"""What a workflow puts inside of a model, where it may see less than it expects when the work is shared."""
+"""Finds the patches, wrappers and injections that a workflow puts inside a model, where they may see only a shard."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .sampling import WRAPPER_KEY
 
 
 def replaced_within(guider: Any) -> str:
-    """What of the model's own code a workflow replaces or adds to, to be named; empty if nothing.
+    """Names an object patch or injection by which a workflow changes the model's own code; empty if there is none.
 
-    Those are object patches of modules and functions, and injections, as AnimateDiff-like packs have them.
+    Object patches replace modules and functions; AnimateDiff-like packs use injections.
     """
     patched, injected = object_patches(guider.model_patcher), injections(guider.model_patcher)
     if patched:
@@ -24,7 +24,7 @@ def replaced_within(guider: Any) -> str:
 
 
 def acts_within(guider: Any) -> bool:
-    """Whether something of the workflow acts within the model and may go by the whole batch."""
+    """Whether the workflow has code inside the model that may depend on the whole batch."""
     options = guider.model_options.get("transformer_options", {})
     return (
         bool(replaced_within(guider))

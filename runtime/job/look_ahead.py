@@ -1,4 +1,4 @@
-"""What Step Reuse will do in a job, told before anything starts."""
+"""Decides how far ahead Step Reuse looks in a job, before any worker starts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .asking import predicts_by_cfg
 from .checks import PAIRS_CONDITIONS, mixes_batch
 from .inside import acts_within, conditions_of, wraps
 
-# Fewer rounds than this gain too little for what they risk.
+# Fewer rounds than this gain too little for the risk.
 LEAST_ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class LookAhead:
-    """Step Reuse as a job gets it. `batches`: whether one worker may evaluate several calls as one batch."""
+    """Step Reuse as the job will run it. `batches`: whether one worker may evaluate several calls as one batch."""
 
     config: StepReuseConfig
     kind: Kind | None = None
@@ -32,13 +32,13 @@ class LookAhead:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
-        """What was chosen, and how the sampler goes."""
+        """The chosen settings, and how the sampler looks ahead."""
         about = {"way": self.kind.way, "reason": self.kind.reason} if self.kind is not None else {}
         return {**self.config.to_json(), **about}
 
 
 def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookAhead:
-    """What Step Reuse does with this sampler, model and number of steps. Raises ConfigError or Unsupported.
+    """Step Reuse for this sampler, model and number of steps. Raises ConfigError or Unsupported.
 
     A sampler that cannot look ahead runs one call after the other, with a warning.
     """
@@ -64,7 +64,7 @@ def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookA
     calls = calls_of(guider, arguments)
     least = reuse.warmup_calls + reuse.tail_calls + LEAST_ROUNDS * reuse.look_ahead
     if calls < least:
-        # So far ahead it could look in these calls; each worker of step_degree needs one.
+        # The largest look_ahead that fits into these calls; it must be at least step_degree.
         fits = (calls - reuse.warmup_calls - reuse.tail_calls) // LEAST_ROUNDS
         step_degree = config.strategy.step_degree if config.strategy.mode == "manual" else 1
         smaller = f"look_ahead {fits}" if fits >= max(2, step_degree) else ""
@@ -80,7 +80,7 @@ def look_ahead_for(config: ParallelConfig, guider: Any, arguments: Any) -> LookA
 
 
 def calls_of(guider: Any, arguments: Any) -> int:
-    """How many calls the sampler will make."""
+    """The number of model calls the sampler will make (see Replay.rehearse)."""
     patcher, sampler = guider.model_patcher, arguments.sampler
     model = SimpleNamespace(inner_model=SimpleNamespace(inner_model=patcher.model, model_patcher=patcher))
     extra = {"model_options": {}, "seed": arguments.seed}
@@ -91,10 +91,10 @@ def calls_of(guider: Any, arguments: Any) -> int:
 
 
 def limited(ahead: LookAhead, degrees: Degrees, *, auto: bool) -> LookAhead:
-    """`ahead` on a mesh of these degrees: without batches a round has one call per group.
+    """`ahead`, limited to what these degrees allow: without batches a round has at most one call per step group.
 
-    Where `auto` put all workers to better use it does nothing, with a warning. Raises Unsupported where it cannot do
-    anything else.
+    If that leaves one call per round, mode "auto" with several workers switches Step Reuse off with a warning; all else
+    raises Unsupported.
     """
     reach = ahead.config.look_ahead if ahead.batches else min(ahead.config.look_ahead, degrees.step)
     if not ahead.config.enabled or reach == ahead.config.look_ahead:
@@ -135,7 +135,7 @@ def _refuse_caches(model_options: dict) -> None:
 
 
 def _refuse_schedules(guider: Any) -> None:
-    """Whether a default condition takes part in a call shows only in it."""
+    """Refuses keyframed hooks on default conditions, as only the call itself shows whether those take part in it."""
     for cond in conditions_of(guider):
         hooks = getattr(cond.get("hooks"), "hooks", []) if "default" in cond else []
         if any(len(hook.hook_keyframe.keyframes) > 1 for hook in hooks):
@@ -147,7 +147,7 @@ def _refuse_schedules(guider: Any) -> None:
 
 
 def _reason_against_batches(guider: Any, arguments: Any) -> str:
-    """Why calls of different steps cannot go through the model as one batch; empty when they can."""
+    """Why calls of different steps cannot be evaluated as one batch; empty if they can."""
     if arguments.denoise_mask is not None:
         return "the latent has a noise mask"
     module = guider.model_patcher.model.diffusion_model

@@ -1,7 +1,7 @@
-"""The workers' weights as ComfyUI's memory management in the parent sees them.
+"""Shows the workers' weights to ComfyUI's memory management in the parent, so that it can free them.
 
-A worker shares its device with the parent's text encoder and VAE. This stand-in lies in ComfyUI's list of loaded models
-for the weights the workers hold; to unload it is to park the workers. So /free, and a VAE that needs room, reach them.
+A worker shares its device with the parent's text encoder and VAE. A stand-in for the workers' weights is put into
+ComfyUI's list of loaded models; unloading it parks the workers. So /free, and a VAE that needs room, reach them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..pool.pool import Pool
 
 
 class WorkerWeights(comfy.model_patcher.ModelPatcher):
-    """Stands for what the workers of a pool hold on one of the parent's devices."""
+    """The stand-in for the weights that a pool's workers hold on one of the parent's devices."""
 
     def __init__(self, pool: Pool, device: torch.device) -> None:
         super().__init__(torch.nn.Module(), device, torch.device("cpu"), size=1)
@@ -28,13 +28,13 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
         return sum(w.get("device_bytes", 0) for w in self._pool.status()["workers"] if w["device"] == device)
 
     def model_size(self) -> int:
-        """The same: nothing of it can be loaded from here."""
+        """The same as `loaded_size`: nothing can be loaded from here."""
         return self.loaded_size()
 
     def partially_unload(
         self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
     ) -> int:
-        """Parking is all or nothing. Returns the bytes freed."""
+        """Park the workers, which frees all or nothing. Returns the bytes freed."""
         held = self.loaded_size()
         self._pool.park(comfy.model_management.processing_interrupted)
         return held - self.loaded_size()
@@ -45,11 +45,11 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
         return self.model
 
     def __del__(self) -> None:
-        """Going out of sight parks nothing; the pool lives on."""
+        """Does nothing: when the stand-in is collected, the pool lives on."""
 
 
 def put_at_rest(patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Take a model off its device, and off it what is applied to it for sampling here, such as a LoRA."""
+    """Unload a model from its device, and unpatch what is applied to it for sampling here, such as a LoRA."""
     loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
     if any(model is not None and model.clone_base_uuid == patcher.clone_base_uuid for model in loaded):
         comfy.model_management.unload_model_and_clones(patcher, unload_additional_models=False, all_devices=True)
@@ -58,10 +58,10 @@ def put_at_rest(patcher: comfy.model_patcher.ModelPatcher) -> None:
 
 
 def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Before a run: take the parent's own copy of the model off its device, and off the workers' what is in the way.
+    """Before a run: unload the parent's own copy of the model, and free room on the workers' devices.
 
-    The copy so loses what a stock run has applied to it, such as injections, which are not to travel as applied. Other
-    pools park; what the workers of this one hold already needs no more room.
+    The copy thereby loses what a stock run has applied to it, such as injections, which must not travel as applied.
+    Other pools may be parked; what this pool's workers hold already counts towards the room needed.
     """
     comfy.model_management.unload_model_and_clones(patcher)
     own = pool.companions.values()
@@ -69,14 +69,14 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
         there = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device]
         kept = [entry for entry in there if entry.model in own]
         if len(kept) == len(there):
-            continue  # to ask the device for its free memory would cost the parent a CUDA context on it
+            continue  # asking a device for its free memory would create a CUDA context on it in the parent
         needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory()
         held = sum(entry.model.loaded_size() for entry in kept)
         comfy.model_management.free_memory(needed - held, device, keep_loaded=kept)
 
 
 def show_weights(pool: Pool) -> None:
-    """After a run, however it ended: let the parent's memory management see what the workers hold."""
+    """After a run, however it ended: show the workers' weights to the parent's memory management."""
     loaded = comfy.model_management.current_loaded_models
     for name in dict.fromkeys(pool.devices):
         stand_in = pool.companions.setdefault(name, WorkerWeights(pool, torch.device(name)))

@@ -1,7 +1,7 @@
-"""Makes module names that only the parent knows importable in a worker.
+"""Import finders that let a worker import modules under the names they have in the parent.
 
-ComfyUI registers custom nodes and its own extras in sys.modules under their file paths, so a class from one pickles
-under a name that no ordinary import can find.
+ComfyUI registers custom nodes and its own extras in sys.modules under their file paths, so their classes pickle under
+names that no ordinary import can find.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def under_dotted_path(obj: Any) -> tuple[str, str] | None:
-    """(module name, qualified name) of a class, function or module that lives under a file path with a dot in it.
+    """(module name, qualified name) of a class, function or module whose module is named by a file path with a dot.
 
     Pickle cannot name those: `import` splits the path at its dots. None for everything else.
     """
@@ -40,7 +40,7 @@ def under_dotted_path(obj: Any) -> tuple[str, str] | None:
 
 
 def attribute(module: ModuleType, qualified_name: str) -> Any:
-    """What `qualified_name` names in a module; the module itself for ""."""
+    """The object with this qualified name in a module; the module itself for ""."""
     return operator.attrgetter(qualified_name)(module) if qualified_name else module
 
 
@@ -60,7 +60,7 @@ class PathModules(importlib.abc.MetaPathFinder):
     def load(self, name: str) -> ModuleType:
         """The module of that name, loaded on first use.
 
-        `import` takes what stands before a dot for a package, so it cannot load "/ComfyUI-0.30/comfy_extras/nodes_x".
+        `import` takes the part before a dot for a package, so it cannot load "/ComfyUI-0.30/comfy_extras/nodes_x".
         Raises ModuleNotFoundError for a name that is not in the table.
         """
         package = name.rpartition(".")[0]
@@ -97,14 +97,14 @@ class _WithPromptServer(importlib.abc.Loader):
 
 
 def idle_server(kind: type) -> Any:
-    """A PromptServer that never starts: made from an event loop, and nothing for what newer ones take besides."""
+    """A PromptServer that never starts: it gets an event loop, and None for arguments that newer ComfyUIs require."""
     needed = [p for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
     named = [p for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return kind(*[asyncio.new_event_loop() if place == 0 else None for place, _ in enumerate(named)])
 
 
 class IdlePromptServer(importlib.abc.MetaPathFinder):
-    """Sees to it that whoever imports `server` in a worker finds PromptServer.instance."""
+    """Ensures that code that imports `server` in a worker finds PromptServer.instance."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -121,8 +121,8 @@ class IdlePromptServer(importlib.abc.MetaPathFinder):
 class UtilsOfComfyUI(importlib.abc.MetaPathFinder):
     """Finds ComfyUI's package `utils`, which its server imports.
 
-    ComfyUI's main.py imports it before custom nodes are loaded; then the folder `comfy`, whose utils.py would be found
-    first, comes to the front of the path, which a worker gets as it is by then.
+    ComfyUI's main.py imports it before custom nodes are loaded. Later the folder `comfy`, whose utils.py would be found
+    first, is put at the front of sys.path, and a worker gets that later sys.path.
     """
 
     def find_spec(
@@ -137,7 +137,7 @@ class UtilsOfComfyUI(importlib.abc.MetaPathFinder):
 
 
 def install_finders() -> PathModules:
-    """Install the finders in this process. Returns the one whose table each job extends."""
+    """Install the finders in this process. Returns the PathModules, whose table each job extends."""
     finder = PathModules()
     sys.meta_path.insert(0, IdlePromptServer())
     sys.meta_path.insert(0, UtilsOfComfyUI())

@@ -1,4 +1,4 @@
-"""What to call, in a sentence for the user, an object that a workflow has somewhere on its model."""
+"""Names objects on a model for messages to the user: attribute, owner and custom node pack."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from .counterparts import Counterparts
 from .packs import Packs
 
-# Classes of these modules say nothing of whose an object is.
+# Classes of these modules do not tell whose code made an object.
 _NOBODYS = {*sys.stdlib_module_names, "torch", "numpy"}
 
 
 class Names:
-    """The names of what is among, or within, the counterparts of a job."""
+    """Names the counterparts of a job and the objects they hold."""
 
     def __init__(self, counterparts: Counterparts) -> None:
         self._held = {id(content): (holder, name) for holder, name, content in _held(counterparts)}
@@ -27,7 +27,7 @@ class Names:
         self._packs = Packs()
 
     def of(self, obj: Any) -> str:
-        """Where an object is held, such as "`bank` of Patch.apply", with the custom node pack whose code that is."""
+        """The name of an object by its holder, such as "`bank` of Patch.apply", with the holder's custom node pack."""
         label, owner = self._climb(obj)
         if owner is None:
             return f"`{label}`" if label else f"A {type(obj).__name__} on the model"
@@ -38,12 +38,12 @@ class Names:
         return (f"`{label}` of {title}" if label else title) + (f" (custom node pack {pack})" if pack else "")
 
     def definer(self, obj: Any) -> Any:
-        """What tells whose code an object is; that of torch's own modules is the code that has them."""
+        """The function or class that tells whose code an object is; for a torch module, that of its holder."""
         _, owner = self._climb(obj) if isinstance(obj, torch.nn.Module) else ("", obj)
         return definer_of(owner)
 
     def _climb(self, obj: Any) -> tuple[str, Any]:
-        """(its name there, the owner)."""
+        """(name in the holder, owner): climbs through holders to the first that is a module's or somebody's."""
         label, met = "", set()
         while id(obj) not in met:
             met.add(id(obj))
@@ -55,7 +55,7 @@ class Names:
 
 
 def definer_of(obj: Any) -> Any:
-    """What tells whose code an object is: a function itself, that of a SAMPLER, the class of any other."""
+    """The function or class that tells whose code an object is: a function itself, a SAMPLER's, or the class."""
     if isinstance(obj, comfy.samplers.KSAMPLER) and isinstance(obj.sampler_function, FunctionType):
         return obj.sampler_function
     return obj if isinstance(obj, FunctionType) else type(obj)
@@ -66,7 +66,7 @@ def _is_somebodys(obj: Any) -> bool:
 
 
 def _held(counterparts: Counterparts) -> Iterator[tuple[Any, str, Any]]:
-    """(holder, name there, what is held) of everything within the counterparts; objects and functions come last."""
+    """Yields (holder, name in it, held value) for everything the counterparts hold; objects and functions come last."""
     for obj in (*(space.variables for space in counterparts.namespaces), *counterparts.objects):
         if isinstance(obj, dict):
             yield from ((obj, name if isinstance(name, str) else "", value) for name, value in obj.items())

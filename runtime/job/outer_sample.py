@@ -1,4 +1,4 @@
-"""The OUTER_SAMPLE wrapper that Parallel Model puts on a MODEL: it ships the sampling job to the pool and waits."""
+"""The OUTER_SAMPLE wrapper that Parallel Model puts on a MODEL: it runs the sampling job on the pool and waits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pool_for(config: ParallelConfig, devices: tuple[str, ...]) -> Pool:
 
 
 def parallelised(patcher: Any, config: ParallelConfig) -> Any:
-    """A clone of a MODEL that samples on the pool. Another config replaces the one it has."""
+    """A clone of a MODEL that samples on the pool. If the MODEL has a config already, the new one replaces it."""
     clone = patcher.clone()
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, ParallelSampling(config))
@@ -54,7 +54,7 @@ def parallelised(patcher: Any, config: ParallelConfig) -> Any:
 
 
 class ParallelSampling(Local):
-    """Samples on the pool what ComfyUI was about to sample here."""
+    """The wrapper: samples on the pool what ComfyUI was about to sample in this process."""
 
     def __init__(self, config: ParallelConfig) -> None:
         self.config = config
@@ -75,7 +75,7 @@ class ParallelSampling(Local):
             return self._sample(run, executor, devices, arguments)
         except NothingToShare as nothing:
             reason = str(nothing)
-        except Stopped:  # whoever stops the workers in a run does not want it done elsewhere
+        except Stopped:  # a user who stops the workers does not want the run to go on elsewhere
             raise
         except Exception as error:
             if self.config.on_unsupported == "error":
@@ -90,7 +90,7 @@ class ParallelSampling(Local):
         started = time.perf_counter()
         samples = executor(*arguments[:-1], latent_shapes=arguments.latent_shapes)
         seconds = time.perf_counter() - started
-        # Where the sampling nodes move it next: the report is found by the tensor they return.
+        # The sampling nodes move the samples there next, and the report is found by the tensor they return.
         samples = samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
         patcher = executor.class_obj.model_patcher
         report = run_report(
@@ -155,7 +155,7 @@ class ParallelSampling(Local):
 
 
 def _keep(run: LiveRun, report: dict, samples: torch.Tensor) -> None:
-    """Add the sampler's steps, the moment, the place and the run in one line to its report, and keep it."""
+    """Add the steps, the time, the node and a one-line result to the run's report, and store it."""
     here = place()
     told = {"prompt_id": here.prompt_id, "node": here.node} if here else {"prompt_id": "", "node": ""}
     report |= {"steps": run.step, "ended_at": time.time(), **told}

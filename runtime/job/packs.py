@@ -1,4 +1,4 @@
-"""Custom node packs: whose code a thing on the model is, and what a pack's modules remember."""
+"""Custom node packs: which pack an object's code is from, and the plain data in the packs' global variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torc
 
 
 class Namespace(NamedTuple):
-    """The variables of a module, or those of an object or a dict in one; `shared` are the names of which plain data
+    """The variables of a module, or those of an object or a dict in one; `shared` are the names whose plain data
     travelled."""
 
     module: str
@@ -31,9 +31,9 @@ class Namespace(NamedTuple):
 
 
 class Packs:
-    """The custom nodes that ComfyUI has loaded in this process, its own extras among them.
+    """The custom node packs that ComfyUI has loaded in this process, its own extras included.
 
-    It names a pack's module by the path of its folder, dots replaced, and that of a single file by the file's path.
+    ComfyUI names a pack's module by the path of its folder, dots replaced, and a single file's by the file's path.
     """
 
     def __init__(self) -> None:
@@ -50,21 +50,21 @@ class Packs:
                 self._folders[folder + os.sep] = name
 
     def root_of(self, module_name: str) -> str | None:
-        """The pack's module, of whose folder a module is, whatever its name; None outside all packs."""
+        """The root module of the pack in whose folder a module's file is, whatever its name; None outside all packs."""
         file = getattr(sys.modules.get(module_name), "__file__", None) or ""
         if not file.startswith(tuple(self._folders)):
             return self._files.get(file)
         return next(name for folder, name in self._folders.items() if file.startswith(folder))
 
     def name_of(self, root: str | None) -> str | None:
-        """What people call a pack: its folder or file. None for ComfyUI's own extras."""
+        """The pack's name for people: its folder or file. None for ComfyUI's own extras."""
         home = next((home for home, name in (self._files | self._folders).items() if name == root), None)
         if home is None or (home.startswith(_COMFYUI) and not home.startswith(_CUSTOM_NODES)):
             return None
         return os.path.basename(home.rstrip(os.sep))
 
     def modules(self) -> dict[str, str]:
-        """{name: file} of every loaded module of every pack, also those it imports by names of its own."""
+        """{name: file} of every loaded module of every pack, also those imported under other names than a path."""
         return {
             name: module.__file__
             for name, module in _loaded().items()
@@ -72,17 +72,17 @@ class Packs:
         }
 
     def names(self) -> dict[str, str]:
-        """{module: what people call its pack} of every loaded module of every pack that is not ComfyUI's own."""
+        """{module: pack name} of every loaded module of every pack that is not ComfyUI's own."""
         named = {module: self.name_of(self.root_of(module)) for module in self.modules()}
         return {module: name for module, name in named.items() if name}
 
     def states(self, roots: Iterable[str]) -> dict[str, dict[str, Any]]:
         """{module: {name: value}} of the plain data in the global variables of these packs' modules.
 
-        A node may set such a variable when it runs, here, and a patch may read it when it samples, there. Plain data
-        are numbers, strings, tensors, devices, dtypes, and containers of them; of a dict, and of an object of a pack's
-        own class, the entries that are. What else a module holds (servers, locks, classes, models) is in a worker as
-        its import made it.
+        A node may set such a variable when it runs, in the parent, and a patch may read it when it samples, in a
+        worker. Plain data are numbers, strings, tensors, devices, dtypes, and containers of them; of a dict, and of an
+        object of a pack's own class, the entries that are plain. Everything else that a module holds (servers, locks,
+        classes, models) is in a worker as its import made it.
         """
         wanted = set(roots)
         given = {name: vars(module) for name, module in _loaded().items() if self.root_of(name) in wanted}
@@ -90,19 +90,19 @@ class Packs:
 
 
 def pack_in(error: BaseException, names: dict[str, str]) -> str | None:
-    """The pack whose code was the last to run, of those in `names`, when an error was raised; None if there is none."""
+    """The pack whose code was innermost in an error's traceback, of those in `names`; None if there is none."""
     modules = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((names[module] for module in reversed(modules) if module in names), None)
 
 
 def adopt(states: dict[str, dict[str, Any]], modules: PathModules) -> None:
-    """Give the modules of this process the variables that `Packs.states` found in another."""
+    """Set the variables that `Packs.states` found in another process in the modules of this one."""
     for name, state in states.items():
         _update(vars(modules.load(name)), state)
 
 
 def namespaces(states: dict[str, dict[str, Any]], modules: PathModules) -> list[Namespace]:
-    """Where this process holds the variables in `states`: its modules and what is in them, in the order of `states`."""
+    """This process's namespaces with the variables in `states`: modules, and objects in them, in `states`' order."""
     return [found for name, state in states.items() for found in _holders(name, vars(modules.load(name)), state)]
 
 
@@ -122,7 +122,7 @@ def _data_in(variables: dict) -> dict[str, Any]:
 
 
 def _plain_entries(entries: dict, seen: set[int] | None = None, depth: int = 0) -> dict:
-    """Of what is met again by another way, which packs that know each other's objects have much of, the first stays."""
+    """The entries that are plain data. Objects reachable by several paths, as packs often have them, are kept once."""
     plain, seen = {}, set() if seen is None else seen
     for name, value in entries.items():
         if not _is_plain(name, depth):
@@ -137,7 +137,7 @@ def _plain_entries(entries: dict, seen: set[int] | None = None, depth: int = 0) 
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether a value is data throughout. One that holds itself is not."""
+    """Whether a value is plain data throughout. A value that holds itself is not."""
     if depth > _DEEPEST:
         return False
     if type(value) is dict:
@@ -148,7 +148,7 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 def _entries_of(value: Any) -> dict:
-    """What may be changed one by one: the entries of a dict, and the attributes of an object of a pack's own class."""
+    """The entries that can be set one by one: those of a dict, or the attributes of an object of a pack's own class."""
     if type(value) is dict:
         return value
     of_a_pack = type(value) is SimpleNamespace or os.path.isabs(type(value).__module__)
@@ -156,11 +156,11 @@ def _entries_of(value: Any) -> dict:
 
 
 class _Some(dict):
-    """Some entries: those that are plain data."""
+    """The plain entries of a dict or object that is not plain as a whole."""
 
 
 def _update(variables: dict, state: dict) -> None:
-    """A container that is plain throughout is replaced, so that it is the same object everywhere in the job."""
+    """Set variables. A container that is plain throughout is replaced: it is then one object everywhere in the job."""
     for name, value in state.items():
         if isinstance(value, _Some):
             _update(_entries_of(variables.get(name)), value)

@@ -1,7 +1,7 @@
-"""A ModelPatcher travels as a recipe (how its loader made it) and a delta (what the workflow changed since).
+"""Sends a ModelPatcher to the workers: a recipe (how its loader made it) and a delta (what the workflow changed since).
 
-A model whose loader left no recipe, such as a ControlNet, travels itself: its structure pickled, each tensor an entry
-of the shared store.
+A model whose loader left no recipe, such as a ControlNet, is sent by value: its structure pickled, each large tensor
+an entry of the shared store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comfy.model_patcher import ModelPatcher
 from .modules import PathModules
 from .pickling import JobPickler, JobUnpickler, ShippingError
 
-# What belongs to a patcher in its own process: the module, where it lies, and what is applied to it just now.
+# Attributes that do not travel: the module, its devices, and what is applied to it at present.
 _OWN = {
     "model",
     "load_device",
@@ -43,15 +43,15 @@ _OWN = {
 
 
 def describe(patcher: ModelPatcher) -> str:
-    """What to call a model in a message."""
+    """The name of a model in a message."""
     return f"{type(patcher.model).__name__} ({type(patcher).__name__})"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a worker gets a patcher's model: `stream` for `cook`, with the stored tensors and the packs it refers to.
+    """How a worker makes a patcher's model: the `stream` for `cook`, and the stored tensors and packs it refers to.
 
-    Equal streams make equal models, so that a worker which has made one keeps it.
+    Equal streams make equal models, so that a worker can keep and reuse the model it made.
     """
 
     stream: bytes
@@ -60,9 +60,9 @@ class Recipe:
 
 
 def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
-    """The call of its loader that makes the model again; for a model whose loader left none, the model itself.
+    """The call of its loader that makes the model again; if the loader left none, the pickled model itself.
 
-    A recipe holds the age of the files it names, so that a replaced file is reloaded. A model itself travels as it is
+    A recipe includes the modification times of its files, so that a replaced file is reloaded. A pickled model is sent
     at rest: unpatched, and off the device.
 
     Raises ShippingError for a model that has no recipe and cannot be pickled.
@@ -87,7 +87,7 @@ def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
 
 
 def _refuse_removed_files(patcher: ModelPatcher, arguments: tuple) -> None:
-    """What was loaded here may be gone from the disk since."""
+    """Raises ShippingError if a file was removed since it was loaded here."""
     for path in arguments:
         if isinstance(path, str) and os.path.isabs(path) and not os.path.exists(path):
             raise ShippingError(
@@ -97,7 +97,10 @@ def _refuse_removed_files(patcher: ModelPatcher, arguments: tuple) -> None:
 
 
 def _refuse_changes_in_place(patcher: ModelPatcher) -> None:
-    """What nodes for seamless pictures do to the module itself is in no file that a worker could load."""
+    """Raises ShippingError if a node changed convolutions in place, as those for seamless pictures do.
+
+    No file that a worker could load has such a change.
+    """
     for path, module in patcher.model.named_modules():
         if "_conv_forward" in vars(module):
             raise ShippingError(
@@ -108,7 +111,7 @@ def _refuse_changes_in_place(patcher: ModelPatcher) -> None:
 
 
 def cook(stream: bytes, directory: Path, device: torch.device, modules: PathModules) -> ModelPatcher:
-    """Make a model from its recipe, with weights that are mapped from the file or the store, not copied."""
+    """Make a model from its recipe, with weights mapped from the file or the store, not copied."""
     make, arguments = JobUnpickler(stream, [], directory, device, modules).read()
     return make(*arguments)
 
@@ -124,10 +127,10 @@ def _from_module(model: torch.nn.Module, load_device: torch.device, offload_devi
 
 
 def write_delta(patcher: ModelPatcher, pickler: JobPickler) -> None:
-    """Write all that the workflow hung on the patcher, one piece per attribute so that an error names the attribute.
+    """Write all that the workflow put on the patcher, one piece per attribute so that an error names the attribute.
 
-    A worker makes a plain patcher around a module; of which class it is to be comes with it. Dynamic loading is for
-    processes that run ComfyUI's main.py.
+    A worker makes a plain ModelPatcher around a module sent by value, so the patcher's class is written too. Dynamic
+    patchers become plain: dynamic loading is for processes that run ComfyUI's main.py.
     """
     kept = {name: value for name, value in vars(patcher).items() if name not in _OWN}
     plain = patcher.cached_patcher_init is not None or patcher.is_dynamic()
@@ -137,7 +140,7 @@ def write_delta(patcher: ModelPatcher, pickler: JobPickler) -> None:
 
 
 def read_delta(patcher: ModelPatcher, unpickler: JobUnpickler) -> None:
-    """Give a worker's clone what `write_delta` wrote of the parent's patcher."""
+    """Set on a worker's clone what `write_delta` wrote of the parent's patcher."""
     kind, names = unpickler.read()
     if kind is not None:
         patcher.__class__ = kind
@@ -147,10 +150,10 @@ def read_delta(patcher: ModelPatcher, unpickler: JobUnpickler) -> None:
 
 @contextmanager
 def mapped_weights() -> Iterator[None]:
-    """While active, a diffusion model takes over the tensors of its state dict instead of copying their values.
+    """While active, loading a diffusion model's state dict assigns its tensors instead of copying their values.
 
-    Tensors read from a safetensors file are mappings of it, so all workers share one copy in the page cache. A tensor
-    whose dtype is not the model's is cast, as copying would.
+    Tensors read from a safetensors file are memory-mapped, so all workers share one copy in the page cache. A tensor
+    whose dtype is not the model's is cast, as copying would do.
     """
     load_model_weights = comfy.model_base.BaseModel.load_model_weights
 

@@ -1,16 +1,17 @@
-"""One pickler for all that a workflow hangs on a model: closures, modules, tensors and other models.
+"""The pickler for everything a workflow puts on a model: closures, modules, tensors and other models.
 
-What must not travel by value is written as a persistent id:
-- a tensor: its bytes when small, else its key in the shared store;
-- a ModelPatcher: a number; its recipe and delta follow on their own (see patcher.py), so that a closure may hold the
-  very patcher it hangs on;
+Objects that must not travel by value are written as a persistent id:
+- a tensor: its bytes if small, else its key in the shared store;
+- a ModelPatcher: a number; its recipe and delta are written separately (see patcher.py), so that a closure on a
+  patcher may hold that same patcher;
 - a module (or config, or latent format) that belongs to such a patcher's model: the patcher's number and a dotted path;
-- a device that is not the CPU: nothing, the worker's own device takes its place;
-- a class or function of a file whose path has a dot: the path and its name, which `import` could not follow;
-- ComfyUI's server: nothing, the worker's own, which never starts, takes its place;
-- `Local` objects: what belongs to the parent only, such as the pool; nothing travels, a pass-through takes its place.
-What needs help to travel by value is in reducers.py. What may change in the workers is noted (see counterparts.py), and
-the last piece names it: so each side has a list of its own objects in the same order, for a few bytes each.
+- a device other than the CPU: the worker's own device takes its place;
+- a class or function from a file whose path has a dot, which `import` cannot find: the path and the name;
+- ComfyUI's server: the worker's own, which never starts, takes its place;
+- a `Local` object, which belongs to the parent only, such as the pool: a number; a pass-through takes its place.
+Objects that pickle cannot send by value without help are in reducers.py. Objects that may change in the workers are
+noted (see counterparts.py), and the last piece lists them: so each side has a list of its own objects in the same
+order, for a few bytes each.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ class ShippingError(ValueError):
 
 
 class Local:
-    """Base of objects that stay in the parent. Where one is a wrapper, the worker's copy passes the call through."""
+    """Base of objects that stay in the parent. If one is a wrapper, a worker's stand-in passes the call through."""
 
 
 class PassThrough:
-    """What a worker has in place of a `Local`: as a wrapper it does nothing."""
+    """A worker's stand-in for a `Local`: as a wrapper it does nothing."""
 
     def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Call what is wrapped."""
+        """Call the wrapped function."""
         return executor(*args, **kwargs)
 
 
 _EMPTY = CellType()
-# Of these come most objects of a module, and none needs a persistent id.
+# Most objects of a module are of these types, and none needs a persistent id.
 _CONSTANTS = {bool, bytes, complex, float, frozenset, int, str, tuple, type(None)}
 _CONTAINERS = {bytearray, dict, list, set}
 
 
 def own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
-    """{id: dotted path} of every object that a worker's own copy of the model has too."""
+    """{id: dotted path} of every part of a patcher's model, which a worker's own copy of the model has too."""
     model = patcher.model
     parts = {id(module): path for path, module in model.named_modules(remove_duplicate=False)}
     for name in ("model_config", "latent_format"):
@@ -69,7 +70,7 @@ def own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
             parts[id(getattr(model, name))] = name
     replaced = patcher.object_patches_backup.items()
     parts.update({id(old): path for path, old in replaced if isinstance(old, torch.nn.Module)})
-    # A patch stands where the model's own part stood while it is applied, but it is no part of the model.
+    # An applied object patch takes the place of a part of the model, but is no part of it.
     for patch in patcher.object_patches.values():
         parts.pop(id(patch), None)
     return parts
@@ -78,7 +79,7 @@ def own_parts(patcher: comfy.model_patcher.ModelPatcher) -> dict[int, str]:
 class JobPickler(cloudpickle.Pickler):
     """Pickles a job piece by piece into one stream, so that pieces may share objects and an error names its piece.
 
-    Hooks, for instance, are known by identity to both the conditioning and the patcher.
+    Hooks, for instance, are shared by identity between the conditioning and the patcher.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -118,11 +119,11 @@ class JobPickler(cloudpickle.Pickler):
         return {root for _, root in self._of_packs}
 
     def leave_out(self, objects: Iterator[Any]) -> None:
-        """Of these objects nobody is to hear how they change in the workers."""
+        """Exclude these objects from those whose changes in the workers are reported."""
         self._seen.leave_out(objects)
 
     def end(self, guider: Any, namespaces: list[Namespace]) -> Counterparts:
-        """Write the last piece. Returns this side of what `JobUnpickler.end` returns there."""
+        """Write the last piece. Returns this side's Counterparts; `JobUnpickler.end` returns the other side's."""
         objects = self._seen.objects()
         self.write(objects, "What may change in a run")
         tensors = dict(self._tensors.values())
@@ -153,7 +154,7 @@ class JobPickler(cloudpickle.Pickler):
         return None if part is None else ("part", *part)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called by pickle for what travels by value, and for functions and classes that travel by name."""
+        """Called by pickle for objects that travel by value, and for functions and classes that travel by name."""
         reduced = reduction(obj)
         if reduced is None:
             reduced = super().reducer_override(obj)
@@ -162,7 +163,7 @@ class JobPickler(cloudpickle.Pickler):
         return reduced
 
     def patcher_number(self, patcher: comfy.model_patcher.ModelPatcher) -> int:
-        """The patcher's number in this job, given on first sight. A model without a recipe travels itself, at rest."""
+        """The patcher's number in this job, given on first use. A model without a recipe is first put at rest."""
         for number, known in enumerate(self.patchers):
             if known is patcher:
                 return number
@@ -171,7 +172,7 @@ class JobPickler(cloudpickle.Pickler):
         return self.add_patcher(patcher)
 
     def add_patcher(self, patcher: comfy.model_patcher.ModelPatcher) -> int:
-        """Give the patcher the next number; the parts of its model do not travel from now on."""
+        """Give the patcher the next number; from now on the parts of its model are written as persistent ids."""
         number = len(self.patchers)
         self.patchers.append(patcher)
         for key, path in own_parts(patcher).items():
@@ -184,7 +185,10 @@ class JobPickler(cloudpickle.Pickler):
         return next(number for number, known in enumerate(self._local) if known is local)
 
     def _register_patchers_of(self, obj: Any) -> None:
-        """Whoever holds a patcher (a ControlNet, a VAE) may hold its module beside it, and come to that first."""
+        """Number the patchers that an object holds, before its contents are pickled.
+
+        An object with a patcher (a ControlNet, a VAE) may also hold the patcher's module, which may be pickled first.
+        """
         if isinstance(obj, FunctionType):
             held = [cell.cell_contents for cell in obj.__closure__ or () if cell != _EMPTY]
         else:
@@ -194,8 +198,8 @@ class JobPickler(cloudpickle.Pickler):
                 self.patcher_number(value)
 
     def _note(self, obj: Any) -> None:
-        """Remember what is of a pack."""
-        if isinstance(obj, FunctionType):  # whose __module__ is another's where it bears another's name
+        """Note an object whose code is a pack's."""
+        if isinstance(obj, FunctionType):  # its __module__ is another's if it has another's name (functools.wraps)
             name = obj.__globals__.get("__name__")
         elif isinstance(obj, ModuleType):
             name = obj.__name__
@@ -207,7 +211,7 @@ class JobPickler(cloudpickle.Pickler):
             self._of_packs.append((obj, root))
 
     def _culprit(self) -> str | None:
-        """After a failure: the pack of the innermost object that cannot travel by itself."""
+        """After a failure: the pack of the last noted object that cannot be pickled by itself."""
         for obj, root in reversed(self._of_packs):
             if (name := self.packs.name_of(root)) and not self._travels(obj):
                 return name
@@ -218,15 +222,15 @@ class JobPickler(cloudpickle.Pickler):
         alone.patchers, alone._parts = list(self.patchers), dict(self._parts)
         try:
             alone.dump(obj)
-        except Exception:  # whatever it is, it is what `write` is telling about
+        except Exception:  # `write` reports the error itself
             return False
         return True
 
     def _tensor_id(self, tensor: torch.Tensor) -> tuple | None:
-        """The persistent id of a tensor; None for subclasses and complex ones, which travel as they are made."""
+        """The persistent id of a tensor; None for subclasses, other layouts and complex ones, which travel by value."""
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
             return None
-        if tensor.is_complex():  # safetensors does not know them all
+        if tensor.is_complex():  # safetensors does not support all complex dtypes
             return None
         # The pair keeps it alive, so that no other tensor gets its id during this job.
         token, _ = self._tensors.setdefault(id(tensor), (len(self._tensors), tensor))
@@ -250,8 +254,8 @@ def _is_server(obj: Any) -> bool:
 class JobUnpickler(pickle.Unpickler):
     """The inverse of JobPickler: reads the pieces in the order they were written.
 
-    `patchers` are the worker's own, in the order of their numbers; `modules` knows the files that bear their path as
-    name.
+    `patchers` are the worker's own, in the order of their numbers; `modules` loads modules that are named by a file
+    path.
     """
 
     def __init__(
@@ -275,7 +279,7 @@ class JobUnpickler(pickle.Unpickler):
         return self.load()
 
     def end(self, guider: Any, namespaces: list[Namespace]) -> Counterparts:
-        """Read the last piece: what this process has of all that may change."""
+        """Read the last piece. Returns this process's Counterparts."""
         objects = self.read()
         return Counterparts((guider, *objects), self._tensors, namespaces, self._patchers, self._local)
 
@@ -304,10 +308,10 @@ class JobUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")
 
     def _tensor(self, flags: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """One tensor for one tensor of the parent, however many references there are."""
+        """The tensor with a token; made once, however many references there are."""
         token, is_parameter, requires_grad, on_device = flags
         if token not in self._tensors:
-            with torch.inference_mode(False):  # of such tensors torch counts who writes to them
+            with torch.inference_mode(False):  # torch counts writes only to normal tensors
                 tensor = make()
                 if on_device:
                     tensor = tensor.to(self._device)
@@ -320,7 +324,7 @@ def _from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torc
 
 
 def _part_of(patcher: comfy.model_patcher.ModelPatcher, path: str) -> Any:
-    """The model's own part at a dotted path ("" is the model), also while an object patch stands in its place."""
+    """The model's own part at a dotted path ("" is the model), even while an object patch is applied in its place."""
     if path in patcher.object_patches_backup:
         return patcher.object_patches_backup[path]
     return comfy.utils.get_attr(patcher.model, path) if path else patcher.model

@@ -1,4 +1,4 @@
-"""How far a run is: the sampler's steps as its callback tells them, for ComfyUI, the terminal and the panel."""
+"""The progress of a run: passes the sampler's steps to ComfyUI's callback, the terminal and the panel."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .sampling import Arguments
 
 
 class Steps:
-    """The steps a sampler has done, and how many there will be as far as that is known.
+    """Counts the steps a sampler has done, and their total if it is known.
 
-    ComfyUI tells a sampler's callback as many steps as its schedule has. That is not so for samplers with steps of
-    their own (dpm_adaptive), nor for one of another pack that goes on beyond them or begins to count again.
+    ComfyUI tells a sampler's callback that there are as many steps as the schedule has. That is wrong for samplers with
+    steps of their own (dpm_adaptive), and for other packs' samplers that exceed the schedule or restart their count.
     """
 
     def __init__(self, arguments: Arguments) -> None:
@@ -29,19 +29,19 @@ class Steps:
 
     @property
     def total(self) -> int:
-        """All steps of the run; 0 where nobody knows."""
+        """The number of steps of the run; 0 if unknown."""
         return self._planned if self.done <= self._planned else 0
 
     def __call__(self, step: int) -> None:
-        """The sampler says that it has done its step `step`, from 0; one that it counts backwards begins again."""
+        """Count the sampler's step `step`, from 0; a number smaller than the last means that its count restarted."""
         self.done += step - self._last if step >= self._last else step + 1
         self._last = step
 
 
 class Progress:
-    """Hands the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel.
+    """Passes the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel.
 
-    The callback gets its tensors on `device`, where stock sampling has them: a previewer may keep its weights there.
+    The callback gets its tensors on `device`, as in stock sampling: a previewer may keep its weights there.
     """
 
     def __init__(self, arguments: Arguments, run: LiveRun, device: torch.device) -> None:
@@ -59,7 +59,7 @@ class Progress:
         self._bar.close()
 
     def __call__(self, step: int, total: int, payload: bytes) -> None:
-        """A worker's sampler has called back, with what ComfyUI would give its own callback here."""
+        """Handle a callback from worker 0's sampler; `payload` holds the tensors ComfyUI would give its callback."""
         self._steps(step)
         self._bar.total = self._steps.total or None
         self._bar.update(self._steps.done - self._bar.n)
@@ -70,7 +70,7 @@ class Progress:
 
 
 def watched(arguments: Arguments, run: LiveRun) -> Arguments:
-    """`arguments` of a sampler that runs in this process, with a callback that also tells the panel of its steps."""
+    """`arguments` for a sampler that runs in this process, with a callback that also shows its steps in the panel."""
     steps, started = Steps(arguments), time.perf_counter()
     live().again(run)
 

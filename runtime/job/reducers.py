@@ -1,4 +1,4 @@
-"""How objects travel that pickle and cloudpickle refuse or change: functions in functions, model configs, modules."""
+"""Reducers for objects that pickle and cloudpickle refuse or alter: nested functions, model configs, modules ..."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .runtime_attributes import MAY_BE_EMPTY, PATCHER, is_of_memory_management, 
 
 
 def reduction(obj: Any) -> tuple | None:
-    """How to pickle `obj`, as `__reduce__` says it; None for what needs no help."""
+    """How to pickle `obj`, in the form `__reduce__` returns; None for objects that need no help."""
     if isinstance(obj, FunctionType):
         return _function(obj)
     if isinstance(obj, CellType):
@@ -34,10 +34,10 @@ def reduction(obj: Any) -> tuple | None:
 
 
 def _function(function: FunctionType) -> tuple | None:
-    """A function defined in another one (or a lambda) of a module that the worker can import too.
+    """A nested function (or a lambda) of a module that the worker can import too; None for any other function.
 
-    It gets the globals of the worker's module, and the variables it closes over stay shared with its siblings, which
-    cloudpickle would both copy: a step counter that two patches share would become two.
+    It gets the globals of the worker's module, and the variables it closes over stay shared with its siblings.
+    Cloudpickle would copy both: a step counter that two patches share would become two.
     """
     module = home_of(function)
     if module is None or _by_value(module):
@@ -79,7 +79,7 @@ def _set_attributes(function: FunctionType, state: dict) -> None:
 
 
 def _cell(cell: CellType) -> tuple:
-    """A variable that functions close over. Its value comes after it, as it may be the very function."""
+    """A variable that functions close over. Its value is set after it is made, as it may be one of those functions."""
     try:
         return _make_cell, (), (cell.cell_contents,), None, None, _fill
     except ValueError:  # not assigned yet
@@ -95,17 +95,17 @@ def _fill(cell: CellType, contents: tuple) -> None:
 
 
 def _is_node_at_work(obj: Any) -> bool:
-    """Whether it is what ComfyUI's server runs a node with: a locked copy of its class, which it makes for each run."""
+    """Whether it is the locked copy of a node's class that ComfyUI's server makes for each run of the node."""
     return isinstance(obj, type) and (type(obj).__module__, type(obj).__name__) == (lock_class.__module__, "LockedMeta")
 
 
 def _node_at_work(node: type) -> type:
-    """Such a copy, made as the server makes it. Hidden inputs (the prompt, the node's number) stay in the parent."""
+    """Make such a copy as the server does. Hidden inputs (the prompt, the node's number) stay in the parent."""
     return lock_class(node.PREPARE_CLASS_CLONE(None))
 
 
 def _tensor(tensor: torch.Tensor) -> tuple | None:
-    """A tensor of a class of its own: as GGUF's, with values as any tensor has, or ComfyUI's quantised one, a wrapper.
+    """A tensor of a subclass: one with ordinary values, as GGUF's, or a wrapper subclass, as ComfyUI's quantised one.
 
     Its attributes travel with it; those of a wrapper are the tensors it is made of.
     """
@@ -127,7 +127,7 @@ def _as_subclass(values: torch.Tensor, kind: type) -> torch.Tensor:
 
 
 def _module(module: torch.nn.Module) -> tuple | None:
-    """A module as it would be had no device ever held it."""
+    """A module without the attributes it has from being held on a device."""
     kind = type(module)
     if not any(is_of_memory_management(kind, name) for name in vars(module)):
         return None

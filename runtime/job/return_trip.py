@@ -1,6 +1,6 @@
-"""How a worker's changes travel back: as a job travels there, with what both sides have named by its place.
+"""Sends a worker's changes back to the parent, pickled like a job; objects that both have are written as their place.
 
-The parent reads what its own workers have written, so this need not be the plain data of pool/messages.py.
+The parent trusts what its own workers have written, so this need not be plain data as in pool/messages.py.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .pickling import JobPickler, JobUnpickler, PassThrough, ShippingError
 from .store import get
 
 LARGEST_BYTES = 1 << 30
-"""The tensors that return may take this much together."""
+"""The limit for all returned tensors together, in bytes."""
 
 
 def without_resources(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> list[Change]:
-    """The changes but for variables of packs' modules that now hold what no process can give to another.
+    """The changes without those variables of packs' modules whose new values cannot be pickled.
 
-    Those are locks, sessions, compiled functions, made on first use: each process makes its own, as on import.
+    Such values are locks, sessions, compiled functions, made on first use: each process makes its own, as on import.
     """
     if all(change.place[0] != "namespace" for change in changes):
         return list(changes)
@@ -38,7 +38,7 @@ def without_resources(changes: Sequence[Change], counterparts: Counterparts, dir
 
 
 def write_changes(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> bytes:
-    """The changes as bytes; large tensors go to `directory`. Raises ShippingError for what cannot travel."""
+    """The changes as bytes; large tensors go to `directory`. Raises ShippingError if something cannot be pickled."""
     pickler = _ReturnPickler(directory, counterparts)
     pickler.dump(len(changes))
     for change in changes:
@@ -50,7 +50,7 @@ def write_changes(changes: Sequence[Change], counterparts: Counterparts, directo
 
 
 def make_changes(stream: bytes, counterparts: Counterparts, directory: Path, modules: dict[str, str]) -> None:
-    """Make the changes that a worker has written to this process's objects: all, or, if one cannot be read, none.
+    """Apply the changes that a worker has written to this process's objects: all, or none if one cannot be read.
 
     `modules` are the files of packs' modules (Packs.modules). Raises ShippingError.
     """
@@ -68,7 +68,7 @@ def make_changes(stream: bytes, counterparts: Counterparts, directory: Path, mod
 
 
 class _ReturnPickler(JobPickler):
-    """Pickles what changed: of what the parent has itself the place, everything else by value."""
+    """Pickles changes: objects that the parent has too are written as their place, everything else by value."""
 
     def __init__(self, directory: Path, counterparts: Counterparts) -> None:
         super().__init__(directory)
@@ -103,7 +103,7 @@ class _ReturnPickler(JobPickler):
 
 
 class _TrialPickler(_ReturnPickler):
-    """Tells what can be pickled, and writes no tensor to the store: every worker tries, and they share one."""
+    """Finds out what can be pickled. Writes no tensor to the store, as every worker tries and all share the store."""
 
     def narrowed(self, change: Change) -> Change:
         """The change of a namespace without the entries whose values cannot be sent."""
@@ -123,7 +123,7 @@ class _TrialPickler(_ReturnPickler):
 
 
 class _ReturnUnpickler(JobUnpickler):
-    """Reads the changes in the parent."""
+    """Reads in the parent what _ReturnPickler wrote in a worker."""
 
     def __init__(self, stream: bytes, counterparts: Counterparts, directory: Path, modules: PathModules) -> None:
         device = comfy.model_management.get_torch_device()

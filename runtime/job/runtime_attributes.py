@@ -1,7 +1,7 @@
-"""What ComfyUI's memory management hangs on a model's modules while it has them on a device.
+"""Recognises attributes that ComfyUI's memory management sets on a model's modules while they are on a device.
 
-Each process hangs up its own, so these attributes do not travel. They are not listed here, as newer ComfyUI has more:
-they are those that ComfyUI's code of memory management gives to objects of others, and the module's own class does not.
+Each process sets its own, so they do not travel. They are not listed here, as newer ComfyUIs have more: they are the
+attributes that ComfyUI's memory management code sets on other objects and that the module's own class does not set.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ _MANAGEMENT = (
     "comfy.model_prefetch",
     "comfy.pinned_memory",
 )
-# Names that are put together when they are used, or given by the layers to themselves while they run.
+# Beginnings of names that are composed at run time, or that layers set on themselves while they run.
 _BEGINNINGS = ("_v", "_pin", "_prefetch", "_comfy_")
 _ENDS = ("_lowvram_function",)
-# Empty on modules that were on a device once; their classes say the same.
+# Empty lists left on modules that were on a device once; their classes have the same default.
 MAY_BE_EMPTY = ("bias_function", "weight_function")
-# The patcher whose run a model is in.
+# The patcher that is running a model at present.
 PATCHER = "current_patcher"
 
 
 def is_of_this_process(kind: type[nn.Module], name: str) -> bool:
-    """Whether the attribute `name` of a module of class `kind` comes from holding it on a device."""
+    """Whether the attribute `name` of a module of class `kind` comes from holding the module on a device."""
     if name == PATCHER or hasattr(kind, name) or name in _own_names(kind):
         return False
     return name.startswith(_BEGINNINGS) or name.endswith(_ENDS) or name in _given_names()
 
 
 def is_of_memory_management(kind: type[nn.Module], name: str) -> bool:
-    """Whether a process hangs such an attribute on the modules it runs, itself or with another value."""
+    """Whether each process sets this attribute on the modules it runs, or sets it to a value of its own."""
     return name == PATCHER or name in MAY_BE_EMPTY or is_of_this_process(kind, name)
 
 
 @cache
 def _given_names() -> frozenset[str]:
-    """The attributes that memory management sets on objects other than its own `self`."""
+    """The attributes that memory management code sets on objects other than `self` and `cls`."""
     codes = (code for name in _MANAGEMENT if importlib.util.find_spec(name) for code in _codes(_code_of(name)))
     return frozenset(name for code in codes for name, owner in _stores(code) if owner not in ("self", "cls"))
 
@@ -64,7 +64,7 @@ def _code_of(module: str) -> CodeType:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """The code and that of the functions defined in it."""
+    """Yields a code object and those of the functions defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -72,7 +72,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _stores(code: CodeType) -> Iterator[tuple[str, str]]:
-    """(attribute, the variable whose attribute it is) of every assignment to an attribute."""
+    """Yields (attribute, name of the variable whose attribute it is) for every attribute assignment."""
     before = ""
     for step in dis.get_instructions(code):
         if step.opname in ("STORE_ATTR", "DELETE_ATTR"):

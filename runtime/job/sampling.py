@@ -1,4 +1,4 @@
-"""A sampling job: what ComfyUI was about to sample, packed in the parent and rebuilt in every worker."""
+"""A sampling job: one `outer_sample` call, packed in the parent and rebuilt in every worker."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .pickling import JobPickler, JobUnpickler
 from .return_trip import make_changes
 from .store import keep_only
 
-# Our wrappers on a model, in the parent and in the workers, are known by this key.
+# The key of our wrappers on a model, in the parent and in the workers.
 WRAPPER_KEY = "compact_parallel"
 
 
 class Arguments(NamedTuple):
-    """What ComfyUI calls a guider's `outer_sample` with."""
+    """The arguments of a guider's `outer_sample`."""
 
     noise: torch.Tensor
     latent_image: torch.Tensor
@@ -47,14 +47,14 @@ class Arguments(NamedTuple):
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """The state of torch's global generators here, by kind of device."""
+    """The state of torch's global generators in this process, by kind of device."""
     device = comfy.model_management.get_torch_device()
     on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **on_gpu}
 
 
 def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Put the global generators of this process into the state `random_state` returned elsewhere."""
+    """Put this process's global generators into the state that `random_state` returned in another process."""
     torch.set_rng_state(state["cpu"])
     device = comfy.model_management.get_torch_device()
     if device.type == "cuda" and "cuda" in state:
@@ -63,7 +63,7 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What worker 0 returns: the samples, the changes for `return_trip.make_changes`, and the random state after it."""
+    """The result of worker 0: samples, changes for `return_trip.make_changes`, and the random state after the run."""
 
     samples: torch.Tensor
     changes: bytes
@@ -85,13 +85,13 @@ class Result:
 
 @dataclass
 class SamplingJob:
-    """One `outer_sample` call and the guider whose call it is.
+    """One `outer_sample` call and its guider.
 
     `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
     `alone` are the degrees for calls that Step Reuse evaluates one by one, and `batches` tells whether it may evaluate
-    several calls of a worker as one batch. `random_state`: some samplers draw from torch's global generators, which
-    must be where the parent's are. `warnings`: what a worker that rebuilt the job has to tell. `counterparts`: what may
-    change in the run, here and in the other process; None before the job is packed.
+    several calls of a worker as one batch. `random_state` is the parent's: some samplers draw from torch's global
+    generators. `warnings` are those of the worker that rebuilt the job. `counterparts` are the objects that may change
+    in the run, in this process's copy; None before the job is packed.
     """
 
     guider: comfy.samplers.CFGGuider
@@ -107,21 +107,21 @@ class SamplingJob:
 
     @property
     def expected_calls(self) -> int:
-        """Model calls of a sampler that makes one per step; those that make more are not known beforehand."""
+        """The number of model calls if the sampler makes one per step; more are not known beforehand."""
         return max(1, len(self.arguments.sigmas) - 1)
 
     def take_back(self, result: Result, directory: Path) -> None:
-        """Change here what the run has changed in the workers. Raises ShippingError; then nothing is changed."""
+        """Apply here what the run has changed in the workers. Raises ShippingError; nothing is changed then."""
         if result.changes:
             make_changes(result.changes, self.counterparts, directory, Packs().modules())
         set_random_state(result.random_state)
 
     def pack(self, directory: Path) -> bytes:
-        """The job as bytes; its large tensors go to `directory`. Raises ShippingError naming what cannot travel."""
+        """The job as bytes; large tensors go to `directory`. Raises ShippingError that names what cannot be sent."""
         pickler = JobPickler(directory)
         guider = self.guider
         additional, _ = get_additional_models(guider.conds, guider.model_patcher.model_dtype())
-        for patcher in (guider.model_patcher, *additional):  # their parts are known before anything refers to them
+        for patcher in (guider.model_patcher, *additional):  # numbered before anything refers to their parts
             pickler.patcher_number(patcher)
         pickler.leave_out(_made_for_one_run(guider))
         state = {name: value for name, value in vars(guider).items() if name not in OF_ONE_RUN}
@@ -162,7 +162,7 @@ class SamplingJob:
 
 
 def _made_for_one_run(guider: comfy.samplers.CFGGuider) -> Iterator[Any]:
-    """The containers that ComfyUI made when this run began and drops at its end."""
+    """Yields the objects that ComfyUI made when this run began and drops at its end."""
     yield from containers_of(guider.model_options)
     yield from containers_of(guider.conds)
     yield from (cond for conds in guider.conds.values() for cond in conds)
@@ -186,9 +186,9 @@ class ModelKey(NamedTuple):
 
 
 class JobRebuilder:
-    """Rebuilds jobs in a worker, and keeps the models they were made from for the next one.
+    """Rebuilds jobs in a worker, and keeps their models for the next job.
 
-    Those of the job before stay, too: workflows such as Wan 2.2's sample with two in turn.
+    The models of the job before stay too: workflows such as Wan 2.2's sample with two models in turn.
     """
 
     def __init__(self, finder: PathModules, directory: Path, device: torch.device) -> None:
@@ -204,9 +204,9 @@ class JobRebuilder:
         self._models, self._current, self._previous = {}, set(), set()
 
     def rebuild(self, payload: bytes) -> SamplingJob:
-        """The job behind `payload`. Models already loaded from the same recipe are used again.
+        """Rebuild the job from `payload`. Models already loaded from the same recipe are used again.
 
-        Raises Refused when the code of a custom node pack fails here, such as one that cannot be imported twice.
+        Raises Refused if code of a custom node pack fails here, such as a pack that cannot be imported twice.
         """
         data = pickle.loads(payload)
         self._finder.table.update(data["modules"])
@@ -227,7 +227,7 @@ class JobRebuilder:
         if set(keys) != self._current:
             self._previous, self._current = self._current, set(keys)
         kept = {key: model for key, model in self._models.items() if key in self._previous | self._current}
-        self._models = kept  # what is not kept goes before the new ones come
+        self._models = kept  # drop old models before loading new ones
         self._models |= {key: self._cook(key.recipe) for key in self._current - kept.keys()}
         patchers = [self._models[keys[number]].clone() for number in data["models"]]
         unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device, self._finder)

@@ -1,6 +1,6 @@
-"""A shared store of tensors: each is written once, under the hash of its content, and mapped by every worker.
+"""A shared store of tensors: each is written once, to a file named by the hash of its content, and mapped by workers.
 
-A LoRA or a ControlNet that stays the same is so sent once, however many runs use it.
+A LoRA or a ControlNet that stays the same is thus sent once, however many runs use it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import safetensors.torch
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-# A file and a mapping cost more than copying so few bytes into the job.
+# Tensors up to this size are copied into the job, which costs less than a file and a mapping.
 INLINE_BYTES = 64 * 1024
-# Up to this size, which is that of a sample, a tensor is looked at as a whole to see whether it has changed: the many
-# tensors of a LoRA are looked at twice in every run.
+# To detect changes, tensors up to this size (that of a sample) are hashed as a whole: the many tensors of a LoRA are
+# checked twice in every run.
 GLANCE_BYTES = 64 * 1024
 _SUFFIX = ".safetensors"
 _LISTING = "models.json"
@@ -37,18 +37,18 @@ def content_hash(tensor: torch.Tensor) -> str:
 
 
 class KnownHashes:
-    """Remembers the hash of large tensors, so that weights of gigabytes are read once and not at every run.
+    """Caches the hashes of large tensors, so that weights of gigabytes are read once and not at every run.
 
-    A tensor is known by the memory it lies in (its storage while that lives, offset, shape, strides) and believed to be
-    unchanged while its version (torch counts writes, though not those to inference tensors or through `.data`) and a
-    sample of its bytes (64 windows of 1 KiB, evenly spread from first to last) are.
+    A tensor is identified by its memory (its storage while that lives, offset, shape, dtype; only contiguous tensors
+    are cached). It counts as unchanged while its version (torch counts writes, though not those to inference tensors or
+    through `.data`) and a sample of its bytes (64 windows of 1 KiB, evenly spread from first to last) are unchanged.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple, tuple[StorageWeakRef, tuple, str]] = {}
 
     def hash_of(self, tensor: torch.Tensor) -> str:
-        """`content_hash` of a tensor, wherever it lies."""
+        """`content_hash` of a tensor on any device."""
         if not tensor.is_contiguous() or tensor.numel() * tensor.element_size() <= INLINE_BYTES:
             return content_hash(tensor.detach().cpu().contiguous())
         storage = StorageWeakRef(tensor.untyped_storage())
@@ -65,10 +65,9 @@ class KnownHashes:
 
 
 def glance(tensor: torch.Tensor) -> tuple:
-    """What differs when somebody has written to a tensor: a hash of all its bytes, of large ones as in KnownHashes.
+    """A cheap value that differs after a write to a tensor: a hash of its bytes; version and sample of a large tensor.
 
-    Costs nothing noticeable, wherever the tensor lies. Nothing is known of one without values, or with a layout of its
-    own.
+    Costs nothing noticeable, on any device. Empty for a meta tensor, a subclass or a layout that is not strided.
     """
     if tensor.is_meta or tensor.layout != torch.strided or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return ()
@@ -91,7 +90,7 @@ def _sample(tensor: torch.Tensor) -> bytes:
     data = _bytes(tensor.detach())
     step = (data.numel() - _WINDOW_BYTES) // (_WINDOWS - 1)
     windows = data.as_strided((_WINDOWS, _WINDOW_BYTES), (step, 1), data.storage_offset())
-    # The division leaves a rest: the last window is taken from the end.
+    # The step is rounded down, so the last window is taken from the end.
     return blake3.blake3(torch.cat((windows[:-1].reshape(-1), data[-_WINDOW_BYTES:])).cpu().numpy()).digest()
 
 
@@ -99,7 +98,7 @@ _known = KnownHashes()
 
 
 def put(directory: Path, tensor: torch.Tensor) -> str:
-    """Write a tensor unless it is there already, whole. Returns its key. Raises OSError where it cannot be written."""
+    """Write a tensor unless its complete file exists. Returns its key. Raises OSError if it cannot be written."""
     key = _known.hash_of(tensor)
     path = directory / f"{key}{_SUFFIX}"
     if not _holds(path, tensor.nbytes):
@@ -118,7 +117,7 @@ def put(directory: Path, tensor: torch.Tensor) -> str:
 
 
 def _holds(path: Path, nbytes: int) -> bool:
-    """Whether a file is there and as long as the header of a safetensors file with `nbytes` of data says."""
+    """Whether a safetensors file with `nbytes` of data exists and has its full length (by its header)."""
     try:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
@@ -154,9 +153,9 @@ def _size(nbytes: int) -> str:
 def keep_only(directory: Path, keys: Set[str], weights: Set[str] = frozenset()) -> None:
     """Delete every stored tensor but these.
 
-    `weights` are the keys of models. They stay until two other models came: workflows may sample with two in turn, and
-    the workers keep as many. Workers that still map a tensor keep it until they let go. Windows deletes no file that is
-    mapped; it goes with a later call.
+    `weights` are the keys of models' tensors. They stay until two other sets of models have come: workflows may sample
+    with two models in turn, and the workers keep as many. A worker that still maps a deleted file keeps its tensor.
+    Windows deletes no file that is mapped; a later call does.
     """
     listing = directory / _LISTING
     current, previous = _listed(listing)
@@ -174,7 +173,7 @@ def keep_only(directory: Path, keys: Set[str], weights: Set[str] = frozenset()) 
 
 
 def _listed(listing: Path) -> tuple[list[str], list[str]]:
-    """The keys of the current and the previous models. A lost or broken listing only costs writing a tensor again."""
+    """The keys of the current and the previous models. If the listing is lost or broken, tensors are written again."""
     try:
         current, previous = json.loads(listing.read_text())
     except (OSError, ValueError, TypeError):
@@ -183,9 +182,9 @@ def _listed(listing: Path) -> tuple[list[str], list[str]]:
 
 
 def get(directory: Path, key: str) -> torch.Tensor:
-    """The tensor of this key, mapped anew: its pages are shared by all who map it, until one of them writes to his.
+    """Map the tensor with this key. Its pages are shared by all processes that map it (copy on write).
 
-    Raises OSError where its file is gone or cut short.
+    Raises OSError if its file is gone or truncated.
     """
     path = directory / f"{key}{_SUFFIX}"
     try:

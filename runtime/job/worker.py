@@ -1,4 +1,4 @@
-"""Runs sampling jobs in a worker: ComfyUI's own sampler, with the parallelism of the job wrapped around it."""
+"""Runs sampling jobs in a worker: ComfyUI's own sampler with the job's parallelism put on as wrappers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from .sampling import WRAPPER_KEY, JobRebuilder, Result, SamplingJob, random_sta
 
 
 class SamplingHandler:
-    """One worker's side of every sampling job; see pool.worker.Handler."""
+    """Rebuilds and runs sampling jobs on one worker; see pool.worker.Handler."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
@@ -52,12 +52,12 @@ class SamplingHandler:
         self._mesh = Mesh(orders.rank, orders.world)
 
     def probe(self) -> dict:
-        """Measure the link between the workers, and what compressing costs on their devices. Collective."""
+        """Measure the link between the workers, and the cost of compression on their devices. Collective."""
         speed = measure_link(self._device)
         return Link(*speed, slowest(codec_seconds_per_value(self._device))).to_json()
 
     def prepare(self, payload: bytes) -> SamplingJob:
-        """Rebuild the job; loads the model from its file when it is new here."""
+        """Rebuild the job; loads the model from its file unless this worker has it already."""
         with torch.inference_mode():
             job = self._rebuilder.rebuild(payload)
         try:
@@ -73,7 +73,7 @@ class SamplingHandler:
                 return self._run(job, control)
         except MetAlone as error:
             raise RefusedAlone(str(error)) from error
-        except Unsupported as error:  # the guards of a plan look at what all ranks see alike
+        except Unsupported as error:  # a plan's guards check only what is the same on all ranks
             raise Refused(str(error)) from error
 
     def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
@@ -99,7 +99,7 @@ class SamplingHandler:
             mind.end()
             left = random_state()
             for patcher in job.counterparts.patchers:
-                patcher.eject_model()  # what comes into a model for a run is to be as it was before, too
+                patcher.eject_model()  # nothing was injected when `watch` began
             changes = agreed_changes(watch, job, self._orders.rank, self._directory)
         result = Result(samples, changes, left).to_bytes() if self._orders.rank == 0 else b""
         about = {"sampling_seconds": clock.seconds, "accepted": rounds.accepted if rounds is not None else None}
@@ -127,14 +127,14 @@ class SamplingHandler:
         )
 
     def renew(self) -> None:
-        """After a job that broke off: other process groups, and every model as its file has it."""
+        """After a job that the ranks did not end together: make a new mesh, and drop all models to reload them."""
         self._mesh = Mesh(self._orders.rank, self._orders.world)
         self.park()
 
     def park(self) -> int:
         """Drop the weights; the next job maps them from their files again. Returns the bytes that stay allocated.
 
-        To move them would copy what is mapped into memory of this process: as much again for every worker, and seconds.
+        Moving them to the host would take seconds and copy mapped weights into each worker's own memory.
         """
         self._rebuilder.forget()
         for entry in comfy.model_management.current_loaded_models:
@@ -144,9 +144,10 @@ class SamplingHandler:
         return self._device_bytes()
 
     def tidy(self) -> None:
-        """Free what a job left in reference cycles, such as residual bases, and give the device what is not in use.
+        """Free what a job left in reference cycles, such as residual bases, and release unused memory of the device.
 
-        Python would not do it for long, since few objects hold that memory. ComfyUI does the same after a prompt.
+        Python would not collect them for a long time, since only few objects hold that memory. ComfyUI does the same
+        after a prompt.
         """
         gc.collect()
         comfy.model_management.soft_empty_cache()
@@ -178,7 +179,7 @@ class SamplingHandler:
 
 
 class _Clock:
-    """A SAMPLER_SAMPLE wrapper that measures the sampler alone, without loading the model."""
+    """A SAMPLER_SAMPLE wrapper that times the sampler alone, without loading the model."""
 
     def __init__(self) -> None:
         self._before = 0.0
@@ -198,7 +199,7 @@ class _Clock:
 
 
 def _figures(ledger: Ledger, clock: _Clock, rounds: StepParallel | None) -> dict:
-    """What worker 0 can say in the middle of a run: fields of report.live.LiveRun."""
+    """Worker 0's figures in the middle of a run: fields of report.live.LiveRun."""
     sent, uncompressed = ledger.totals()
     figures = {"seconds": clock.seconds, "bytes_sent": sent, "bytes_uncompressed": uncompressed}
     if rounds is not None:
@@ -209,7 +210,7 @@ def _figures(ledger: Ledger, clock: _Clock, rounds: StepParallel | None) -> dict
 def add_wrappers(
     model_options: dict, outermost: dict[str, Callable] | None = None, innermost: dict[str, Callable] | None = None
 ) -> None:
-    """Put ours around (outermost) or inside of (innermost) the workflow's own wrappers; dict order is call order."""
+    """Put our wrappers around (outermost) or inside (innermost) the workflow's own; dict order is call order."""
     wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
     for kind, wrapper in (outermost or {}).items():
         wrappers[kind] = {WRAPPER_KEY: [wrapper], **wrappers.get(kind, {})}

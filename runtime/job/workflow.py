@@ -1,4 +1,4 @@
-"""Where in the running workflow this is: what a run leaves in its report, so that it is found again behind it."""
+"""Identifies the node that is executing, so that nodes behind it (Parallel Report) can find the run's report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfy_execution.utils import get_executing_context
 
 @dataclass(frozen=True)
 class Place:
-    """The node that is executed: its prompt, its id, and which entry of a list it is at (0 where there is none)."""
+    """The executing node: its prompt, its id, and the index in the list of inputs it runs over (0 if there is none)."""
 
     prompt_id: str
     node: str
@@ -23,13 +23,13 @@ class Place:
     prompt: DynamicPrompt
 
     def origins(self) -> tuple[str, ...]:
-        """What a run of this node is found by; also by the node that was expanded into this one."""
+        """The keys by which a run of this node is found: its own, and that of the node that was expanded into it."""
         nodes = {self.node, self.prompt.get_real_node_id(self.node)}
         return tuple(origin(self.prompt, node, self.entry) for node in nodes)
 
 
 def place() -> Place | None:
-    """The node that is executed in this thread; None where no workflow is."""
+    """The node that is executing in this thread; None outside a workflow."""
     context = get_executing_context()
     if context is None:
         return None
@@ -37,10 +37,10 @@ def place() -> Place | None:
 
 
 def origin(prompt: DynamicPrompt, node: str, entry: int) -> str:
-    """A name for what a node makes: the same as long as it and all before it are the same, as for ComfyUI's cache.
+    """A key for a node's output: the same as long as the node and all nodes before it are, as in ComfyUI's cache.
 
-    So a node whose output came from the cache has the one of the prompt that made it, and a node of another workflow
-    has another even where it has the same id.
+    So a node whose output came from the cache has the key from the prompt that made it, and a node of another workflow
+    has a different key even if it has the same id.
     """
     described: dict[str, Any] = {}
     waiting = [node]
@@ -55,5 +55,5 @@ def origin(prompt: DynamicPrompt, node: str, entry: int) -> str:
 
 
 def _object(value: Any) -> str:
-    """An input that an expanded node was given as it is, which JSON has no word for."""
+    """A string for an input that JSON cannot hold: expanded nodes get objects as they are."""
     return f"{type(value).__qualname__} {id(value)}"

@@ -227,7 +227,7 @@ class Pool:
         self._show_finishing()
 
     def _leave(self) -> None:
-        """Release the lock, if the pool is "finishing" only after the workers are done (waited for in a thread)."""
+        """Release the lock; if the pool is "finishing", a thread holds the lock until the workers are done."""
         if self._lock.depth == 1 and self.state == "finishing":
             self._lock.pass_to(self._finish)
         else:
