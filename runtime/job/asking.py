@@ -98,7 +98,7 @@ def _needs_all(sampler: Any) -> bool:
 
 
 def _override(wrapper: Callable) -> _Override | None:
-    """The CFG Override that this wrapper is, if it is one."""
+    """The settings of a wrapper that ComfyUI's CFG Override node has made; None for any other wrapper."""
     if named(wrapper) != _CFG_OVERRIDE:
         return None
     values = inspect.getclosurevars(wrapper).nonlocals

@@ -126,7 +126,7 @@ def _is_moved(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _entries(before: dict, now: dict) -> Entries | None:
     kept = [key for key in before if key in now]
-    if list(now)[: len(kept)] != kept:  # another order: everything anew
+    if list(now)[: len(kept)] != kept:  # the order has changed: set everything anew
         return Entries(list(before), now)
     removed = [key for key in before if key not in now]
     new = {key: value for key, value in now.items() if key not in before or not _same(before[key], value)}
@@ -252,7 +252,7 @@ def _read_tensor(tensor: torch.Tensor) -> tuple:
 
 
 def _values_of_tensor(tensor: torch.Tensor, before: tuple, now: tuple) -> torch.Tensor:
-    return tensor.detach()  # another object, which travels by value
+    return tensor.detach()  # a new object, so that it travels by value
 
 
 def _write_tensor(tensor: torch.Tensor, values: torch.Tensor) -> None:

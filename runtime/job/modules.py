@@ -64,7 +64,7 @@ class PathModules(importlib.abc.MetaPathFinder):
         Raises ModuleNotFoundError for a name that is not in the table.
         """
         package = name.rpartition(".")[0]
-        if package in self.table:  # which may import this module in its turn
+        if package in self.table:  # loading the package may import this module
             self.load(package)
         if name not in sys.modules:
             spec = self.find_spec(name, None)

@@ -111,7 +111,7 @@ class JobPickler(cloudpickle.Pickler):
             ) from error
 
     def stream(self) -> bytes:
-        """All pieces so far."""
+        """All pieces so far, as bytes."""
         return self._stream.getvalue()
 
     def roots(self) -> set[str]:

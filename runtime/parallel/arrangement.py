@@ -1,4 +1,7 @@
-"""An arrangement: how the ranks share one evaluation of the model, and the change from one arrangement to another."""
+"""Applies degrees to a model: an arrangement is the set of wrappers by which ranks share the model's evaluation.
+
+`Arrangements` switches between several during a run, as Step Reuse needs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ from .sequence import sequence_parallel
 
 
 class Arrangement:
-    """Who evaluates which conditions, batch entries and tokens. Its wire keeps its residual bases from use to use."""
+    """The wrappers for one set of degrees, which divide conditions, batch entries and tokens over the ranks.
+
+    Its wire keeps its compression bases from use to use.
+    """
 
     def __init__(
         self,
@@ -34,7 +40,7 @@ class Arrangement:
         *,
         whole_batch: bool = False,
     ) -> None:
-        """`whole_batch`: something within the model may go by all entries of a batch (see DataParallel)."""
+        """`whole_batch`: code inside the model may depend on the whole batch (see DataParallel)."""
         self.wrappers: dict[str, Callable] = {WrappersMP.CALC_COND_BATCH: CountConditions(ledger)}
         if degrees.cfg > 1:
             cache = SharedEasyCache(axes["cfg"], ledger)
@@ -50,7 +56,7 @@ class Arrangement:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """For the block's duration the model is sharded. Collective at its end: nothing is on its way any more."""
+        """For the block's duration the model is sharded. Collective at its end, which waits for messages in flight."""
         with contextlib.ExitStack() as stack:
             around_the_model = [self._data] if self._data is not None else []
             if self._shard is not None:
@@ -61,7 +67,7 @@ class Arrangement:
 
 
 def _inside(outer: Callable, inner: Callable) -> Callable:
-    """One wrapper that does what `inner` does within what `outer` does."""
+    """Composes two wrappers: `outer` is called around `inner`."""
 
     def wrapper(executor: Callable, *args: Any, **kwargs: Any) -> Any:
         return outer(partial(inner, executor), *args, **kwargs)
@@ -70,7 +76,7 @@ def _inside(outer: Callable, inner: Callable) -> Callable:
 
 
 class Arrangements:
-    """The one arrangement in use, as wrappers on a model. A context manager: at its end none is in use."""
+    """Wrappers on a model that delegate to the arrangement in use. A context manager; after it none is in use."""
 
     INNERMOST = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
     OUTERMOST = (WrappersMP.DIFFUSION_MODEL,)
@@ -89,18 +95,18 @@ class Arrangements:
         self._stack.__exit__(kind, value, traceback)
 
     def use(self, arrangement: Arrangement) -> None:
-        """Later evaluations are shared this way. Collective when it changes."""
+        """Share later evaluations by this arrangement. Collective if it is not in use already."""
         if arrangement is not self._current:
             self._stack.close()
             self._stack.enter_context(arrangement.in_use())
             self._current = arrangement
 
     def innermost(self) -> dict[str, Callable]:
-        """What goes inside the workflow's wrappers, by kind; each does what that of the arrangement in use does."""
+        """The wrappers, by kind, that go inside the workflow's; each delegates to the arrangement in use."""
         return {kind: self._delegate(kind) for kind in self.INNERMOST}
 
     def outermost(self) -> dict[str, Callable]:
-        """The same for what goes around them."""
+        """The wrappers, by kind, that go around the workflow's."""
         return {kind: self._delegate(kind) for kind in self.OUTERMOST}
 
     def _delegate(self, kind: str) -> Callable:

@@ -1,4 +1,4 @@
-"""CFG parallelism: each group of ranks evaluates its own conditions of a model call."""
+"""CFG parallelism: the conditions of a model call (cond, uncond ...) are divided over groups of ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..report.ledger import Ledger
 
 
 def owners(conds: list, groups: int) -> dict[int, int]:
-    """{index of a condition: group that evaluates it}, in turns; conditions that are None or empty have none."""
+    """{index of a condition: group that evaluates it}, round-robin, without conditions that are None or empty."""
     active = [index for index, cond in enumerate(conds) if cond]
     return {index: turn % groups for turn, index in enumerate(active)}
 
@@ -34,7 +34,7 @@ class CfgParallel:
         timestep: torch.Tensor,
         model_options: dict,
     ) -> list[torch.Tensor]:
-        """The predictions of all conditions, each shaped like `x_in`. Every group evaluates a single condition."""
+        """The predictions of all conditions, each shaped like `x_in`. A single one is evaluated by every group."""
         owner = owners(conds, self._axis.size)
         self._ledger.shared("cfg", len(owner) > 1)
         if len(owner) < 2:
@@ -67,7 +67,7 @@ class CfgParallel:
 def _see_schedules(
     model: Any, conds: Iterable[list[dict]], x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
 ) -> None:
-    """Keyframes of hooks go by the calls they have seen, those with the conditions of other groups, too."""
+    """Advance the hook keyframes of conditions that other groups evaluate: keyframes count the calls they have seen."""
     for cond in (cond for several in conds for cond in several if cond.get("hooks") and "default" not in cond):
         if comfy.samplers.get_area_and_mult(cond, x_in, timestep) is not None:
             model.current_patcher.prepare_hook_patches_current_keyframe(timestep, cond["hooks"], model_options)

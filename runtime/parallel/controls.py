@@ -1,7 +1,7 @@
-"""ControlNets under sequence parallelism: their tokens, or rows, are split as those of the model they steer.
+"""ControlNets under sequence parallelism: their tokens or rows are split over the same ranks as those of the model.
 
-ComfyUI runs them before each model call, from `ControlNet.get_control`, on every rank in the same order with the same
-arguments. So their ranks may talk to each other there.
+ComfyUI runs ControlNets before each model call, in `ControlNet.get_control`, on every rank in the same order with the
+same arguments. So the ranks may communicate there.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ ATTENTION = (
     ("comfy.ldm.flux.math", "optimized_attention"),
     ("comfy.ldm.qwen_image.model", "optimized_attention_masked"),
 )
-# What adds tokens to those of the picture, in front of which the residuals are added.
+# Conditioning that adds reference tokens to those of the picture. Control is added to the first tokens.
 REFERENCES = ("ref_latents", "ref_latent", "reference_latent")
 WHOLE = "The ControlNet {} is run whole by every worker: {}."
 
 
 @contextlib.contextmanager
 def shared_controls(patcher: Any, model: Hooked, attention: SequenceAttention) -> Iterator[None]:
-    """While active, the ControlNets that ComfyUI runs share their work over the ranks of `attention`, exactly.
+    """While active, ControlNets are split over the ranks of `attention`, exactly, as is the `model` of `patcher`.
 
-    They steer the `model` of `patcher`, which is split over the same ranks. Where ComfyUI does not let them, every rank
-    runs them whole.
+    If this ComfyUI does not support it, every rank runs them whole.
     """
     if against(CONTROL):
         yield
@@ -65,7 +64,7 @@ def shared_controls(patcher: Any, model: Hooked, attention: SequenceAttention) -
 
 
 class _Known:
-    """In place of the ControlNet before one in a chain, whose residuals are known already."""
+    """Stands for the previous ControlNet in a chain, whose control outputs are computed already."""
 
     def __init__(self, residuals: Any) -> None:
         self._residuals = residuals
@@ -75,7 +74,7 @@ class _Known:
 
 
 class _Controls:
-    """The ControlNets met so far, each with its sharding; None for one that is run whole."""
+    """The ControlNets seen so far, each with its sharding; None for one that is run whole."""
 
     def __init__(self, patcher: Any, model: Hooked, attention: SequenceAttention) -> None:
         self._patcher, self._model, self._attention = patcher, model, attention
@@ -92,12 +91,12 @@ class _Controls:
         batched: int,
         options: dict,
     ) -> Any:
-        """What `original` gives for this control and those chained before it."""
+        """The control of this ControlNet and of those chained before it, as `original` returns it."""
         given = (x, t, cond, batched, options)
         sharding, slots = self._sharding_of(control.control_model), _slots(options, x.shape[0])
         if sharding is None or slots is None:
             return original(control, *given)
-        # A module may be steered with twice in a chain: what is remembered of messages is for each on its own.
+        # A chain may use one module twice; each use has its own compression streams.
         _, number = self._numbers.setdefault(id(control), (control, len(self._numbers)))
         slots = tuple((f"control {number} {cond}", sample) for cond, sample in slots)
         previous = control.previous_controlnet
@@ -112,9 +111,9 @@ class _Controls:
             control.previous_controlnet = previous
 
     def _takes_own_only(self, cond: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-        """Whether every rank adds to its own tokens or rows only, those that are its own in the ControlNet, too.
+        """Whether each rank needs the control for its local shard only, which is also its shard of the ControlNet.
 
-        Not where something of the workflow may look at the residuals, or move them, or add tokens to the picture's.
+        False if code of the workflow may read the control or move it, or if tokens are added to the picture's.
         """
         around = wrapped_by_others(options, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
         around = around or may_change_the_model(self._patcher.model_options, options)
@@ -124,9 +123,9 @@ class _Controls:
         if around or patched or wrapped or referred or injections(self._patcher) or not self._model.cuts_residuals:
             return False
         try:
-            if not self._model.attached:  # then what is changed in it is not known yet
+            if not self._model.attached:  # `changed` is known only after attaching
                 self._model.attach()
-        except Unsupported:  # which the call of the model itself will say
+        except Unsupported:  # the model's own call will raise it
             return False
         return not self._model.changed
 
@@ -155,7 +154,7 @@ class _Controls:
 
 
 def _slots(options: Mapping[str, Any], batch: int) -> Slots | None:
-    """The names of the batch entries; None where something has taken the batch apart, which the model will say."""
+    """The names of the batch entries; None if a wrapper has split the batch, which the model's own call will report."""
     try:
         return batch_slots(options, batch)
     except Unsupported:
@@ -164,7 +163,7 @@ def _slots(options: Mapping[str, Any], batch: int) -> Slots | None:
 
 @contextlib.contextmanager
 def attention_through(sharding: Hooked) -> Iterator[None]:
-    """While active, the blocks of a ControlNet attend through its sharding."""
+    """While active, the attention functions that ControlNets' modules import are patched to go through `sharding`."""
     functions = {place: getattr(sys.modules[place[0]], place[1]) for place in ATTENTION}
     try:
         for (module, name), function in functions.items():

@@ -1,4 +1,7 @@
-"""Wrappers that write down what the calls of a run were: what there was to divide shows there, and nowhere before."""
+"""Wrappers that count, for the ledger, what each call had to divide: conditions, and tokens or rows.
+
+Only the calls themselves show this for certain.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from .cfg import owners
 
 
 class CountConditions:
-    """A CALC_COND_BATCH wrapper: how many conditions every call asks for."""
+    """A CALC_COND_BATCH wrapper that counts the conditions of every call."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -24,9 +27,9 @@ class CountConditions:
 
 
 class CountSplit:
-    """An APPLY_MODEL wrapper around a model whose tokens or rows are split: whether any were.
+    """An APPLY_MODEL wrapper around a sharded model that counts whether any tokens or rows were split.
 
-    What is divided is put together again at the end of the model, so it travels.
+    If so, bytes were sent: the shards are gathered at the end of the model.
     """
 
     def __init__(self, ledger: Ledger) -> None:

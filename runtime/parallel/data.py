@@ -1,9 +1,9 @@
-"""Data parallelism: each group of ranks evaluates its own batch entries of a model call.
+"""Data parallelism: the batch entries of a model call are divided over groups of ranks.
 
-The batch is divided at the model, not at the job: every rank runs the sampler on the whole batch, so that noise, masks,
-guiders and step parallelism are those of the whole batch, and one latent per entry and call crosses the link.
+The batch is divided at the model, not at the job: every rank runs the sampler on the whole batch. So noise, masks,
+guiders and step parallelism need no change, and one latent per entry and call crosses the link.
 
-R rows of a model call: n conditions x B batch entries, entries fastest.
+R rows of a model call: n conditions x B batch entries, entries varying fastest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WITHIN = "patches inside of the model may go by the whole batch"
 
 
 def rows_of(rows: int, conditions: int, groups: int) -> list[list[int]]:
-    """The rows of every group: of each condition the group's own entries, as even as can be."""
+    """The rows of every group: the same entries of each condition, divided as evenly as possible."""
     entries = rows // conditions
     shares = torch.arange(entries).tensor_split(groups)
     return [
@@ -39,7 +39,7 @@ class DataParallel:
     """
 
     def __init__(self, axis: Axis, ledger: Ledger, *, whole: bool = False) -> None:
-        """`whole`: no call may be divided, as something within the model may go by the whole batch."""
+        """`whole`: no call may be divided, as code inside the model may depend on the whole batch."""
         self._axis = axis
         self._ledger = ledger
         self._whole = whole
@@ -94,7 +94,7 @@ def _check(shares: list[list[int]], options: Mapping[str, Any], conditioning: Ma
         raise _Whole("there were fewer batch entries than groups")
     if any(conditioning.get(name) is not None for name in FRAMES):
         raise _Whole("the batch is the frames of one video")
-    # What such code holds may belong to certain entries, or it may decide by what it sees of all of them.
+    # Such code may hold values for certain entries, or decide by all of them.
     patches = [kind for kind in ("patches", "patches_replace") if any(options.get(kind, {}).values())]
     if patches or wrapped_by_others(options, "diffusion_model"):
         raise _Whole(WITHIN)
@@ -103,7 +103,7 @@ def _check(shares: list[list[int]], options: Mapping[str, Any], conditioning: Ma
 
 
 def _narrow(value: Any, own: list[int], rows: int) -> Any:
-    """The own rows of all tensors in `value` that have them; those with one row for all stay as they are."""
+    """Cuts all tensors in `value` to the group's rows; tensors with a single row for all stay as they are."""
     if isinstance(value, Tensor):
         if value.ndim == 0 or value.shape[0] == 1:
             return value

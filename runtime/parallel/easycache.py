@@ -1,6 +1,6 @@
-"""EasyCache under CFG parallelism: the group with the condition that decides tells the others what it decided.
+"""EasyCache under CFG parallelism: the group that evaluates the first condition decides for all groups.
 
-ComfyUI's EasyCache skips a call by what its first condition changed, and all other conditions do as that one does.
+ComfyUI's EasyCache decides by the change of the first condition whether to skip a call; all other conditions follow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from .cfg import owners
 
 @dataclass
 class _Decision:
-    """What is known of one call: whether the leader has `told`, and |output| of the first's batch, sum and count."""
+    """The state of one call.
+
+    `together`: the uuids of the conditions batched with the first. `told`: the leader's decision is known.
+    `magnitude`: sum and count of |output| of the own conditions among `together`.
+    """
 
     together: set[Any]
     told: bool = False
@@ -33,8 +37,8 @@ class _Decision:
 class SharedEasyCache:
     """The wrappers of a job with cfg_degree; they do nothing for models without EasyCache.
 
-    Exact: the groups skip, with what they have kept of their own conditions, the calls that one device would skip whose
-    memory holds all conditions as one batch.
+    Exact: the groups skip the same calls as one device whose memory holds all conditions as one batch, each with what
+    it has cached of its own conditions.
     """
 
     def __init__(self, axis: Axis, ledger: Ledger) -> None:
@@ -48,10 +52,10 @@ class SharedEasyCache:
     def call(
         self, executor: Callable, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict
     ) -> list[Tensor]:
-        """CALC_COND_BATCH, around CfgParallel: who decides in this call.
+        """The CALC_COND_BATCH wrapper around CfgParallel: finds out which group decides in this call.
 
-        Where every call asks for one condition, each group has all of EasyCache's own.
-        Raises Unsupported when the first condition moves from group to group on the way.
+        If every call has one condition only, each group evaluates it and EasyCache needs no help.
+        Raises Unsupported if the first condition moves from group to group during the run.
         """
         holder = _easycache(model_options.get("transformer_options", {}))
         if holder is None or not holder.should_do_easycache(timestep) or holder.is_past_end_timestep(timestep):
@@ -60,13 +64,13 @@ class SharedEasyCache:
         outputs = executor(model, conds, x_in, timestep, model_options)
         decision, self._decision = self._decision, None
         if decision is not None:
-            self._decide(decision)  # where the model does not ask for wrappers
+            self._decide(decision)  # in case the model never called the DIFFUSION_MODEL wrappers
             if not decision.skips:
                 self._share_magnitude(decision, holder)
         return outputs
 
     def forward(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """DIFFUSION_MODEL, around EasyCache: the leader says whether it skips, the others wait for that."""
+        """The DIFFUSION_MODEL wrapper around EasyCache: the leader sends whether it skips, the others wait for it."""
         decision = self._decision
         if decision is None:
             return executor(*args, **kwargs)
@@ -74,7 +78,7 @@ class SharedEasyCache:
         holder = _easycache(options)
         if self._axis.index != self._leader:
             self._decide(decision)
-            holder.initial_step = False  # none of the own conditions is the first
+            holder.initial_step = False  # this group does not have the first condition
             holder.skip_current_step = decision.skips
             output = executor(*args, **kwargs)
         elif holder.initial_step or holder.has_first_cond_uuid(options["uuids"]):
@@ -116,7 +120,7 @@ class SharedEasyCache:
         return original(*args, **kwargs)
 
     def _decide(self, decision: _Decision, *, skips: bool = False) -> None:
-        """Once per call: the leader tells the others that it `skips` or not, and they wait to be told."""
+        """Once per call: the leader sends to the other groups whether it `skips`, and they receive it."""
         if decision.told:
             return
         decision.told = True
@@ -128,7 +132,7 @@ class SharedEasyCache:
         decision.skips = bool(said)
 
     def _share_magnitude(self, decision: _Decision, holder: Any) -> None:
-        """EasyCache measures changes by the mean magnitude of the output of the whole batch that the first is in."""
+        """Sum the magnitude over the groups: EasyCache uses the mean |output| of the first condition's whole batch."""
         if self._axis.index != self._leader:
             exchange(self._axis, {self._leader: decision.magnitude}, {}, self._ledger)
             return
@@ -145,7 +149,7 @@ def _easycache(options: Any) -> Any:
 
 
 def _entries(conds: list, x_in: Tensor, timestep: Tensor) -> dict[tuple[int, int], Any]:
-    """{(prediction, place in it): what ComfyUI evaluates for this condition now}, in the order ComfyUI takes them."""
+    """{(index in conds, place in it): what ComfyUI evaluates for this condition now}, in ComfyUI's order."""
     found = {
         (index, place): comfy.samplers.get_area_and_mult(cond, x_in, timestep)
         for index, several in enumerate(conds)
@@ -156,7 +160,7 @@ def _entries(conds: list, x_in: Tensor, timestep: Tensor) -> dict[tuple[int, int
 
 
 def _batch(entries: dict[tuple[int, int], Any]) -> list[tuple[int, int]]:
-    """The conditions that ComfyUI evaluates with the first; the last of them leads the batch, however much fits in."""
+    """The conditions that ComfyUI can batch with the first; the last of them comes first in the batch, at any size."""
     first = next(iter(entries.values()))
     fits = comfy.samplers.can_concat_cond
     return [place for place, entry in entries.items() if entry.hooks == first.hooks and fits(entry, first)]

@@ -1,4 +1,4 @@
-"""What every rank has to say, told to all."""
+"""An all-gather of short texts over all ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 
 def everyones(text: str) -> list[str]:
-    """The texts of all ranks, by rank. Collective: one small all_gather where nobody says anything."""
+    """The texts of all ranks, by rank. Collective: a single small all_gather if all texts are empty."""
     data, world = text.encode(), dist.get_world_size()
     sizes = torch.empty(world, dtype=torch.int64)
     dist.all_gather_into_tensor(sizes, torch.tensor([len(data)]))

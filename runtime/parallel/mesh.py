@@ -1,4 +1,4 @@
-"""The mesh: how the workers are arranged, data x cfg x step x ring x ulysses, ulysses varying fastest."""
+"""The mesh of workers: axes data x cfg x step x ring x ulysses, ulysses varying fastest; degrees and process groups."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ AXES = ("data", "cfg", "step", "ring", "ulysses")
 
 @dataclass(frozen=True)
 class Degrees:
-    """The size of every axis, and how its ranks exchange tensors (see config.StrategyConfig).
+    """The size of every mesh axis, and how attention exchanges tensors (see config.StrategyConfig).
 
-    `split_asked`: a person wants the tokens split so many ways, and not only the same picture sooner.
+    `split_asked`: the user set ring or ulysses by hand, so a model that cannot be split is an error.
     """
 
     data: int = 1
@@ -61,10 +61,10 @@ class Degrees:
 
 
 def manual_degrees(strategy: StrategyConfig, world: int, conditions: int | None, batch: int = 1) -> Degrees:
-    """The degrees the user set; no call evaluates more than `conditions` of `batch` entries each.
+    """The degrees the user set, for calls of at most `conditions` conditions with `batch` entries each.
 
-    `conditions` is None where that is not certain: then the calls show whether cfg_degree has something to do.
-    Raises ConfigError when they do not multiply to `world`, or there are fewer conditions than cfg_degree or fewer
+    `conditions` is None if it is uncertain; then only the run shows whether cfg_degree has something to do.
+    Raises ConfigError if the degrees do not multiply to `world`, or there are fewer conditions than cfg_degree or fewer
     entries than data_degree.
     """
     strategy.check_world(world)
@@ -108,15 +108,15 @@ def auto_degrees(
         conditions: how many conditions of a call may go to different workers (2 for CFG above 1).
         splits_tokens: whether the model has a sequence-parallel plan.
         heads: attention heads of the model, if known.
-        rows: into how many parts a picture can be split, if its rows are split and not its tokens.
+        rows: the largest number of parts a picture's rows can be split into, if rows are split and not tokens.
         look_ahead: how many calls Step Reuse evaluates at a time.
         batch: batch entries that may go to different workers.
-        ring: whether attention may have the queries of a part of the tokens only.
+        ring: whether attention may get the queries of the local shard only.
 
-    First what is exact and sends little: CFG takes two workers where two conditions are evaluated and the world is
-    even, then the batch entries take as many as divide both. Then as many as divide the rest look ahead. The tokens
-    take what is left: by Ulysses where more than two workers share them and the heads divide (then it sends less), else
-    by gathering K and V.
+    What is exact and sends little comes first: cfg takes two workers if two conditions are evaluated and the world is
+    even; then data takes as many as divide both the batch and the rest. Then step takes the largest degree up to
+    look_ahead that divides the rest. The tokens take what is left: by Ulysses if more than two workers share them and
+    the heads are divisible (it sends less then), else by gathering K and V.
     """
     only_cfg = not splits_tokens and look_ahead == 1 and world > 1
     cfg = 2 if conditions >= 2 and (world % 2 == 0 or only_cfg) else 1
@@ -137,9 +137,10 @@ def auto_degrees(
 
 
 def one_by_one(degrees: Degrees, *, conditions: int, splits_tokens: bool) -> Degrees:
-    """The arrangement of the same workers for a call that is evaluated alone: none is idle where it can be helped.
+    """The degrees of the same workers for a call that is evaluated alone, so that few workers are idle.
 
-    The step groups share the conditions, if nobody does yet, and the tokens. What is left of them repeats the work.
+    Of the step axis, cfg takes a factor of two if it is 1, step is even and there are two conditions; ring takes the
+    rest if tokens can be split. Step groups that are left repeat the work.
     """
     cfg, step, ring = degrees.cfg, degrees.step, degrees.ring
     if cfg == 1 and conditions >= 2 and step % 2 == 0:
@@ -150,7 +151,7 @@ def one_by_one(degrees: Degrees, *, conditions: int, splits_tokens: bool) -> Deg
 
 
 class Mesh:
-    """The axes of one rank, with their process groups. Groups are made once for each arrangement and kept."""
+    """The axes of one rank, with their process groups. Groups are made once per set of degrees and kept."""
 
     def __init__(self, rank: int, world: int) -> None:
         self._rank = rank
@@ -158,7 +159,7 @@ class Mesh:
         self._axes: dict[tuple[int, ...], dict[str, Axis]] = {}
 
     def axes(self, degrees: Degrees) -> dict[str, Axis]:
-        """The axes by name. Collective on the first use of an arrangement: every rank makes every group."""
+        """The axes by name. Collective on the first use of these degrees: every rank makes every group."""
         if degrees.sizes not in self._axes:
             self._axes[degrees.sizes] = {name: self._make(name, degrees) for name in AXES}
         return self._axes[degrees.sizes]
@@ -178,7 +179,7 @@ class Mesh:
 
 
 def axis_ranks(name: str, degrees: Degrees) -> list[tuple[int, ...]]:
-    """The global ranks of every line of the mesh along one axis, in a fixed order."""
+    """The global ranks of every group along one axis of the mesh, in a fixed order."""
     sizes = dict(zip(AXES, degrees.sizes))
 
     def rank(position: dict[str, int]) -> int:

@@ -1,6 +1,6 @@
-"""One mind: before every model call the ranks compare notes, so that all take the same path through it.
+"""The agreement of the ranks: before every model call they exchange a small header, so that all take the same path.
 
-A row of numbers from every rank is gathered; each rank reads the same rows and so decides the same.
+Headers are gathered from all ranks; each rank reads the same headers and so decides the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from ..pool.errors import AgreedError, Cancelled
 from ..report.ledger import Ledger
 
-# Ranks on different devices may compute a noise level that differs in its last bits; more is another path.
+# Ranks on different devices may compute noise levels that differ in the last bits; a larger difference is divergence.
 SIGMA_TOLERANCE = 1e-4
 END_OF_RUN = -1
 
@@ -33,10 +33,10 @@ class NotFinite(AgreedError):
 
 @dataclass(frozen=True)
 class Header:
-    """What one rank brings to a model call.
+    """One rank's state at a model call.
 
     `call` counts from 0; END_OF_RUN means the sampler has returned. `x_hash` is of the latent, `sigma` the noise level.
-    `free_memory` (bytes) decides how many conditions ComfyUI batches. `finite`: the call before returned real numbers.
+    `free_memory` (bytes) decides how many conditions ComfyUI batches. `finite`: the last call returned no NaN or Inf.
     """
 
     call: int
@@ -49,7 +49,7 @@ class Header:
     SIZE = 6
 
     def to_tensor(self) -> torch.Tensor:
-        """(6,) int64, the noise level bit by bit."""
+        """(6,) int64; the noise level's float64 bits are read as an integer."""
         sigma_bits = struct.unpack("<q", struct.pack("<d", self.sigma))[0]
         values = [self.call, sigma_bits, self.x_hash, self.free_memory, int(self.cancelled), int(self.finite)]
         return torch.tensor(values, dtype=torch.int64)
@@ -63,9 +63,9 @@ class Header:
 
 
 def check(headers: Sequence[Header], first_not_finite: str = "") -> None:
-    """Raises what all ranks have to raise at this call: Cancelled, NotFinite or Diverged.
+    """Raises Cancelled, NotFinite or Diverged if the headers say so; all ranks then raise the same class.
 
-    `first_not_finite`: the first tensor in which this rank met NaN or Inf on a link, if it did.
+    `first_not_finite`: the name of the first tensor on a link in which this rank saw NaN or Inf, if any.
     """
     first = headers[0]
     if first.cancelled:
@@ -93,15 +93,15 @@ def _place(header: Header) -> str:
 
 
 def hash_of(tensor: torch.Tensor) -> int:
-    """A hash of a tensor's bytes; two ranks that differ in one bit are told apart."""
+    """A CRC-32 of a tensor's bytes, which differs if a single bit does."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return zlib.crc32(flat.numpy())
 
 
 class OneMind:
-    """Keeps the ranks of one job together. `patcher` is the model being sampled.
+    """Makes the ranks of one job agree. `patcher` is the model being sampled.
 
-    As a PREDICT_NOISE wrapper it does so at every model call; where calls are evaluated in rounds, once a round.
+    As a PREDICT_NOISE wrapper it does so at every model call; with Step Reuse, once per round.
     """
 
     def __init__(self, patcher: Any, ledger: Ledger, cancelled: Callable[[], bool]) -> None:
@@ -125,7 +125,7 @@ class OneMind:
         return denoised
 
     def agree(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`x` and `timestep` of model call `call` as all ranks are to see them: rank 0's, where one differs.
+        """The `x` and `timestep` that all ranks use for model call `call`: rank 0's if any rank's differ.
 
         Raises Cancelled, NotFinite or Diverged, on all ranks.
         """
@@ -142,19 +142,19 @@ class OneMind:
         return x, timestep
 
     def has_room(self, x: torch.Tensor, calls: int) -> bool:
-        """Whether `calls` calls of latents like `x` (B, ...) fit through the model as one batch, on every rank.
+        """Whether `calls` calls of latents like `x` (B, ...) fit into memory as one batch, on every rank.
 
-        By ComfyUI's own estimate and with its own margin (samplers.calc_cond_batch); asked after `agree`.
+        By ComfyUI's own estimate and margin (samplers.calc_cond_batch); call it after `agree`.
         """
         needed = self._patcher.model.memory_required([calls * x.shape[0], *x.shape[1:]])
         return needed * 1.5 < self._patcher.get_free_memory(x.device)
 
     def seen(self, denoised: torch.Tensor) -> None:
-        """The model has said this; NaN or Inf stops all ranks when they agree next."""
+        """Record the model's output; NaN or Inf in it stops all ranks at the next agreement."""
         self._finite = bool(torch.isfinite(denoised).all())
 
     def end(self) -> None:
-        """After the sampler has returned: the last call's health, and that every rank got here."""
+        """Agree once more after the sampler has returned: every rank has got here, and the last call was finite."""
         self._gather(END_OF_RUN, 0.0, 0, 0)
 
     def _gather(self, call: int, sigma: float, x_hash: int, free_memory: int) -> list[Header]:

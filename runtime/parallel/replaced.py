@@ -1,4 +1,4 @@
-"""What of a model's own code a workflow says that it replaces: object patches and injections."""
+"""Lists the parts of a diffusion model that a workflow declares to change: object patches and injections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MODEL = "diffusion_model."
 def object_patches(patcher: Any) -> list[str]:
     """The paths of a diffusion model's modules and functions that are replaced, such as "diffusion_model.out.forward".
 
-    A compiled module computes what the module does, and values are no code.
+    Compiled modules, which compute the same as the original, and values that are no code are left out.
     """
     return [
         path
@@ -25,12 +25,12 @@ def object_patches(patcher: Any) -> list[str]:
 
 
 def injections(patcher: Any) -> list[str]:
-    """The names of what comes into the model for a run, as motion modules do."""
+    """The names of injections, which add code such as motion modules to the model during a run; without bypass LoRA."""
     return [name for name in patcher.injections if name != _BYPASS_LORA]
 
 
 def replaced_modules(patcher: Any) -> tuple[str, ...]:
-    """The paths within the diffusion model of the modules that object patches replace, or something of them."""
+    """The paths within the diffusion model of the modules that object patches replace or change in part."""
     paths = {path for path, _ in patcher.model.diffusion_model.named_modules()}
     found = set()
     for patch in object_patches(patcher):

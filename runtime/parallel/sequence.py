@@ -1,4 +1,4 @@
-"""Sequence parallelism: every rank runs the model on its part of the tokens, or of the rows of a picture."""
+"""Sequence parallelism: every rank runs the model on its local shard of the tokens, or of the rows of a picture."""
 
 from __future__ import annotations
 
@@ -41,11 +41,9 @@ def sequence_parallel(
     wire: Wire,
     ledger: Ledger,
 ) -> Iterator[Callable]:
-    """Shard the model of `patcher`, and the ControlNets that steer it, for the block's duration.
+    """Shard the model of `patcher`, and its ControlNets, for the block's duration. Yields the APPLY_MODEL wrapper.
 
-    Gives the APPLY_MODEL wrapper that belongs to it.
-
-    At its end nothing is on its way between the ranks. Raises Unsupported for a model family without a plan.
+    At its end no message between the ranks is in flight. Raises Unsupported for a model family without a plan.
     """
     module = patcher.model.diffusion_model
     attention = SequenceAttention(
@@ -61,13 +59,13 @@ def sequence_parallel(
     sharding.asked = degrees.split_asked
     with contextlib.ExitStack() as stack:
         stack.enter_context(attention)
-        stack.callback(sharding.detach)  # it attaches itself to the model that the first forward meets
+        stack.callback(sharding.detach)  # it attaches itself at the first forward
         stack.enter_context(shared_controls(patcher, sharding, attention))
         yield _ApplyModel(sharding, patcher)
 
 
 class _ApplyModel:
-    """The APPLY_MODEL wrapper: names the batch entries for the residual streams and puts our attention in place."""
+    """The APPLY_MODEL wrapper: names the batch entries for the compression streams and installs our attention."""
 
     def __init__(self, sharding: Hooked, patcher: Any) -> None:
         self._sharding = sharding
@@ -91,7 +89,7 @@ class _ApplyModel:
         except Unsupported as reason:
             if self._sharding.asked:
                 raise
-            self._sharding.detach()  # nothing has run yet: this call is the model's own on every rank
+            self._sharding.detach()  # nothing has run yet: every rank runs this call whole
             self._sharding.attention.ledger.warn(SOME_WHOLE.format(str(reason).partition(";")[0]))
             return executor(*given, transformer_options, **conditioning)
         previous = transformer_options.get(OVERRIDE)
@@ -105,9 +103,9 @@ class _ApplyModel:
             return executor(*given, options, **conditioning)
 
     def _begin(self, x: torch.Tensor, transformer_options: dict) -> None:
-        """Readies the sharding for a call. Raises Unsupported, on all ranks, for a model that nobody can split."""
+        """Prepares the sharding for a call. Raises Unsupported, on all ranks, for a model that cannot be split."""
         if may_change_the_model(self._patcher.model_options, transformer_options):
-            self._sharding.detach()  # what is in the model now is looked at anew
+            self._sharding.detach()  # so that the model is inspected again
         self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
         if self._injected and not set(self._sharding.changed).difference(self._sharding.replaced):
             raise self._sharding.plan.refuse(

@@ -1,4 +1,4 @@
-"""Whose wrappers are around the model."""
+"""Finds out whether the wrappers around a model are this pack's, ComfyUI's or another pack's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..sharding.origin import homes_of, is_comfyui_s
 
-# Those in which the model, called, is not yet at work.
+# The kinds of wrappers that are called before the diffusion model itself runs.
 AROUND_A_CALL = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 _OURS = f"{__name__.partition('.runtime.')[0]}.runtime."
 
@@ -26,7 +26,7 @@ def wrapped_by_others(options: Mapping[str, Any], *kinds: str) -> bool:
 
 
 def may_change_the_model(model_options: Mapping[str, Any], transformer_options: Mapping[str, Any]) -> bool:
-    """Whether code of other packs is around a model call, which may put code into the model at some calls only."""
+    """Whether other packs' code is around a model call; such code may change the model at some calls only."""
     function = model_options.get("model_function_wrapper")
     wrappers = transformer_options.get("wrappers", {})
     around = [f for kind in AROUND_A_CALL for functions in wrappers.get(kind, {}).values() for f in functions]
@@ -39,5 +39,5 @@ def is_of_comfyui(thing: Any) -> bool:
 
 
 def is_of_this_pack(thing: Any) -> bool:
-    """Whether a function, class or object is of this pack, and so only there while a job runs in a worker."""
+    """Whether a function, class or object is of this pack's runtime, and so on a worker's model only during a job."""
     return all(home is not None and home.__name__.startswith(_OURS) for home in homes_of(thing))

@@ -151,7 +151,7 @@ class WorkerProcess:
         self._outbox.put(data)
 
     def exit_code(self) -> int | None:
-        """None while the process runs."""
+        """The exit code of the process; None while it runs."""
         return self._process.poll()
 
     def log_tail(self) -> str:

@@ -16,7 +16,7 @@ class Turn:
         self.depth = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """As `threading.RLock.acquire`."""
+        """Like `threading.RLock.acquire`."""
         if self._holder == threading.get_ident():
             self.depth += 1
             return True
@@ -26,7 +26,7 @@ class Turn:
         return True
 
     def release(self) -> None:
-        """Once for each `acquire`."""
+        """Call once for each `acquire`."""
         self.depth -= 1
         if self.depth == 0:
             self._holder = None

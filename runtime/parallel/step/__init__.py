@@ -1,6 +1,6 @@
-"""Step parallelism: devices work on neighbouring model calls at the same time.
+"""Step parallelism: devices evaluate successive model calls of a sampler at the same time.
 
-A sampler is a deterministic function of its list of predictions. `rounds` asks the model for several of its calls at
-once, at inputs that `inputs` guesses from what `extrapolate` says the predictions in between will be; what turns out to
-have been guessed too far off is asked again. `samplers` says which samplers can be treated this way.
+A sampler is a deterministic function of its list of predictions. `rounds` evaluates several of its calls at once:
+`extrapolate` predicts the model's outputs in between, `inputs` computes the latents of the calls from them, and calls
+whose latents turn out too far off are evaluated again. `samplers` lists the samplers that allow this.
 """

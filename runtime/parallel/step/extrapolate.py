@@ -1,6 +1,7 @@
-"""What the coming predictions will be, from those that are there.
+"""Extrapolates the model's coming predictions from the past ones.
 
-Predictions are kept as `space` keeps them. B batch entries; a kept prediction has the shape of the latent, (B, ...).
+Predictions are stored in the parametrization of `space`. B batch entries; a stored prediction has the shape of the
+latent, (B, ...).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from .space import Call, Space, decode, encode
 
-# What a fit keeps of itself from call to call. Short memories do best: the character of a run changes on its way.
+# The decay of a fit's sums per call. A short memory does best: the character of a run changes as it goes on.
 MEMORY = 0.15
 
 
@@ -31,9 +32,8 @@ class Extrapolation:
     """Extrapolates predictions from those of the calls committed so far.
 
     "hold" repeats the last one. "linear" continues the line through the last two. "auto" goes k times as far as
-    "linear", with k in [0, 1] per batch entry and distance, fitted by least squares to how well the calls committed so
-    far would have been extrapolated over that distance: a trained network is often rough from call to call and wants k
-    near 0.
+    "linear", with k in [0, 1] per batch entry and distance, fitted by least squares to the committed calls extrapolated
+    over that distance: a trained network's predictions are often rough from call to call, and k near 0 fits best.
     """
 
     def __init__(self, predictor: str, space: Space, *, reach: int) -> None:
@@ -44,14 +44,14 @@ class Extrapolation:
         self._fits = [_Fit() for _ in range(reach)]
 
     def commit(self, call: Call, denoised: Tensor) -> None:
-        """The model's prediction at `call`. A second one at the same noise level replaces the first."""
+        """Add the model's prediction at `call`. A second one at the same noise level replaces the first."""
         known = self._known_of(call, denoised)
         if self._predictor == "auto" and not self._is_last(known):
             self._learn(known)
         self._append(known)
 
     def after(self, calls: Sequence[tuple[Call, Tensor]]) -> Extrapolation:
-        """One that also knows these calls and predictions, which come next but are not committed."""
+        """A copy that also has these (call, prediction) pairs, which come next but are not committed."""
         later = copy(self)
         later._known = deque(self._known, maxlen=self._known.maxlen)
         for call, denoised in calls:
@@ -59,14 +59,14 @@ class Extrapolation:
         return later
 
     def expected(self, call: Call, place: int) -> Tensor:
-        """The prediction D expected at `call`; `place` calls lie between it and the last committed one."""
+        """The expected prediction D at `call`; `place` calls lie between it and the last known one."""
         return decode(self._space, call, self._expected(self._space.coordinate(call.level), place + 1))
 
     def _known_of(self, call: Call, denoised: Tensor) -> _Known:
         return _Known(call.level, self._space.coordinate(call.level), encode(self._space, call, denoised))
 
     def _is_last(self, known: _Known) -> bool:
-        # Some samplers come back to a level but for rounding; a line through two such points goes anywhere.
+        # Some samplers return to the same level except for rounding; a line through two such points is meaningless.
         return bool(self._known) and math.isclose(self._known[-1].level, known.level, rel_tol=1e-4)
 
     def _append(self, known: _Known) -> None:
@@ -84,7 +84,7 @@ class Extrapolation:
         return torch.addcmul(last, self._share(distance, line), line)
 
     def _line(self, at: int, coordinate: float) -> Tensor:
-        """How much the line through the known ones `at` - 1 and `at` changes from `at` to `coordinate`."""
+        """The change from `at` to `coordinate` along the line through the known predictions `at` - 1 and `at`."""
         before, last = self._known[at - 1], self._known[at]
         return (last.kept - before.kept) * ((coordinate - last.coordinate) / (last.coordinate - before.coordinate))
 
@@ -96,7 +96,7 @@ class Extrapolation:
             fit.add(known.kept - self._known[at].kept, self._line(at, known.coordinate))
 
     def _share(self, distance: int, like: Tensor) -> Tensor:
-        """k for this distance, (B, 1, ...); for one not seen yet that of the farthest one seen."""
+        """k for this distance, (B, 1, ...); if it has no fit yet, that of the farthest distance that has one, or 0."""
         for fit in reversed(self._fits[:distance]):
             if fit.line_line is not None:
                 return fit.share().view(-1, *(1 for _ in like.shape[1:]))
@@ -104,7 +104,7 @@ class Extrapolation:
 
 
 class _Fit:
-    """Least squares of change = k * line, per batch entry."""
+    """Least-squares fit of k in change = k * line, per batch entry."""
 
     def __init__(self) -> None:
         self.line_line: Tensor | None = None
@@ -119,6 +119,6 @@ class _Fit:
         self._change_line, self.line_line = change_line, line_line
 
     def share(self) -> Tensor:
-        """(B,), between 0 and 1."""
+        """k, (B,), clamped to [0, 1]."""
         tiny = torch.finfo(self.line_line.dtype).tiny
         return (self._change_line / self.line_line.clamp_min(tiny)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The step groups of the mesh evaluate the calls of a round: call r is group r's, in turns.
+"""The step axis of the mesh: its groups of ranks evaluate the calls of a round, assigned round-robin.
 
 B batch entries.
 """
@@ -30,7 +30,8 @@ class StepGroups:
 
     Args:
         model: the model as the sampler calls it, after guidance: model(x, sigma, **extra).
-        alone: the arrangement of all ranks for one call, `apart`: that of each group for its own.
+        alone: the arrangement in which all ranks evaluate one call together.
+        apart: the arrangement in which each group evaluates its own calls.
         batches: whether several calls of a group may be evaluated as one batch.
     """
 
@@ -57,13 +58,13 @@ class StepGroups:
         self._schedules = schedules
         self._ledger = ledger
         self._levels: list[float] = []
-        # What one call takes is seen first: in the warm-up, or with several groups in a round of one call each.
+        # One call is timed first: in the warm-up, or with several groups in a round of one call each.
         self._batches = look_ahead if batches and look_ahead > axis.size else 0
         self.capacity = min(look_ahead, axis.size)
         self._seconds_of_one = float("inf")
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
-        """The prediction of one call, with all ranks at work on it."""
+        """The prediction of one call, evaluated by all ranks together."""
         self._ledger.begin_call(index, call.level)
         self._arrangements.use(self._alone)
         self._come_to(index, [call], 0, extra)
@@ -77,7 +78,7 @@ class StepGroups:
         return denoised
 
     def together(self, index: int, call: Call, extra: dict) -> Call:
-        """`call` as all ranks are to see it."""
+        """`call` as all ranks agree to see it."""
         self._ledger.begin_call(index, call.level)
         return Call(*self._mind.agree(index, call.x, call.sigma))
 
@@ -94,27 +95,27 @@ class StepGroups:
         return predictions
 
     def decide(self, accepted: int) -> int:
-        """What rank 0 says of a round: how many of its calls count, and how many the next may have."""
+        """Returns rank 0's number of accepted calls of a round, and sets `capacity` for the next round to rank 0's."""
         if dist.get_world_size() > 1:
             decision = torch.tensor([accepted, self.capacity])
             with self._ledger.phase("exposed"):
                 dist.broadcast(decision, src=0)
             accepted, self.capacity = decision.tolist()
-            if self.capacity < self._batches:  # worker 0 has given batches up, whatever they took here
+            if self.capacity < self._batches:  # worker 0 has given up batches, whatever was measured here
                 self._batches = 0
         self._ledger.shared("step", accepted > 1)
         return accepted
 
     def stop(self) -> None:
-        """No call is evaluated ahead any more."""
+        """Evaluate no call ahead any more."""
         self.capacity, self._batches = 1, 0
 
     def warn(self, sentence: str) -> None:
-        """A sentence for the report."""
+        """Add a sentence to the report."""
         self._ledger.warn(sentence)
 
     def _come_to(self, index: int, calls: Sequence[Call], place: int, extra: dict) -> None:
-        """What goes by the calls seen so far stands where it does before the call in this place of the round."""
+        """Put hook keyframes, which count the calls seen, to their state before the call at `place` of the round."""
         self._levels[index:] = [call.level for call in calls]
         self._schedules.put_behind(self._levels[: index + place], extra)
 
@@ -129,8 +130,11 @@ class StepGroups:
             return list(self._model(x, sigma, **extra).chunk(len(own)))
 
     def _judge(self, x: Tensor, calls: int, seconds: float) -> None:
-        """Batches are tried when one call's time is known and there is room. One that takes as long as its calls one by
-        one gains nothing and risks a rejection: back to one each."""
+        """Decide by measured seconds whether a group evaluates several calls as one batch.
+
+        Batches are tried once the time of one call is known, if there is memory. A batch that takes as long as its
+        calls one by one gains nothing and risks a rejection, so that batches are then given up.
+        """
         if calls == 1:
             self._seconds_of_one = min(self._seconds_of_one, seconds)
             if self._batches > self.capacity and not self._mind.has_room(x, math.ceil(self._batches / self._axis.size)):
@@ -144,7 +148,7 @@ class StepGroups:
         self.warn(f"Step Reuse evaluates one call per worker at a time: {reason}.")
 
     def _share(self, count: int, evaluated: list[Tensor], like: Tensor) -> list[Tensor]:
-        """All `count` predictions, in order; each group has those of its own calls. One latent each on every link."""
+        """Exchange predictions between the groups, one latent per call and link. Returns all `count`, in order."""
         size = self._axis.size
         sends: dict[int, Tensor] = {}
         gathered: dict[int, Any] = {self._axis.index: evaluated}
@@ -160,7 +164,7 @@ class StepGroups:
 
 
 def _now(x: Tensor) -> float:
-    """Seconds, when the device of `x` has done all it was given."""
+    """The clock in seconds, after the device of `x` has finished its queued work."""
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
     return time.perf_counter()

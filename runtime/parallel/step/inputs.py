@@ -1,10 +1,11 @@
-"""Where the sampler will be at the coming calls: the inputs of a round.
+"""Computes the latents at which the sampler will make its coming calls: the inputs of a round.
 
-Two ways, which differ in what they know of the sampler:
-- *line*: straight on from the present latent along the predictions (DDIM); costs one step per call;
-- *replay*: the sampler function run once more with the predictions so far, then with those of the round, up to the call
-  that is wanted. It knows all that the sampler does: its history, its order, its noise. Costs a pass over all steps.
-Given what is extrapolated they tell where to evaluate, and given what was evaluated there, where the sampler will be.
+There are two ways:
+- *line*: DDIM steps from the present latent along the predictions; costs one step per call;
+- *replay*: the sampler function is run again from its start with the predictions so far, then with those of the round,
+  up to the wanted call. This includes the sampler's history, order and noise. Costs a pass over all steps.
+With extrapolated predictions they give the latents to evaluate; with the evaluated predictions they give the latents
+that the sampler will reach, by which the former are judged.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from torch import Tensor
 from .noise import RememberedNoise
 from .space import Call
 
-# The prediction D for a call of the round and its place in the round, from 0.
+# Returns the prediction D for a call of the round, given the call and its place in the round, from 0.
 Predict = Callable[[Call, int], Tensor]
 
 
 def along_the_line(call: Call, levels: list[float], predict: Predict) -> list[Call]:
-    """`call`, and the calls at the noise levels after `levels[0]`, which is that of `call`."""
+    """Returns `call` and the calls at the following noise levels; `levels[0]` is that of `call`."""
     calls = [call]
     for place, (level, after) in enumerate(pairwise(levels)):
         slope = (calls[-1].x - predict(calls[-1], place)) / level
@@ -34,7 +35,7 @@ def along_the_line(call: Call, levels: list[float], predict: Predict) -> list[Ca
 
 
 class Answering:
-    """A model, as samplers see it, whose predictions come from `answer`; everything else is the real model's."""
+    """A model for samplers whose predictions come from `answer`; all other attributes are the real model's."""
 
     def __init__(self, model: Any, answer: Callable[..., Tensor]) -> None:
         self._model = model
@@ -49,11 +50,11 @@ class Answering:
 
 
 class _Reached(Exception):
-    """The sampler has asked for the call that was wanted."""
+    """The sampler has made the wanted call; ends the replay."""
 
 
 class Replay:
-    """The sampler function with its arguments, ready to be run again from the start."""
+    """A sampler function with its arguments, which can be run again from the start with given predictions."""
 
     def __init__(
         self, sample: Callable[..., Tensor], model: Any, x: Tensor, sigmas: Tensor, extra: dict, options: dict
@@ -70,7 +71,7 @@ class Replay:
 
     @property
     def sigmas(self) -> list[float]:
-        """The schedule that the sampler was given."""
+        """The schedule of the sampler."""
         return self._sigmas.tolist()
 
     @property
@@ -79,7 +80,7 @@ class Replay:
         return self._x.numel() * self._x.element_size()
 
     def run(self, model: Any, callback: Callable | None, disable: bool | None) -> Tensor:
-        """The sampler's own run, with the real arguments. Returns its samples."""
+        """The real run of the sampler. Returns its samples."""
         with self._noise.in_use():
             return self._sample(
                 model,
@@ -92,7 +93,10 @@ class Replay:
             )
 
     def rehearse(self) -> list[float]:
-        """The noise levels of all calls the sampler will make, which depend on nothing that the model says."""
+        """The noise levels of all calls the sampler will make, found with predictions of zero.
+
+        They do not depend on the predictions for samplers that can look ahead.
+        """
         levels = []
 
         def answer(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
@@ -105,7 +109,7 @@ class Replay:
         return levels
 
     def look_ahead(self, denoised: list[Tensor], count: int, predict: Predict) -> list[Call]:
-        """The next `count` calls after those that were answered with `denoised`."""
+        """The next `count` calls after those whose predictions are `denoised`, if the model returns `predict`."""
         calls: list[Call] = []
         place = 0
 
@@ -138,7 +142,7 @@ class Replay:
 
     @contextlib.contextmanager
     def _same_noise(self) -> Iterator[None]:
-        """What the sampler draws from torch's global generators is what it drew when it started."""
+        """While active, torch's global generators are in the state they had when the sampler started."""
         devices = [device for device in self._random if device != "cpu"]
         with torch.random.fork_rng(devices=devices):
             torch.set_rng_state(self._random["cpu"])

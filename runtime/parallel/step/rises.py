@@ -1,4 +1,4 @@
-"""Schedules that rise again: where on them calls may be made ahead of their time, and how good guesses must be."""
+"""Noise schedules that rise again: which of their calls Step Reuse may look ahead at, and how close guesses must be."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 HARMLESS = 1.05
-"""Rises that let an error grow no more than this, such as rounding in a schedule, are let be."""
+"""Rises by which an error grows by no more than this factor, such as rounding in a schedule, are ignored."""
 
 LEAST_LEVEL = 1e-6
-"""A rise from a noise level below this is one from this, so that the growth stays a number."""
+"""A rise from a noise level below this counts as one from this level, so that the growth stays finite."""
 
 
 @dataclass(frozen=True)
 class Rises:
-    """What the rises of a schedule do to a sampler's calls.
+    """The effect of a schedule's rises on a sampler.
 
-    `calls`: how many of them come before the last rise; `growth`: how many times as large an error may have become.
+    `calls`: the number of its model calls before the last rise; `growth`: the factor by which an error may have grown.
     """
 
     calls: int = 0
@@ -25,22 +25,22 @@ class Rises:
 
 
 def rises_of(sigmas: Sequence[float], levels: Sequence[float]) -> Rises:
-    """Those of the schedule `sigmas`, on which a sampler makes calls at the noise levels `levels`.
+    """The Rises of the schedule `sigmas`, for a sampler that makes calls at the noise levels `levels`.
 
-    Whether a guess is good enough is judged by what its error will be at the end, and that is known where noise levels
-    only fall: a step from level s to t takes a latent x to (t/s) x + (1 - t/s) D(x), so a change e of x to
-    (t/s) e + (1 - t/s) J e, where D takes the part J of it: none where the picture is decided, all where it is not.
-    With t < s that shrinks or keeps e. On a rise it is up to t/s times e (J = 0), and a fall after it need not give
-    that back, for at another level J is another. So
+    A guess is judged by what its error will be at the end of the run, which is known if noise levels only fall. A step
+    from level s to t takes a latent x to (t/s) x + (1 - t/s) D(x), and so an error e of x to (t/s) e + (1 - t/s) J e,
+    where J = dD/dx is between 0, where the picture is decided, and 1, where it is not. With t < s this shrinks or keeps
+    e. On a rise it is up to t/s times e (J = 0), and a later fall need not undo that, because J differs between levels.
+    So
 
-        growth = the product of t / s over all rises on the way.
+        growth = the product of t / s over all rises.
 
-    Before the last rise no guess is good enough: on a path that goes back and forth it is made across a turn, and its
-    error may double each time. Behind it `growth` is what has become of the sampler's own errors. They have led it
-    off the paths that the model was trained for, where all is that much more sensitive.
+    Before the last rise no guess is good enough: if the path goes back and forth, guesses are made across a turn, and
+    their errors may double each time. After it, `growth` is how much the sampler's own errors have grown: they have led
+    it off the paths that the model was trained for, where everything is that much more sensitive.
 
     A schedule that only falls has no rises. One that only rises (unsampling) counts as having none: it is judged where
-    it ends, as noise. Nor do those count that are HARMLESS.
+    it ends, as noise. HARMLESS rises do not count either.
     """
     rising = [t > s for s, t in pairwise(sigmas)]
     if all(rising) or not any(rising):

@@ -1,8 +1,8 @@
-"""Rounds: the model is asked for several of the sampler's calls at once.
+"""Rounds: several of a sampler's model calls are evaluated at once.
 
-A round begins where the sampler asks for a call that nobody has evaluated. The inputs of the calls after it are
-guessed, all are evaluated side by side, and the sampler's next calls are answered from what came back, as far as the
-guesses were good. See "Communication-Efficient Diffusion Denoising Parallelization via Reuse-then-Predict Mechanism"
+A round begins when the sampler makes a call that is not evaluated yet. The latents of the calls after it are guessed,
+all calls are evaluated side by side, and the sampler's next calls are answered with the results, up to the first guess
+that was too far off. See "Communication-Efficient Diffusion Denoising Parallelization via Reuse-then-Predict Mechanism"
 (ParaStep), arXiv 2505.14741; here the sampler keeps its own path, and guesses are extrapolated and checked.
 """
 
@@ -25,41 +25,41 @@ from .samplers import LINE, Kind
 from .space import Call, Preconditioned, Process, Slopes, moved
 
 SAME_PATH = 1e-3
-"""How far a replay may be from the sampler's own path, as a share of the latents' standard deviation (rounding)."""
+"""How far a replay may be from the sampler's own path by rounding, as a fraction of the latents' standard deviation."""
 
 MOST_ALONE = 4
-"""Calls evaluated one by one after round upon round was rejected, before the next attempt."""
+"""The most calls evaluated one by one after repeated rejections, before the next attempt at a round."""
 
 LOG_ON_DEVICE = 1 << 30
-"""Bytes of predictions that stay on the device for replays; where all would be more, they wait in host memory."""
+"""Up to this many bytes, the predictions for replays stay on the device; if all would take more, in host memory."""
 
 NOISY = 2
-"""How much more than others a sampler that adds noise may be off (measured: euler_ancestral and dpmpp_2m_sde on the
-trained model reject everything at 1, and stay far closer than fewer steps at this)."""
+"""The factor on the tolerance for a sampler that adds noise (measured: euler_ancestral and dpmpp_2m_sde on the trained
+model reject everything at 1; at this value they stay far closer than with fewer steps)."""
 
 
 class Evaluator(Protocol):
-    """Asks the model. The ranks of a run agree through it. `capacity`: the most calls a round may have now."""
+    """Evaluates model calls; the ranks of a run agree through it. `capacity`: the most calls a round may have now."""
 
     capacity: int
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
-        """The prediction of call `index`, shaped like its x, with all devices at work on it."""
+        """The prediction of call `index`, shaped like its x, evaluated by all devices together."""
 
     def together(self, index: int, call: Call, extra: dict) -> Call:
-        """`call`, with which a round begins, as all ranks are to see it."""
+        """`call`, the first of a round, as all ranks agree to see it."""
 
     def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
         """The predictions of call `index` and of the guessed ones after it, the same tensors on every rank."""
 
     def decide(self, accepted: int) -> int:
-        """How many calls of a round are accepted: what rank 0 says, of `capacity` too."""
+        """How many calls of a round are accepted: rank 0's number; also sets `capacity` to rank 0's."""
 
     def stop(self) -> None:
-        """From the next round on no call is to be evaluated ahead."""
+        """From the next round on, evaluate no call ahead."""
 
     def warn(self, sentence: str) -> None:
-        """Something the person should know."""
+        """Pass on a sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Evaluated:
 
 
 class Rounds:
-    """One run of a sampler with look-ahead. `accepted` has the number of calls committed by each round."""
+    """One run of a sampler with look-ahead. `accepted` lists the number of calls accepted in each round."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Rounds:
         self._rejected_from = 0
 
     def model(self, model: Any) -> Answering:
-        """`model` for the sampler to call."""
+        """The model to give to the sampler: `model`, answered from rounds."""
         return Answering(model, self._answer)
 
     def _answer(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
@@ -132,7 +132,7 @@ class Rounds:
         predictions = self._evaluator.side_by_side(self._calls, calls, extra)
         evaluated = [_Evaluated(*pair) for pair in zip(calls, predictions)]
         accepted = self._evaluator.decide(self._acceptable(evaluated))
-        # One rejection may be chance; after more, calls are evaluated alone for longer and longer.
+        # One rejection may be chance; after more in a row, more and more calls are evaluated alone.
         self._rejections = self._rejections + 1 if accepted == 1 else 0
         self._alone = min(max(0, self._rejections - 1), MOST_ALONE)
         self._rejected = list(takewhile(lambda guess: _finite(guess.denoised), evaluated[accepted:]))
@@ -140,7 +140,7 @@ class Rounds:
         return evaluated[:accepted]
 
     def _expected(self) -> Predict:
-        """What the model is expected to say: what it said to a guess that was rejected, then extrapolated."""
+        """The predictions expected in a round: those of guesses rejected in the last round, then extrapolated ones."""
         rejected = self._rejected[self._calls - self._rejected_from :]
         later = self._extrapolation.after([(old.call, old.denoised) for old in rejected])
 
@@ -152,7 +152,7 @@ class Rounds:
         return expected
 
     def _follow(self, call: Call, count: int, predict: Predict) -> list[Call]:
-        """`call` and the `count` - 1 calls after it if the model said what `predict` says."""
+        """`call` and the `count` - 1 calls after it, if the model's predictions were those of `predict`."""
         if self._kind.way == LINE:
             return along_the_line(call, self.levels[self._calls : self._calls + count], predict)
         here, *ahead = self._replay.look_ahead(self._denoised, count, predict)
@@ -167,11 +167,12 @@ class Rounds:
     def _acceptable(self, evaluated: list[_Evaluated]) -> int:
         """How many calls, from the first, were evaluated close enough to where the sampler will be.
 
-        A latent x~ is close to where the sampler will be, x, if RMS(x - x~) / f <= tolerance * RMS(D) in every batch
-        entry, with the standard deviation f of latents at this noise level, as which an error shrinks until the end.
-        The first that is not close is not accepted, nor those after it. The first of all is no guess. A sampler that
-        adds noise may be NOISY times as far off: its noise covers what was before. On a schedule that rises again an
-        error may grow: rounds begin behind the last rise, and the tolerance is divided by the growth (see rises.py).
+        A guessed latent x~ is close to the sampler's latent x if RMS(x - x~) / f <= tolerance * RMS(D) in every batch
+        entry; f is the standard deviation of latents at this noise level, and an error shrinks like f until the end.
+        The first guess that is not close is rejected, with those after it. The round's first call is no guess. For a
+        sampler that adds noise the tolerance is NOISY times as large: its noise covers earlier errors. On a schedule
+        that rises again an error may grow: rounds begin after the last rise, and the tolerance is divided by the growth
+        (see rises.py).
         """
         if self._tolerance:
             there = self._follow(evaluated[0].call, len(evaluated), partial(self._said, evaluated))
@@ -185,17 +186,17 @@ class Rounds:
         return len(evaluated)
 
     def _said(self, evaluated: Sequence[_Evaluated], call: Call, place: int) -> Tensor:
-        """What the model said in this place of the round, moved to `call`."""
+        """The prediction evaluated at this place of the round, corrected for the latent of `call`."""
         return moved(self._space, evaluated[place].denoised, evaluated[place].call, call)
 
 
 def _rms(x: Tensor) -> Tensor:
-    """(B,), of every batch entry."""
+    """The root mean square of every batch entry, (B,)."""
     return x.float().flatten(1).square().mean(1).sqrt()
 
 
 def _close(x: Tensor, y: Tensor, allowed: Tensor | float) -> bool:
-    """Whether the RMS of x - y is `allowed` in every batch entry; not where it is not a number."""
+    """Whether the RMS of x - y is at most `allowed` in every batch entry; False if it is NaN."""
     return bool((_rms(x - y) <= allowed).all())
 
 

@@ -1,4 +1,4 @@
-"""Which samplers can look ahead, and how. A sampler that is not in this table runs one call after the other."""
+"""A table of the samplers that can look ahead, and how. A sampler not in it runs one call after the other."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SERIAL = "serial"
 class Kind:
     """How a sampler looks ahead: along a line, by replay (see inputs.py), or not at all, with the reason.
 
-    `noisy`: it adds noise of its own on the way. `refused`: asking it to look ahead is an error, not a warning.
-    `own_steps`: the steps it tells of are not those of the schedule.
+    `noisy`: it adds noise at its steps. `refused`: asking it to look ahead is an error, not a warning.
+    `own_steps`: the steps it reports to its callback are not those of the schedule.
     """
 
     way: str
@@ -109,7 +109,7 @@ def kind_of(sampler: Any) -> Kind:
 def kind_of_function(function: Callable, options: Mapping[str, Any]) -> Kind:
     """How a sampler's function called with `options` looks ahead."""
     name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
-    # Another pack's function may bear the name of the sampler it is around (functools.wraps).
+    # Another pack's function may have the name of the sampler it wraps (functools.wraps).
     kind = _KINDS.get(name, _UNKNOWN) if is_function_of(("comfy", "torch"), function) else _UNKNOWN
     if kind.way != SERIAL and options.get("noise_sampler") is not None:
         return _OWN_NOISE
@@ -118,7 +118,7 @@ def kind_of_function(function: Callable, options: Mapping[str, Any]) -> Kind:
 
 
 def name_of(sampler: Any) -> str:
-    """What to call a sampler in a sentence."""
+    """The name of a sampler in a sentence."""
     function = getattr(sampler, "sampler_function", sampler)
     name = getattr(function, "__name__", type(function).__name__)
     return name.removeprefix("sample_").removesuffix("_function")

@@ -1,4 +1,4 @@
-"""The SAMPLER_SAMPLE wrapper of step parallelism: puts rounds between the sampler and the model."""
+"""The SAMPLER_SAMPLE wrapper of step parallelism: gives the sampler a model that evaluates calls in rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .space import Process
 
 
 class StepParallel:
-    """Runs a sampler's function with a model that answers from rounds. `accepted` has the calls of every round."""
+    """Runs a sampler's function with a model that answers from rounds. `accepted`: the calls accepted in each round."""
 
     def __init__(self, config: StepReuseConfig, evaluator: Callable[[Callable], Evaluator]) -> None:
         """`evaluator` makes the Evaluator for the model that the sampler is given."""

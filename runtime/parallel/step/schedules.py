@@ -1,4 +1,7 @@
-"""Hooks with keyframes (a scheduled LoRA or model hook) go by the calls they have seen, and no rank sees all calls."""
+"""Hooks with keyframes (a scheduled LoRA or model hook) under step parallelism, where no rank sees all calls.
+
+Keyframes depend on the calls they have seen, so they are set to their state at a call before a rank evaluates it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ import comfy.hooks
 
 
 class Schedules:
-    """The keyframes of the hooks on a guider's conditions, which can be put to where they stand at any call."""
+    """The keyframes of the hooks on a guider's conditions, which can be set to their state at any call."""
 
     def __init__(self, guider: Any) -> None:
         self._guider = guider
 
     def put_behind(self, levels: Sequence[float], extra: dict) -> None:
-        """As if the calls at these noise levels, and no others, had been seen.
+        """Set the keyframes as if exactly the calls at these noise levels had been seen.
 
-        Weights that a hook made with another strength are forgotten. `extra` is what the sampler gives the model.
+        Hook weights cached at another strength are cleared. `extra`: the extra arguments the sampler gives the model.
         """
         changed = False
         for keyframes, conds in self._scheduled():
@@ -31,7 +34,7 @@ class Schedules:
             self._guider.model_patcher.clear_cached_hook_weights()
 
     def _scheduled(self) -> Iterator[tuple[comfy.hooks.HookKeyframeGroup, list[dict]]]:
-        """Keyframes that change something, and the conditions that bring them."""
+        """Yields keyframe groups with more than one keyframe, each with the conditions whose hooks have it."""
         found: dict[int, tuple[comfy.hooks.HookKeyframeGroup, list[dict]]] = {}
         for cond in (cond for conds in self._guider.conds.values() for cond in conds):
             for hook in getattr(cond.get("hooks"), "hooks", ()):

@@ -1,6 +1,6 @@
-"""Spaces: what is kept of a prediction, so that it changes little from call to call.
+"""Parametrizations of a prediction that change little from call to call, such as velocity, epsilon or Karras' F.
 
-A prediction D at latent x and noise level sigma is kept as u in D = a x + b u, with a and b known from sigma alone.
+A prediction D at latent x and noise level sigma is stored as u in D = a x + b u, with a and b known from sigma alone.
 B batch entries; u has the shape of the latent, (B, ...).
 """
 
@@ -27,7 +27,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Process:
-    """How noise n gets into data x0 of variance 1: x = (1 - sigma) x0 + sigma n in a flow model, else x0 + sigma n.
+    """How noise n is added to data x0 of variance 1: x = (1 - sigma) x0 + sigma n in a flow model, else x0 + sigma n.
 
     `noise_scale`: the standard deviation of n.
     """
@@ -59,7 +59,7 @@ class Slopes:
         self._process = process
 
     def coordinate(self, level: float) -> float:
-        """Where u is closest to a straight line."""
+        """The variable in which u is closest to a straight line: sigma in a flow model, else log(sigma)."""
         return level if self._process.flow else math.log(level)
 
     def factors(self, level: float) -> tuple[float, float]:
@@ -67,23 +67,23 @@ class Slopes:
         return 1.0, -level
 
     def follows(self, level: float) -> float:
-        """The part of a small change of x that D makes, too. On a flow model's path most of it (measured: keeping the
-        slope is 3 to 6 dB closer); else that of the best linear denoiser (1 to 2 dB closer than keeping the slope).
+        """Approximate dD/dx. In a flow model 1, which keeps the slope (measured: 3 to 6 dB closer); else that of the
+        best linear denoiser (1 to 2 dB closer than keeping the slope).
         """
         return 1.0 if self._process.flow else self._process.skip(level)
 
 
 class Preconditioned:
-    """u is what is left of D beside the best linear denoiser, at its natural scale (c_out of Karras et al. 2022).
+    """u is D minus the best linear denoiser, divided by its natural scale (c_out of Karras et al. 2022).
 
-    Where a sampler adds noise, most of a change of x is noise, of which D takes only a part: that of this denoiser.
+    If a sampler adds noise, most of a change of x is noise, and D follows only a part of it: that of this denoiser.
     """
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     def coordinate(self, level: float) -> float:
-        """The angle between data and noise, where u is closest to a straight line."""
+        """The angle between data and noise, in which u is closest to a straight line."""
         data, noise = self._process.parts(level)
         return math.atan2(noise, data)
 
@@ -92,7 +92,7 @@ class Preconditioned:
         return self._process.skip(level), self._process.parts(level)[1] / self._process.deviation(level)
 
     def follows(self, level: float) -> float:
-        """The part of a small change of x that D makes, too."""
+        """Approximate dD/dx: that of the best linear denoiser."""
         return self._process.skip(level)
 
 
@@ -100,17 +100,17 @@ Space = Slopes | Preconditioned
 
 
 def encode(space: Space, call: Call, denoised: Tensor) -> Tensor:
-    """u, of a prediction D made at `call`."""
+    """Convert a prediction D made at `call` to u."""
     a, b = space.factors(call.level)
     return (denoised - a * call.x) / b
 
 
 def decode(space: Space, call: Call, kept: Tensor) -> Tensor:
-    """D at `call`, of u."""
+    """Convert u to the prediction D at `call`."""
     a, b = space.factors(call.level)
     return a * call.x + b * kept
 
 
 def moved(space: Space, denoised: Tensor, made: Call, asked: Call) -> Tensor:
-    """D at `asked`, of one made at a latent close by and the same noise level; D itself where the latents are equal."""
+    """D at `asked`, to first order from the one made at a nearby latent of the same noise level; exact if equal."""
     return denoised + space.follows(asked.level) * (asked.x - made.x)
