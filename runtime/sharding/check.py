@@ -11,7 +11,7 @@ from .hooks import Hooked, Slots
 
 
 def evaluate_whole(sharding: Hooked, *args: Any, **kwargs: Any) -> Any:
-    """The model's output without the sharding, whose hooks come off for it and are as they were afterwards."""
+    """The model's output without sharding: the hooks are taken off and put back."""
     attached = sharding.attached
     options = kwargs.pop("transformer_options", {})
     sharding.detach()
@@ -23,7 +23,7 @@ def evaluate_whole(sharding: Hooked, *args: Any, **kwargs: Any) -> Any:
 
 
 def evaluate_split(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) -> Any:
-    """The model's output with the sharding. A compressing wire moves on by one call."""
+    """The model's output with sharding. Advances a compressing wire by one call."""
     attached = sharding.attached
     options = kwargs.pop("transformer_options", {})
     override = sharding.attention_override(options.get("optimized_attention_override"))
@@ -41,15 +41,15 @@ def evaluate_split(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) ->
 
 
 def difference(split: Any, whole: Any) -> float:
-    """||split - whole|| / ||whole||; of several outputs (video and sound) the largest."""
+    """||split - whole|| / ||whole||; the largest of them for several outputs (video and sound)."""
     pairs = [(split, whole)] if isinstance(whole, Tensor) else list(zip(split, whole))
     return max(float((split - whole).double().norm() / whole.double().norm()) for split, whole in pairs)
 
 
 def self_check(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) -> float:
-    """The difference of one evaluation of the model on these inputs, the same on every rank.
+    """Returns the relative error of one sharded evaluation of the model on these inputs, the same on every rank.
 
-    A compressing wire's error is part of the result.
+    It includes the error of a compressing wire.
     """
     whole = evaluate_whole(sharding, *args, **kwargs)
     return difference(evaluate_split(sharding, slots, *args, **kwargs), whole)

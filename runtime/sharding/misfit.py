@@ -1,4 +1,4 @@
-"""Whether the modules of a model are those that its plan was written for, by the parameters of their forwards."""
+"""Checks, by the parameters of their forwards, that the modules of a model are those its plan was written for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ONE = re.compile(r"\b(first|last)\b")
 
 @dataclass
 class Expected:
-    """What a plan relies on in one module: the arguments it `names`; those it knows besides, None for any.
+    """What a plan relies on in one module: `names`, the arguments it names, and `known`, others it knows (None: any).
 
     `hands_to`: see `Passed`.
     """
@@ -35,11 +35,11 @@ class Expected:
 
     @property
     def all_known(self) -> frozenset[str]:
-        """What is named or known."""
+        """The arguments that are named or known."""
         return frozenset({*self.names, *(self.known or ())})
 
     def parameters(self) -> Parameters:
-        """Those that the module has."""
+        """The parameters that the module has."""
         return Parameters.of(self.module, self.hands_to)
 
 
@@ -48,7 +48,7 @@ def expected_of(
 ) -> dict[str, Expected]:
     """What the plan relies on in the modules of a model, by path.
 
-    `called` is what is called with the arguments `given`, if that is not the model itself.
+    `called` is the module that is called with the arguments `given`, if that is not the model itself.
     """
     found = {"": Expected(called or model, dict.fromkeys(given))}
     if isinstance(plan, RowPlan):
@@ -69,9 +69,9 @@ def expected_of(
 
 
 def misfit(model: nn.Module, relied_on: Mapping[str, Expected], changed: Collection[str] | None = None) -> str:
-    """The first module that is not as it is relied on and what it has else, to be named; empty if there is none.
+    """Describes the first module that is not as relied on, and how; empty if all are.
 
-    Modules at the paths `changed` hold a workflow's own code and need not be; None: they are still to be looked for.
+    Modules at the paths `changed` hold a workflow's own code and need not fit; None: they are looked up if needed.
     """
     checked: set[tuple[Any, ...]] = set()
     for path, expected in relied_on.items():
@@ -92,20 +92,20 @@ def misfit(model: nn.Module, relied_on: Mapping[str, Expected], changed: Collect
 
 
 def of_forward(path: str, module: nn.Module, what: str) -> str:
-    """That a module's forward is so, with the module's class and place and the ComfyUI it is from."""
+    """A phrase for error messages: the class, path and ComfyUI of a module, "whose forward", and `what`."""
     place = f" ({path})" if path else ""
     return f"the {type(module).__name__}{place} of {installed()}, whose forward {what}"
 
 
 def _names(plan: Plan) -> list[tuple[str, list[str]]]:
-    """The arguments that a plan names, by the path of each action."""
+    """The arguments that a plan names, as (path of the action, names)."""
     naming = [(each.path, [getattr(each, "arg", None), getattr(each, "until", None)]) for each in plan.actions]
     naming += [(each.path, [name for name, *_ in each.tokens]) for each in plan.blocks]
     return [(path, [name for name in names if isinstance(name, str)]) for path, names in naming]
 
 
 def _with_names(passed: Passed, patterns: list[tuple[str, list[str]]]) -> Passed:
-    """With what the plan names in one of the modules only, the first or the last."""
+    """Adds the arguments that the plan names in only one of the modules, the first or the last."""
     named = (name for path, names in patterns if _ONE.sub("*", path) == passed.path for name in names)
     return replace(passed, names=(*passed.names, *named))
 

@@ -1,6 +1,6 @@
-"""The tokens next to a rank's own ones, for modules that look at both sides of a token.
+"""The halo of a local shard: one token on either side, for modules that mix neighbouring tokens.
 
-B batch, L own tokens, C channels.
+B batch, L local tokens, C channels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..compression.wire import Tag
 
 
 def with_neighbours(attention: SequenceAttention, x_BLC: Tensor, layout: TokenLayout, tag: Tag) -> Tensor:
-    """The own tokens with the last one of the rank before and the first one of the rank behind, where there are such.
+    """Adds the last token of the shard before and the first one of the shard behind, where there are such.
 
     Collective: every rank sends its first and its last token.
     """
@@ -22,10 +22,10 @@ def with_neighbours(attention: SequenceAttention, x_BLC: Tensor, layout: TokenLa
     ends = torch.cat([x_BLC[:, :1], x_BLC[:, -1:]], 1)
     ends = attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
     after = 2 * part + 2
-    following = part + 1 < parts and layout.given.chunk(part + 1) > 0  # spares are nobody's neighbours
+    following = part + 1 < parts and layout.given.chunk(part + 1) > 0  # a spare is no neighbour
     return torch.cat([ends[:, 2 * part - 1 : 2 * part], x_BLC, ends[:, after : after + following]], 1)
 
 
 def without_neighbours(output_BLC: Tensor, layout: TokenLayout, part: int) -> Tensor:
-    """What a module made of the own tokens among those of `with_neighbours`."""
+    """Cuts the halo off the output of a module that was given `with_neighbours`."""
     return output_BLC.narrow(1, int(part > 0), layout.chunk(part))

@@ -1,8 +1,8 @@
-"""Whose code a function or class is.
+"""Finds the module that a function or class belongs to, and so whose code it is.
 
-A function belongs to the module in whose namespace it runs. That cannot be borrowed, as `functools.wraps` borrows a
-name, and it is the same in a worker: what travels by value gets a namespace of its own there, and what is found again
-under its name runs in the worker's module. Names of files say nothing: a pickler may change them.
+A function belongs to the module in whose namespace (`__globals__`) it runs. A namespace cannot be borrowed, as
+`functools.wraps` borrows a name, and it tells the same in a worker: a function pickled by value gets a namespace of its
+own there, and one pickled by name runs in the worker's module. File names tell nothing: a pickler may change them.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 
 
 def home_of(function: FunctionType) -> ModuleType | None:
-    """The loaded module in whose namespace the function runs; None where that is no module's."""
+    """The loaded module in whose namespace the function runs; None if the namespace is not a module's."""
     return namesake(function.__globals__)
 
 
 def namesake(namespace: dict[str, Any]) -> ModuleType | None:
-    """The loaded module whose namespace this is; None where it is no module's."""
+    """The loaded module that has this namespace; None if it is not a module's."""
     module = sys.modules.get(namespace.get("__name__", ""))
     return module if module is not None and vars(module) is namespace else None
 
 
 def homes_of(function: Any) -> Iterator[ModuleType | None]:
-    """The modules of a callable's code and of what it decorates; None for code that is in no module, or not to be seen.
+    """Yields the modules of a callable and of what it wraps; None for code that is in no module or cannot be seen.
 
-    The code of a class is where the class is, that of an object that can be called is its class's.
+    A class belongs to the module it is defined in, a callable object to that of its class.
     """
     for part in _decorated(function):
         kind = part if isinstance(part, type) else type(part)
@@ -42,15 +42,16 @@ def homes_of(function: Any) -> Iterator[ModuleType | None]:
 
 
 def is_function_of(packages: Collection[str], function: Any) -> bool:
-    """Whether all code of `function`, with that of the functions it decorates, is in modules of these packages.
+    """Whether all code of `function` and of the functions it wraps is in modules of these packages.
 
-    The standard library counts as one of them. A callable that is no function or method has no code to look at.
+    The standard library counts as one of them. False for a callable that is no function or method: its code is not
+    seen.
     """
     return all(isinstance(part, FunctionType) and _is_home(home_of(part), packages) for part in _decorated(function))
 
 
 def is_comfyui_s(thing: Any) -> bool:
-    """Whether a function or class is of ComfyUI or of its extra nodes, whose modules bear the paths of their files."""
+    """Whether a function or class is ComfyUI's or its extra nodes', whose modules are named by their file paths."""
     return all(home is not None and (_is_core(home) or is_extra(home)) for home in homes_of(thing))
 
 
@@ -67,8 +68,8 @@ def _is_core(module: ModuleType) -> bool:
 def is_class_of(packages: Collection[str], kind: type) -> bool:
     """Whether a class is found under its name in a module of these packages.
 
-    One that a function made is nowhere to be found: it counts as one of the module it names, and so look at its
-    functions, too.
+    A class defined inside a function cannot be found: it counts as one of the module it names, so look at its functions
+    too.
     """
     if kind.__module__.partition(".")[0] not in packages:
         return False
@@ -88,7 +89,7 @@ def _is_home(module: ModuleType | None, packages: Collection[str]) -> bool:
 
 
 def _decorated(function: Any) -> Iterator[Any]:
-    """The function and what it decorates, from the outside in; of methods their functions."""
+    """Yields the function and those it wraps, from the outside in; for methods their functions."""
     seen: set[int] = set()
     while id(function) not in seen:
         seen.add(id(function))

@@ -1,4 +1,4 @@
-"""What one rank needs of an argument that speaks of all tokens: the values a plan's `Localise` is given."""
+"""Cuts full-sequence arguments to the local shard, for a plan's `Localise` and `Residuals`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..attention.layout import TokenLayout
 
 @dataclass(frozen=True)
 class Own:
-    """The own tokens of a sequence: `layout` says how its segments lie on the ranks, `part` which of them is ours.
+    """The local shard of a sequence: `layout` says which tokens each rank has, `part` is the local shard index.
 
-    `whole_between`: between its blocks the model holds all tokens, not only the own ones.
+    `whole_between`: between its blocks the model holds all tokens, not only the local ones.
     """
 
     layout: TokenLayout
@@ -25,27 +25,27 @@ class Own:
 
     @property
     def total(self) -> int:
-        """The tokens of all ranks."""
+        """N, the tokens of all ranks."""
         return self.layout.total
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The own tokens per segment."""
+        """The local tokens per segment."""
         return self.layout.local(self.part)
 
     @property
     def between(self) -> tuple[int, ...]:
-        """The tokens per segment that the model counts between its blocks."""
+        """The tokens per segment that the model holds, and counts, between its blocks."""
         return self.layout.lengths if self.whole_between else self.lengths
 
     def tokens(self, x: Tensor, dim: int = 1) -> Tensor:
-        """The own tokens of `x`, which holds those of all ranks along `dim`; `x` itself if it holds one for all."""
+        """The local tokens of `x`, which has those of all ranks along `dim`; `x` itself if it has one for all."""
         return x if x.shape[dim] == 1 else self.layout.split_joint(x, dim, self.part)
 
     def repeated(self, x: Tensor, dim: int = 1) -> Tensor:
-        """The own tokens of `x`, in which each entry along `dim` is for as many neighbouring tokens (such as a frame).
+        """Repeats `x` to one entry per local token; each entry along `dim` is for equally many neighbours (a frame).
 
-        One entry is for all and stays one.
+        A single entry is for all tokens and stays one.
         """
         entries = x.shape[dim]
         if entries == 1:
@@ -54,16 +54,16 @@ class Own:
         return x.index_select(dim, own.to(x.device) // -(-self.total // entries))
 
     def position(self, token: int | None) -> int | None:
-        """How many own tokens come before `token`, a position in the whole sequence; None (the end) stays None."""
+        """The number of local tokens before `token`, a position in the whole sequence; None (the end) stays None."""
         if token is None:
             return None
         return sum(min(max(token, first), last) - first for first, last in self.layout.ranges(self.part))
 
 
 class LocalResiduals(Sequence[Any]):
-    """Residuals that a model adds to its tokens, layer by layer: each is cut to the own tokens when it is asked for.
+    """ControlNet outputs that a model adds to its tokens, layer by layer: each is cut to the local tokens on access.
 
-    Residuals of fewer tokens than the model has are for its first ones.
+    An output with fewer tokens than the model has is for its first ones.
     """
 
     def __init__(self, residuals: Sequence[Tensor | None], own: Callable[[], Own], dim: int) -> None:
@@ -91,11 +91,11 @@ class LocalResiduals(Sequence[Any]):
         return residual.narrow(self._dim, first, last - first)
 
     def pop(self) -> Tensor | None:
-        """The last residual, which is then no longer among them."""
+        """Removes the last output and returns it, cut."""
         residual, self._residuals = self[-1], self._residuals[:-1]
         return residual
 
 
 def local_control(control: Mapping[str, Any], own: Callable[[], Own], dim: int) -> dict[str, Any]:
-    """ComfyUI's control, {"input" | "middle" | "output": residuals}, cut to the own tokens as it is used."""
+    """ComfyUI's control, {"input" | "middle" | "output": tensors}, each cut to the local tokens on access."""
     return {name: LocalResiduals(residuals, own, dim) for name, residuals in control.items()}

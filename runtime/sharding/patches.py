@@ -1,7 +1,7 @@
-"""Where the patches of a workflow look at a transformer's tokens, by the kind of patch.
+"""Sorts a workflow's patches by where they look at a transformer's tokens.
 
-Patches at the input and in refiners run where no tokens are split. Those between the blocks may look at all positions,
-and so may those inside a block, where only the own tokens are; both are given all of them.
+Patches at the input and in refiners run where no tokens are split. Those between the blocks or inside a block may look
+at all positions, so both are given all tokens.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ OUTSIDE_THE_BLOCKS = frozenset({"post_input", "noise_refiner"})
 BETWEEN_THE_BLOCKS = frozenset({"double_block", "single_block"})
 OF_BLOCKS = frozenset({"attn1_patch", "attn1_output_patch", "attn2_patch", "mlp_patch"})
 OF_UNETS = KNOWN - OF_BLOCKS
-"""Kinds that no transformer of ComfyUI calls: they do nothing there, on one device or on many."""
+"""Kinds that no transformer of ComfyUI calls: they have no effect there, on one device or on many."""
 
 
 def patch_names(arguments: Mapping[str, Any]) -> set[str]:
-    """The kinds of patches in the arguments of a model, empty lists left out."""
+    """The kinds of patches in the arguments of a model, without those whose list is empty."""
     options = arguments.get("transformer_options") or {}
     return {name for name, functions in options.get("patches", {}).items() if functions}
 
 
 def between_blocks(arguments: Mapping[str, Any]) -> bool:
-    """Whether a patch sees the tokens between two blocks, or stands in for a block."""
+    """Whether a patch sees the tokens between two blocks, or replaces a block."""
     options = arguments.get("transformer_options") or {}
     return bool(patch_names(arguments) & BETWEEN_THE_BLOCKS or options.get("patches_replace", {}).get("dit"))
 
 
 def unknown(arguments: Mapping[str, Any]) -> str:
-    """A kind of patch that nobody knows, which may look at tokens anywhere; empty if there is none."""
+    """A kind of patch that none of these lists has, which may look at tokens anywhere; empty if there is none."""
     options = arguments.get("transformer_options") or {}
     replaced = {kind for kind, layers in options.get("patches_replace", {}).items() if layers}
     kinds = patch_names(arguments) - OUTSIDE_THE_BLOCKS - BETWEEN_THE_BLOCKS - OF_BLOCKS - OF_UNETS

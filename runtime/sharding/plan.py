@@ -1,8 +1,8 @@
-"""The plan language: which tensors of a model are split over the ranks and where they are gathered.
+"""The plan language: a table per model family says which tensors are split over the ranks and where they are gathered.
 
-A plan is data, a short table per model family; `shard.py` is its only reader. Paths are module names as in
-named_modules(), where one part may be `*` (every child), `first` or `last` (of a ModuleList; a child of that name comes
-before).
+A plan is data; `shard.py` is its only reader. Paths are module names as in named_modules(). One component may be `*`
+(every child), `first` or `last` (of a ModuleList); a child that really has that name takes precedence. "Local" is what
+this rank holds: its shard of a tensor, or its shard's tokens.
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Split:
-    """Before `path` runs, its argument (by name, or by position where it has none) becomes the own tokens of `segment`.
+    """Before `path` runs, replaces its argument with the local shard of `segment`.
 
-    The full length along `dim` is recorded as the segment's length. The copy is owned: blocks add in place.
-    Tokens that lie on a grid of several dimensions from `dim` on are numbered along the first, the others become 1;
-    Gather brings the grid back. Of an argument that is a tuple the tokens are its `item`. Of tokens that only count up
-    to a number, the argument `until`, the others are dropped. As many tokens as `front` says, by the arguments of the
-    model and of the module, lie in front of the segment and stay on every rank.
+    The argument is given by name, or by position where it has no name. The full length along `dim` is recorded as the
+    length of the segment. The shard is a copy, because blocks add in place.
+    `grid`: the tokens lie on a grid of so many dimensions from `dim` on. They are flattened along the first, the others
+    become 1; Gather restores the grid.
+    `until`: the argument that says how many tokens count; those after them are dropped.
+    `item`: the argument is a tuple, and this item of it holds the tokens.
+    `front`: returns, from the arguments of the model and of the module, the number of prefix tokens in front of the
+    segment. Every rank keeps the whole prefix.
     """
 
     path: str
@@ -64,9 +67,9 @@ class Split:
 
 @dataclass(frozen=True)
 class SplitJoint:
-    """Before `path` runs, its argument, which lies along `dim` like the joint sequence, becomes the own tokens of it.
+    """Before `path` runs, replaces its argument, which lies along `dim` like the joint sequence, with the local shard.
 
-    Each recorded segment is split on its own. None stays None. The copy is shared by all layers: read only.
+    Each segment is split on its own. None stays None. The copy is shared by all layers: read only.
     """
 
     path: str
@@ -76,10 +79,11 @@ class SplitJoint:
 
 @dataclass(frozen=True)
 class Localise:
-    """Before `path` runs, its argument becomes local(argument, own): what the own tokens of `segments` need of it.
+    """Before `path` runs, its argument becomes local(argument, own): the part that the local tokens of `segments` need.
 
-    For what speaks of positions, or of each frame, or is no plain tensor. None or not given stays so. The result is
-    shared by all layers: read only. `outside` the blocks nothing is cut where the model holds all tokens there.
+    For arguments that hold positions or one entry per frame, or that are no plain tensor. An argument that is None or
+    not given stays so. The result is shared by all layers: read only. `outside`: the module is outside the blocks, so
+    nothing is cut where the model holds all tokens there.
     """
 
     path: str
@@ -91,10 +95,10 @@ class Localise:
 
 @dataclass(frozen=True)
 class KeyMask:
-    """Before `path` runs, its argument, an additive mask (B, tokens of `segment`) of keys, is taken away from it.
+    """Before `path` runs, takes an additive key mask (B, tokens of `segment`) out of its arguments.
 
-    Attention inside is given it instead, for the whole joint sequence, of which the other segments are not masked.
-    Without a `segment` the mask is that of the joint sequence, in any shape attention takes.
+    Attention inside gets the mask of the whole joint sequence instead, with the other segments not masked. Without a
+    `segment` the mask already is that of the joint sequence, in any shape attention takes.
     """
 
     path: str
@@ -104,9 +108,9 @@ class KeyMask:
 
 @dataclass(frozen=True)
 class Residuals:
-    """Before `path` runs, what its argument (ComfyUI's `control`) adds to `segment` is cut to the own tokens.
+    """Before `path` runs, cuts the ControlNet outputs for `segment` (ComfyUI's argument `control`) to the local tokens.
 
-    They are cut when the model asks for them, which it does behind the split.
+    Each is cut when the model asks for it, which it does after the split.
     """
 
     path: str
@@ -117,7 +121,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class AsIs:
-    """Where `when` is true of the arguments of `path`, by name, it runs as it is: all its tokens are on every rank."""
+    """Where `when` is true of the arguments of `path`, by name, it runs unsplit: every rank has all its tokens."""
 
     path: str
     when: Callable[[Callable[[str], Any]], bool]
@@ -125,13 +129,15 @@ class AsIs:
 
 @dataclass(frozen=True)
 class AttentionScope:
-    """Attention called inside `path` is over split tokens; its first call over the segments calls[0], and so on.
+    """Attention called inside `path` is over split tokens: the first call over the segments calls[0], and so on.
 
-    A model that calls ComfyUI's attention without transformer_options does so from the Python module `caller`. A mask
-    the module makes for its own tokens is replaced by mask(module, its mask, all tokens), that of the whole sequence.
-    With `front` there may be more keys than queries: the first ones are those of tokens that every rank has. Calls that
-    see no others run as they are, and are not counted.
-    Where the transformer option `skipped_with` is set, the module works on each token alone and does not attend.
+    `caller`: the model calls ComfyUI's attention without transformer_options, so optimized_attention is patched in this
+    Python module, which imports it.
+    `mask`: replaces a mask that the module makes for its local tokens with mask(module, its mask, number of all
+    tokens), the mask of the whole sequence.
+    `front`: there may be more keys than queries; the first ones belong to a prefix that every rank has. Calls that see
+    no other keys run unchanged and are not counted.
+    `skipped_with`: where this transformer option is set, the module works on each token alone and does not attend.
     """
 
     path: str
@@ -142,15 +148,15 @@ class AttentionScope:
     skipped_with: str = ""
 
     def skips(self, options: Mapping[str, Any] | None) -> bool:
-        """Whether the module does not attend where these are the transformer_options."""
+        """Whether the module does not attend with these transformer_options."""
         return bool(self.skipped_with and options and options.get(self.skipped_with))
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """The model (`path` "") attends to many sequences, of which each rank holds all tokens: each computes some of them.
+    """Variable-length attention within many sequences: every rank has all tokens and computes some of the sequences.
 
-    It does so by `function` of the Python `module`; see `share_sequences` for how it is called.
+    `path` is "", the model. Patches `function` of the Python `module`; see `share_sequences` for how it is called.
     """
 
     path: str
@@ -160,9 +166,10 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of the model (`path` ""), which holds all tokens on each rank: each computes some of the heads.
+    """Attention by heads: every rank has all tokens and computes a chunk of the heads.
 
-    It is `function` of the Python `module`, called like ComfyUI's attention; see `share_heads`.
+    `path` is "", the model. Patches `function` of the Python `module`, called like ComfyUI's attention; see
+    `share_heads`.
     """
 
     path: str
@@ -172,9 +179,9 @@ class Heads:
 
 @dataclass(frozen=True)
 class Shared:
-    """`path` works on each token alone, where each rank holds all of them: each computes its share of the argument's.
+    """`path` works on each token alone, and every rank has all tokens: each computes a shard of the argument's tokens.
 
-    Its output is made that of all tokens again.
+    The output is gathered, so that every rank has all tokens again.
     """
 
     path: str
@@ -183,11 +190,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class Whole:
-    """`path` looks at positions: its argument, own tokens of `segment`, becomes those of all ranks, alike on each.
+    """`path` mixes tokens by position, so it is replicated: its argument, local tokens of `segment`, is gathered first.
 
-    Its output is then cut to the own tokens again, unless it has no tokens of that segment (`cut`). For few and cheap
-    modules: every rank does all of the work. `outside` the blocks nothing is done where the model holds all tokens. Of
-    an output that is a tuple the tokens are its `item`.
+    Its output is cut to the local tokens, unless it has no tokens of that segment (`cut` False). For few and cheap
+    modules: every rank does all of the work. `outside`: the module is outside the blocks, so nothing is done where the
+    model holds all tokens there. `item`: the output is a tuple, and this item of it holds the tokens.
     """
 
     path: str
@@ -200,8 +207,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """`path` mixes neighbouring tokens, as a convolution of kernel 3 does: its argument, own tokens of `segment`, is
-    given the next token on either side, and its output is cut to the own tokens again.
+    """`path` mixes neighbouring tokens, like a convolution of kernel 3, so it needs a halo.
+
+    Its argument, local tokens of `segment`, gets the next token on either side; its output is cut to the local tokens.
     """
 
     path: str
@@ -211,11 +219,11 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Gather:
-    """The output of `path` holds the own tokens of `segments` along `dim`; it becomes that of all ranks, alike on each.
+    """The output of `path` holds the local tokens of `segments` along `dim`; it is gathered, the same on every rank.
 
-    Gather behind the last layer that works on each token alone, where the channels are fewest. Own tokens of the
-    segments named in `behind` may lie in front of them; they are kept as they are, not gathered. Of an output that is a
-    tuple the tokens are its `item`.
+    Gather after the last layer that works on each token alone, where the channels are fewest. `behind`: segments whose
+    local tokens may lie in front of the gathered ones; they are kept, not gathered. `item`: the output is a tuple, and
+    this item of it holds the tokens.
     """
 
     path: str
@@ -244,11 +252,11 @@ Action = (
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks at `path`: (argument, segments, place in the output or None) of every tensor of tokens they change.
+    """The blocks at `path` and every tensor of tokens they change: (argument, segments, place in the output or None).
 
-    Where a patch between the blocks sees the tokens, it is given all of them: the blocks are then split before and
-    gathered behind each one, instead of the plan's Split and Gather, and the model adds residuals to all tokens.
-    `front` and `grid` are as in Split.
+    Where a patch looks at the tokens between the blocks, it gets all of them: its input is then split and its output
+    gathered at each block, instead of the plan's Split and Gather, and the model adds control to all tokens. `front`
+    and `grid` are as in Split.
     """
 
     path: str
@@ -262,9 +270,10 @@ class Blocks:
 class Plan(Family):
     """How one model family is split: `joint` names the segments of its sequence in the order the model joins them.
 
-    Without `blocks`, nothing may look at the tokens between the blocks, which a guard must see to, and a workflow may
-    put no code of its own into the model: with them, a block that it changes runs on all tokens. With one of the
-    model's arguments `whole_with` the model itself counts all tokens there, and is given them.
+    With `blocks`, patches may look at the tokens between the blocks, and a block that a workflow changes runs on all
+    tokens. Without, nothing may look at the tokens there, which a guard must see to, and a workflow may put no code of
+    its own into the model. `whole_with`: arguments with which the model itself counts all tokens between its blocks, so
+    it is given them.
     """
 
     joint: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""The one reader of plans: hooks on an unchanged model, for as long as a job lasts.
+"""Token sharding: applies a plan to an unchanged model, by hooks that stay for as long as a job lasts.
 
-B batch, L own tokens, N all tokens, C channels.
+B batch, L local tokens, N all tokens, C channels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RUNS_WHOLE = (
 
 
 class Sharding(Sharing):
-    """A model whose tokens are split by a plan; see `Hooked`."""
+    """A model whose tokens are split over the ranks as its plan says; see `Hooked`."""
 
     def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
         super().__init__(module, plan, attention)
@@ -91,7 +91,7 @@ class Sharding(Sharing):
             self._replace(name, "optimized_attention", self._override)
 
     def detach(self) -> None:
-        """Takes the hooks off again and forgets the last forward."""
+        """Removes the hooks and forgets the last forward."""
         super().detach()
         self._forward = Forward()
 
@@ -105,7 +105,7 @@ class Sharding(Sharing):
         return self._forward.unsplit or self._forward.whole_block
 
     def _is_changed(self, path: str) -> bool:
-        """Whether the block at `path` holds code of the workflow's own, or is held by such a module."""
+        """Whether the block at `path` holds code of the workflow's own, or lies inside a module that does."""
         return any(changed and (holds(path, changed) or holds(changed, path)) for changed in self._changed)
 
     def _enter_whole(
@@ -116,7 +116,7 @@ class Sharding(Sharing):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        """The block is given all tokens, as the model holds them."""
+        """Lets the block run on all tokens, as the model holds them, and records the lengths of its segments."""
         given = partial(argument, positions=places, args=args, kwargs=kwargs)
         front = blocks.front(self._forward.given, given) if blocks.front else 0
         for name, segments, _ in blocks.tokens:
@@ -249,7 +249,7 @@ class Sharding(Sharing):
         if x is None:
             return None
         layout = self._layout(self.plan.joint)
-        if x.shape[action.dim] > layout.total and self._forward.patched:  # keys that a patch adds have their places
+        if x.shape[action.dim] > layout.total and self._forward.patched:  # also has positions of keys that a patch adds
             own = partial(layout.split_joint, x.narrow(action.dim, 0, layout.total), action.dim, self.attention.part)
             return self._once(x, action.dim, own)
         if x.shape[action.dim] != layout.total:
@@ -307,7 +307,7 @@ class Sharding(Sharing):
         return Own(self._layout(segments), self.attention.part, self._forward.whole_between)
 
     def _once(self, value: Any, what: Any, make: Callable[[], Any]) -> Any:
-        """What was made of this value in this forward, or `make` now. Keeps the value, whose id must stay its own."""
+        """Caches what `make` makes of this value, for this forward. Keeps the value, so that its id stays unique."""
         key = (id(value), what)
         if key not in self._forward.copies:
             self._forward.copies[key] = (value, make())
@@ -338,7 +338,7 @@ class Sharding(Sharing):
         return self._forward.on_grid(x, action.segments[0], action.dim)
 
     def _all_behind(self, x: Tensor, segments: tuple[str, ...], kept: int, dim: int, tag: Tag) -> Tensor:
-        """All tokens of the segments, behind the `kept` ones and those that every rank has."""
+        """Gathers the tokens of the segments; in front of them the prefix and `kept` other tokens stay."""
         kept += self._forward.fronts.get(segments[0], 0)
         own, layout = x.narrow(dim, kept, x.shape[dim] - kept), self._layout(segments)
         if own.shape[dim] != layout.chunk(self.attention.part):

@@ -1,6 +1,6 @@
-"""Work that the ranks share where each of them holds all tokens, and what it has in common with tokens that are split.
+"""Divides work over the ranks where every rank has all tokens: attention by heads or by sequences, modules by tokens.
 
-B batch, N tokens, H heads, D head dim.
+Also the base of `Sharding`, with the hooks and the gathering that both need. B batch, N tokens, H heads, D head dim.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .spare import HeldTokens
 
 
 class Sharing(Hooked):
-    """The part of a sharding that gives each rank some of the work on all tokens; see `Hooked`."""
+    """The base of a sharding that gives each rank its share of the work on tokens all ranks have; see `Hooked`."""
 
     def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
         super().__init__(module, plan, attention)
@@ -34,14 +34,14 @@ class Sharing(Hooked):
         self._callers: dict[tuple[str, str], Callable[..., Tensor]] = {}
 
     def detach(self) -> None:
-        """Takes the hooks off again, and puts the functions of Python modules back."""
+        """Removes the hooks and restores the patched functions of Python modules."""
         super().detach()
         for (module, name), function in self._callers.items():
             setattr(sys.modules[module], name, function)
         self._callers.clear()
 
     def _replace(self, module: str, name: str, by: Callable[..., Tensor]) -> None:
-        """Until detached, the function of a Python module is `by`, called with it in front of its arguments."""
+        """Patches a function of a Python module until `detach`; `by` gets the original in front of its arguments."""
         self._callers[module, name] = function = getattr(sys.modules[module], name)
         setattr(sys.modules[module], name, partial(by, function))
 
@@ -95,7 +95,7 @@ class Sharing(Hooked):
         return self._all_tokens(output, layout, 1, tag)
 
     def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
-        """The tokens of all ranks; where they come before the batch, all its entries travel as one."""
+        """Gathers the tokens of all ranks; where they come before the batch, its entries travel as one."""
         if isinstance(layout, HeldTokens):
             x, layout = layout.without_spares(x, dim, self.attention.part), layout.given
         if dim > 0:

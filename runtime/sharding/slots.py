@@ -1,4 +1,4 @@
-"""The names of the entries of a batch, by which residual streams know them again."""
+"""Names the entries of a batch, so that compression finds the residual stream of each again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .hooks import Slots
 def batch_slots(options: Mapping[str, Any], batch: int) -> Slots:
     """(cond, sample) of every batch entry; ComfyUI stacks the conds of a call, each with all its samples.
 
-    A uuid alone does not name a cond: for every cond with an area ComfyUI makes one of the other predictions with the
-    same area and the same uuid (create_cond_with_same_area_if_none), and evaluates both in one batch. And each context
-    window shows the same cond other frames.
+    A uuid alone does not identify a cond: for every cond with an area ComfyUI adds one of the other prediction, with
+    the same area and the same uuid (create_cond_with_same_area_if_none), and evaluates both in one batch. And context
+    windows evaluate the same cond on different frames.
 
     Args:
         options: transformer_options. "uuids" has one entry per cond in the call, "cond_or_uncond" the number of the
             prediction it is for; a caller that gives neither evaluates one cond. "context_window" has the frames.
-        batch: B, a multiple of their number.
+        batch: B, a multiple of the number of conds.
     Raises:
-        Unsupported: a wrapper has taken the batch apart.
+        Unsupported: a wrapper evaluates only some of the batch entries at a time.
     """
     uuids = options.get("uuids") or [""]
     predictions = options.get("cond_or_uncond") or [0] * len(uuids)

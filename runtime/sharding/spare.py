@@ -1,8 +1,7 @@
-"""Segments of fewer tokens than there are ranks: a rank that has none of one holds a copy of its last token, a spare.
+"""Pads segments of fewer tokens than ranks: a rank without a token of one holds a copy of its last token, a spare.
 
-So every rank holds some of each segment: modules and kernels do not agree on what to make of tensors without tokens. A
-spare is worked on like any other token and belongs to nobody: ranks hand on what is without it, so nothing of it
-reaches another token.
+So every rank holds some tokens of each segment: modules and kernels disagree about tensors without tokens. A spare is
+computed like any other token, but no rank sends it, so nothing of it reaches another token.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from ..attention.layout import TokenLayout
 
 @dataclass(frozen=True)
 class HeldTokens(TokenLayout):
-    """What each rank holds of a joint sequence: the tokens that `given` counts as its own, and spares."""
+    """The layout of what each rank holds of a joint sequence: its tokens, as in `given`, and spares."""
 
     @property
     def given(self) -> TokenLayout:
-        """What each rank hands on: the same segments without spares."""
+        """The layout of what each rank sends: the same segments without spares."""
         return TokenLayout(self.lengths, self.parts)
 
     def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
-        """See `TokenLayout.ranges`; those of different parts overlap where one holds a spare."""
+        """See `TokenLayout.ranges`; the ranges of two shards overlap where one holds a spare."""
         own, ends = super().ranges(part, group), accumulate(self.lengths)
         return tuple(
             (end - 1, end) if length and first == last else (first, last)
@@ -36,11 +35,11 @@ class HeldTokens(TokenLayout):
         )
 
     def has_spare(self, part: int) -> bool:
-        """Whether some of what `part` holds is spare."""
+        """Whether shard `part` holds a spare."""
         return self.chunk(part) != self.given.chunk(part)
 
     def without_spares(self, x: Tensor, dim: int, part: int) -> Tensor:
-        """What `part` hands on of `x`, which ends with the tokens it holds along `dim`."""
+        """Drops the spares of shard `part` from `x`, which along `dim` ends with the tokens of that shard."""
         if not self.has_spare(part):
             return x
         front = x.shape[dim] - self.chunk(part)
@@ -48,7 +47,7 @@ class HeldTokens(TokenLayout):
         return x.index_select(dim, torch.tensor(places, dtype=torch.long, device=x.device))
 
     def with_spares(self, x: Tensor, dim: int, part: int) -> Tensor:
-        """The inverse, with zero in place of the spares."""
+        """The inverse: puts zeros where the spares were."""
         if not self.has_spare(part):
             return x
         whole = x.new_zeros(*x.shape[:dim], self.chunk(part), *x.shape[dim + 1 :])
@@ -72,9 +71,9 @@ def attend_without_spares(
     part: int,
     **kwargs: Any,
 ) -> Tensor:
-    """`attend`, which is as ComfyUI's, from and to the tokens that are nobody's spares; for those it gives zero.
+    """Calls `attend`, which takes ComfyUI's arguments, without the spares, and gives zero for them.
 
-    q, k, v are of the tokens that `part` holds, all keys of a front before them.
+    q, k, v are of the tokens of shard `part`; all keys of a prefix may come before them.
     """
     dim = 2 if kwargs.get("skip_reshape") else 1
     q, k, v = (layout.without_spares(x, dim, part) for x in (q, k, v))

@@ -1,4 +1,4 @@
-"""From a model to what splits it: its plan, and the reader of such plans."""
+"""Looks up the plan of a model or ControlNet and makes its sharding, of tokens or of rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .shard import Sharding
 
 
 def split_over_ranks(module: nn.Module, attention: SequenceAttention) -> Hooked:
-    """The sharding of a diffusion module, tokens or rows. Raises Unsupported when there is no plan for its class."""
+    """The sharding of a diffusion module, of tokens or rows. Raises Unsupported when there is no plan for its class."""
     plan = plan_for(module)
     kind = RowSharding if isinstance(plan, RowPlan) else Sharding
     return kind(module, plan, attention)
 
 
 def split_control(control: nn.Module, attention: SequenceAttention) -> ControlTokens | ControlRows | None:
-    """The sharding of a ControlNet's module, tokens or rows; None for one without a plan."""
+    """The sharding of a ControlNet's module, of tokens or of rows; None for a class without a plan."""
     plan = control_plan(control)
     if plan is None:
         return None

@@ -1,4 +1,4 @@
-"""What the patches inside a transformer's blocks see of its tokens: the `View` of one forward. See `inside.py`."""
+"""Gathers all tokens for the patches inside a transformer's blocks: the `View` of one forward. See `inside.py`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .spare import HeldTokens
 
 
 class TokenView:
-    """All tokens, for a moment, on a rank that holds some of them.
+    """Lets patches see all tokens on a rank that holds a shard of them.
 
-    `slots` are the batch entries; `layout` gives that of segments, `named` a name for what is sent, once per forward.
-    `joint` are the segments where no attention is at hand. `behind`: patches behind attention can bring back the tokens
-    that others in front of it made fewer or more.
+    `slots`: the batch entries. `layout`: gives the layout of segments. `named`: makes a name for a message, used once
+    per forward. `joint`: the segments to assume outside of an attention scope. `behind`: there are patches behind
+    attention, which can restore a token count that others in front of it have changed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TokenView:
         return self._layout_of(scope.calls[min(call, len(scope.calls) - 1)] if scope is not None else self._joint)
 
     def is_whole(self) -> bool:
-        """See `View.is_whole`: within a block that runs on all tokens, and before they are split."""
+        """See `View.is_whole`: true in a block that runs on all tokens, and before they are split."""
         return self._forward.whole_block or not self._forward.lengths
 
     def gathered(self, x: Tensor, dim: int, what: str) -> Tensor:
@@ -73,7 +73,7 @@ class TokenView:
         return layout.split_joint(x, dim, self._attention.part)
 
     def whole_of(self, own: Any) -> Any:
-        """See `View.whole_of`. Raises Unsupported for what no action of the plan has made."""
+        """See `View.whole_of`. Raises Unsupported for a value that no action of the plan has made."""
         if own is None or self.is_whole():
             return own
         for value, made in self._forward.copies.values():
@@ -104,9 +104,9 @@ class TokenView:
         self._forward.all_given = True
 
     def attend(self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
-        """Attention of the own queries to all keys; of all queries where a patch has made them fewer or more.
+        """Attention of the local queries to all keys; of all queries where a patch has changed their number.
 
-        Raises Unsupported where no patch brings them back.
+        Raises Unsupported where no patch behind attention restores it.
         """
         self._forward.all_given = False
         layout, mask, part = self._layout, kwargs.get("mask"), self._attention.part
@@ -129,12 +129,12 @@ class TokenView:
             )
 
     def _grid(self, x: Tensor, dim: int) -> tuple[int, ...]:
-        """The grid of the tokens that lie on one from `dim` on, or did in the model; empty where there is none."""
+        """The shape of the grid of tokens that `x` has from `dim` on, or had in the model; empty if there is none."""
         grid = self._forward.grids.get(self._joint[0], ())
         return grid if x.ndim == dim + len(grid) + 1 else ()
 
     def _whole_span(self, span: list[int]) -> list[int]:
-        """From a span of segments in own tokens to the same in all tokens; one that is of all tokens already stays."""
+        """Converts a span of segments from local to all tokens; a span that is of all tokens already stays."""
         layout = self._layout
         if span[1] == layout.total:
             return span
