@@ -1,4 +1,4 @@
-"""The children of a module by a part of a path, and the arguments of its forward by name or position."""
+"""Finds modules by the path patterns of plans, and reads or replaces arguments of their forwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
-    """The named children a part of a path stands for: one by its name, or `*` all, `first`, `last`."""
+    """The named children that a component of a path matches: one by its name, or `*` all, `first`, `last`."""
     named = list(module.named_children())
     by_name = [(name, child) for name, child in named if name == part]
     match part:
@@ -26,7 +26,7 @@ def children(module: nn.Module, part: str) -> list[tuple[str, nn.Module]]:
 
 
 def modules_at(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    """The modules a path stands for, each with its own path; none where there is no such module."""
+    """The modules that a path pattern matches, each with its own path; none if there is no such module."""
     found = [("", module)]
     for part in path.split(".") if path else ():
         found = [(f"{name}.{key}".lstrip("."), child) for name, m in found for key, child in children(m, part)]
@@ -34,7 +34,7 @@ def modules_at(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
 
 
 def argument(name: str | int, positions: Mapping[str, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The value of an argument; None when it was not given."""
+    """The value of an argument, by name or position; None if it was not given."""
     if name in kwargs:
         return kwargs[name]
     index = positions.get(name, name)

@@ -1,7 +1,7 @@
-"""Which modules of a model no longer do what ComfyUI's code says: a workflow has put code of its own in their place.
+"""Finds the modules of a model that no longer run ComfyUI's code, because a workflow has replaced it.
 
-Object patches and injections do that, and packs that set a forward. What acts by way of functions that no module holds
-cannot be seen here.
+Object patches and injections do that, and custom nodes that set a forward. A change made through functions that no
+module holds cannot be seen here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch._dynamo.eval_frame import OptimizedModule
 from .origin import is_class_of, is_function_of
 
 _KNOWN = ("comfy", "torch", "einops")
-# Layers that work on each token alone. Loaders of other packs bring their own, which hold weights in other ways.
+# Layers that work on each token alone. Loaders of other packs bring subclasses that store weights in other formats.
 _OF_EACH_TOKEN = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 
 def changed_modules(root: nn.Module) -> Iterator[str]:
-    """Their paths. A compiled module does what it did before, and one with a hook more than that."""
-    is_changed = cache(_is_changed)  # while one looks, classes stay what they are
+    """Yields their paths. A compiled module counts as unchanged, one with forward hooks as changed."""
+    is_changed = cache(_is_changed)  # classes do not change during the search
     for path, module in root.named_modules():
         if isinstance(module, OptimizedModule):
             continue
@@ -34,12 +34,12 @@ def changed_modules(root: nn.Module) -> Iterator[str]:
 
 
 def holds(path: str, inner: str) -> bool:
-    """Whether the module at `path` is the one at `inner` or has it inside."""
+    """Whether the module at `path` is the one at `inner` or contains it."""
     return path == inner or inner.startswith(f"{path}.")
 
 
 def _is_changed(kind: type) -> bool:
-    """Whether a class is another's than ComfyUI's, or has functions that it was not written with."""
+    """Whether a class is none of the known packages', or has functions that are not theirs."""
     return _of_another(kind) or not all(is_function_of(_KNOWN, function) for function in _functions_of(kind))
 
 
@@ -48,20 +48,20 @@ def _of_another(kind: type) -> bool:
 
 
 def _holds_weights_otherwise(kind: type) -> bool:
-    """Whether it is a layer of a loader that does what ComfyUI's does, as GGUF has them."""
+    """Whether it is a loader's layer that computes what ComfyUI's does but stores weights otherwise, as GGUF's."""
     bases = (base for base in kind.__mro__ if base.__module__ == "comfy.ops")
     return is_function_of(_KNOWN, kind.forward) and any(is_class_of(_KNOWN, base) for base in bases)
 
 
 def _functions_of(kind: type) -> Iterator[FunctionType]:
-    """The functions that a class has from the known packages' classes."""
+    """The functions that a class has from classes of the known packages."""
     bases = (base for base in kind.__mro__ if is_class_of(_KNOWN, base))
     functions = (getattr(value, "__func__", value) for base in bases for value in vars(base).values())
     return (function for function in functions if isinstance(function, FunctionType))
 
 
 def _has_other_functions(module: nn.Module) -> bool:
-    """Whether the module itself has functions in place of its class's."""
+    """Whether the module instance overrides functions of its class."""
     kind = type(module)
     own = (
         (value, getattr(kind, name)) for name, value in vars(module).items() if callable(value) and hasattr(kind, name)

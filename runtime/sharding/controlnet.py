@@ -1,4 +1,4 @@
-"""A ControlNet whose tokens are split as those of the model it steers."""
+"""Token sharding of a ControlNet, split like the model it steers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .shard import Sharding
 
 
 class ControlTokens(Sharding):
-    """See `Sharding`. Its residuals are those of all tokens, alike on every rank.
+    """See `Sharding`. Its control has all tokens, the same on every rank.
 
-    With `keeps_own` they are right at the own tokens only, and zero elsewhere: for a model that takes no others. Then
-    nothing of them is sent.
+    With `keeps_own` it is right at the local tokens only, and zero elsewhere: for a model that takes no others. Then
+    none of it is sent.
     """
 
     keeps_own = False
@@ -30,7 +30,7 @@ class ControlTokens(Sharding):
 
 
 def in_place(own: Tensor, dim: int, total: int, first: int, last: int) -> Tensor:
-    """A tensor of `total` along `dim`, zero but from `first` to `last`, where the own values are."""
+    """A tensor of size `total` along `dim`: the local values from `first` to `last`, zero elsewhere."""
     whole = own.new_zeros(*own.shape[:dim], total, *own.shape[dim + 1 :])
     whole.narrow(dim, first, last - first).copy_(own)
     return whole

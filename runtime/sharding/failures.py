@@ -1,7 +1,7 @@
-"""Failures of this pack's own code inside a model, which become refusals: something there is not as that code has it.
+"""Turns failures of this pack's own code inside a model into refusals: the model is not what that code assumes.
 
-Another ComfyUI may lack an attribute that a hook reads, or call it otherwise. What fails in the code of the model, or
-of another pack, that a hook calls is no such failure and stays the error it is.
+Another ComfyUI may lack an attribute that a hook reads, or call it differently. An error in code of the model, or of
+another pack, that a hook calls is no such failure and is raised unchanged.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _NOT_TAKEN = re.compile(r"(\S+)\(\) (?:got|missing|takes) ")
 
 @contextmanager
 def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
-    """What fails in this pack's own code in the block becomes a refusal of this `kind`; the log has the traceback."""
+    """Turns an error of this pack's own code in the block into a refusal of this `kind`; logs the traceback."""
     try:
         yield
     except KINDS as error:
         home = _own_home(error)
-        if not home or type(error).__module__.startswith(_PACKAGE):  # a sentence of our own
+        if not home or type(error).__module__.startswith(_PACKAGE):  # already an error message of ours
             raise
         what = str(error).partition("\n")[0]
         sentence = (
@@ -52,11 +52,12 @@ def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
 
 
 def _own_home(error: Exception) -> str:
-    """The module of this pack, within its runtime, whose code failed; empty where that was other code.
+    """The module of this pack, within its runtime, whose code failed; empty if other code did.
 
-    The innermost frame decides, but for those of libraries, which fail at what they are given, and for functions that
-    only hand a call on. So does an object of ours that is not what the code that has it takes it for. A function of a
-    workflow that takes other arguments than ComfyUI gives is at fault itself, although it is called from here.
+    The innermost frame decides, except frames of libraries, which fail at what they are given, and of functions that
+    only pass a call on. An attribute that one of our own objects lacks is our failure, wherever it is read. A
+    workflow's function that does not take the arguments ComfyUI gives it is itself at fault, although our code calls
+    it.
     """
     lacking = type(getattr(error, "obj", None)).__module__
     if _is_hook(lacking):
@@ -71,7 +72,7 @@ def _own_home(error: Exception) -> str:
 
 
 def _does_not_take(error: Exception, frame: FrameType) -> bool:
-    """Whether a function of a workflow does not take what the frame gives it, in which it has no frame of its own."""
+    """Whether a workflow's function does not accept what `frame` passes to it; it then has no frame of its own."""
     told = _NOT_TAKEN.match(str(error)) if isinstance(error, TypeError) else None
     if told is None:
         return False
@@ -82,7 +83,7 @@ def _does_not_take(error: Exception, frame: FrameType) -> bool:
 
 
 def _code_of(called: object) -> FunctionType | None:
-    """The function that runs when this is called."""
+    """The Python function that runs when this object is called."""
     while isinstance(called, partial):
         called = called.func
     found = (called, getattr(called, "__func__", None), vars(type(called)).get("__call__"))
@@ -103,7 +104,7 @@ def _frames(error: Exception) -> list[FrameType]:
 
 
 def _place(error: Exception) -> str:
-    """Where in the model that was: the innermost module that ran, by its path in the outermost."""
+    """Where in the model the error was: the innermost module that ran, by its path in the outermost one."""
     running = [frame.f_locals["self"] for frame in _frames(error) if frame.f_code is _CALL]
     if not running:
         return "outside of the model's modules"

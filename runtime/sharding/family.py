@@ -1,4 +1,4 @@
-"""What the plans of all model families have in common: whom they are for, and what they refuse."""
+"""The base of all plans: the models that a family covers, the guards that refuse inputs, and the errors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .parameters import Passed
 
 @dataclass(frozen=True)
 class Guard:
-    """Before the model runs, `refuses` looks at its arguments by name; True refuses to split it.
+    """Looks at the model's arguments, by name, before it runs: where `refuses` is true, the forward is not split.
 
-    `reason` completes the sentence "Flux cannot be split over ranks with ...", or what `refuses` returns, where that
-    says more. All ranks see the same arguments; the model itself is among them as "self".
+    `reason` completes the sentence "Flux cannot be split over ranks with ..."; `refuses` may return a text to use
+    instead. All ranks see the same arguments; the model itself is among them as "self".
     """
 
     refuses: Callable[[Mapping[str, Any]], bool | str]
@@ -25,10 +25,10 @@ class Guard:
 
 @dataclass(frozen=True)
 class Family:
-    """A model family by its name.
+    """A model family, by its name.
 
-    `models` are the classes its plan is right for, as "module.Class"; a subclass may do something else and is not
-    included. `passed`: the arguments of its modules that the plan knows besides those that it names.
+    `models`: the classes that the plan is right for, as "module.Class"; a subclass may behave differently and is not
+    included. `passed`: arguments of the model's modules that the plan knows besides those it names.
     """
 
     family: str
@@ -37,15 +37,15 @@ class Family:
     passed: tuple[Passed, ...] = field(default=(), kw_only=True)
 
     def refuse(self, what: str) -> Unsupported:
-        """The error that says what of this family cannot be split, and which setting avoids it."""
+        """The error for something that this family cannot be split with; it names the setting that avoids it."""
         return Unsupported(f"{self.not_with(what)}; {WAY_OUT}")
 
     def refuse_unfit(self, what: str) -> Unsupported:
-        """The error that says what of the model is not as the plan knows it, and which degrees do without the plan."""
+        """The error for a model that is not as the plan knows it; it names the degrees that do without the plan."""
         return Unsupported(f"{self.not_with(what)}; {OTHER_DEGREES}")
 
     def refuse_unseen_attention(self) -> Unsupported:
-        """The error for attention that ComfyUI does not call our override for."""
+        """The error for attention for which ComfyUI did not call our override."""
         return self.refuse(f"an attention that does not go through the attention functions of {installed()}")
 
     def refuse_unrun(self, part: str) -> Unsupported:
@@ -53,5 +53,5 @@ class Family:
         return self.refuse(f"a patch, or a change in {installed()}, that keeps its {part} from running")
 
     def not_with(self, what: str) -> str:
-        """That says what of this family cannot be split."""
+        """The sentence that this family cannot be split with `what`."""
         return f"{self.family} cannot be split over ranks with {what}"

@@ -1,4 +1,4 @@
-"""What is known of one forward of a model whose tokens are split."""
+"""The state of one forward of a model whose tokens are split."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from .spare import HeldTokens
 @dataclass
 class Forward:
     """`given`: the arguments of the model.
-    `lengths`: all tokens of each segment that has been split. `grids`: how they lay in the model. `fronts`: the tokens
-    in front of it that every rank has.
 
-    `unsplit`: nothing is split in it. `whole_between`, `whole_block`: the model holds all tokens between its blocks,
-    and in the one that runs.
-    `scope`: the attention that is split now, its module, its name, the calls so far, and whether none is to come.
-    `key_mask` is given to attention for a mask the plan has taken from the blocks, `taken_mask`.
-    `copies`: {(id of a value, for what): (the value, what was made of it)}.
+    `lengths`: the full length of each segment that has been split. `grids`: the shape of the grid its tokens had.
+    `fronts`: the number of prefix tokens in front of it, which every rank has.
+    `unsplit`: nothing is split in this forward. `whole_between`: the model holds all tokens between its blocks.
+    `whole_block`: the block that runs is given all tokens, too.
+    `gathered`: a hook has gathered the tokens of all ranks again.
+    `scope`, `scope_module`, `scope_path`, `scope_calls`, `scope_skipped`: the attention scope that is running, its
+    module, its name, the attention calls so far, and whether none is to come.
+    `key_mask`: what attention is given for `taken_mask`, a mask that the plan has taken from the blocks.
+    `copies`: {(id of a value, purpose): (the value, what was made of it)}.
     `patched`: patches in front of attention may add keys.
-    `shared`: how the ranks share the tokens of the module at work, whose attention is then each rank's own.
-    `all_given`: the next attention is given all tokens. `whole_output`: what it gave is of all tokens, too.
+    `shared`: how the ranks share the tokens of the running module, whose attention is then each rank's own.
+    `all_given`: the next attention is given all tokens. `whole_output`: its output is of all tokens, too.
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -51,11 +53,11 @@ class Forward:
 
     @property
     def counts(self) -> frozenset[int]:
-        """How many tokens each segment has, and all together."""
+        """The number of tokens in each segment, and in all together."""
         return frozenset({*self.lengths.values(), sum(self.lengths.values())})
 
     def off_grid(self, x: Tensor, segment: str, dim: int, grid: int) -> Tensor:
-        """Tokens on a grid of `grid` dimensions from `dim` on, along the first; the others become 1."""
+        """Flattens a grid of `grid` dimensions, from `dim` on, along the first; the others become 1."""
         if grid == 1:
             return x
         last = dim + grid - 1
@@ -63,6 +65,6 @@ class Forward:
         return x.flatten(dim, last)[(slice(None),) * (dim + 1) + (None,) * (grid - 1)]
 
     def on_grid(self, x: Tensor, segment: str, dim: int) -> Tensor:
-        """All tokens of a segment as they lay in the model."""
+        """Puts all tokens of a segment back on the grid they had in the model."""
         grid = self.grids.get(segment)
         return x.reshape(*x.shape[:dim], *grid, *x.shape[dim + len(grid) :]) if grid else x

@@ -1,4 +1,4 @@
-"""Attention to keys that every rank has, and to those of split tokens behind them."""
+"""Attention whose keys are a prefix that every rank has, followed by split tokens."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def attend_with_front(
     tag: Tag,
     **kwargs: Any,
 ) -> Tensor:
-    """Attention of the own queries to the keys in front and those of all ranks; called like ComfyUI's.
+    """Attention of the local queries to the prefix keys and those of all ranks; called like ComfyUI's.
 
-    Each rank hands on its share of the keys in front. Its queries become as many as its keys: those in front, which
-    nobody looks at, are zero.
+    Each rank sends its shard of the prefix, which becomes one more segment. So that there are as many queries as keys,
+    queries of zeros are added for it; their output is dropped.
 
     Args:
-        k, v: all keys and values in front, then the own ones. layout: that of the others.
+        k, v: all keys and values of the prefix, then the local ones. layout: the layout of the split tokens.
     """
     dim = 2 if kwargs.get("skip_reshape") else 1
     own = q.shape[dim]

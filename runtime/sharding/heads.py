@@ -1,4 +1,4 @@
-"""Attention of tokens that every rank holds, shared by its heads."""
+"""Attention over tokens that every rank has, split over the ranks by heads."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def share_heads(
     heads: int,
     **kwargs: Any,
 ) -> Tensor:
-    """What the function gives for all heads, of which each rank computes its share.
+    """The function's output for all heads, of which each rank computes a chunk.
 
     Args:
         function: called like ComfyUI's attention, without a mask.
-        gather: makes of (B, N, own heads, D) that of all heads, alike on each rank.
+        gather: makes of (B, N, local heads, D) that of all heads, the same on each rank.
         q, k, v: (B, N, heads x D).
     """
     layout = HeldTokens((heads,), parts)

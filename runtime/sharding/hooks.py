@@ -1,4 +1,4 @@
-"""Hooks on an unchanged model, for as long as a job lasts: what every way to split a model has in common."""
+"""The base of token sharding and row sharding: hooks on an unchanged model for as long as a job lasts."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ ATTENTION_ARGUMENTS = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_r
 
 
 class Hooked(ABC):
-    """A model that is split over ranks. As a context manager it holds the hooks; nothing of it stays on the model.
+    """A model that is split over ranks by hooks. As a context manager it leaves nothing on the model.
 
-    Before each forward say `begin_forward(slots)`, the first time when what a workflow puts into it is there,
-    and give the model's transformer_options the `attention_override`. Everything refused raises Unsupported, on all
-    ranks at the same place. `replaced` are the paths of modules that a workflow replaces, or something of them.
-    Where nobody `asked` for the split, a forward that a guard refuses runs whole on every rank instead: all hooks
-    sleep, so that it is the model's own.
+    Call `begin_forward(slots)` before each forward, the first time when the workflow's changes are on the model, and
+    put `attention_override` into the model's transformer_options. Every refusal raises Unsupported, on all ranks at the
+    same place.
+    `replaced`: the paths of modules that a workflow replaces, wholly or in part.
+    `asked`: whether the user asked for this split. If not, a forward that a guard refuses runs unsplit on every rank:
+    all hooks sleep, so it is the model's own.
     """
 
     runs_compiled = True
-    """Whether torch.compile can make something of the model and its hooks."""
+    """Whether torch.compile can compile the model with its hooks."""
     given: tuple[str, ...] = (OPTIONS,)
-    """What it is called with, whoever calls it."""
+    """The arguments with which every caller calls the model."""
 
     def __init__(self, module: nn.Module, plan: Family, attention: SequenceAttention) -> None:
         self.module = self.called = module
@@ -70,9 +71,9 @@ class Hooked(ABC):
         self.detach()
 
     def attach(self) -> None:
-        """Puts the hooks on the modules the plan names.
+        """Puts the hooks on the modules that the plan names.
 
-        Raises Unsupported, and puts none, when the model lacks one or has another than the plan was written for.
+        Raises Unsupported, and leaves none on, when a module is missing or is not one the plan was written for.
         """
         try:
             with refusing_own_failures(Unsupported):  # every rank has the same model
@@ -85,10 +86,10 @@ class Hooked(ABC):
 
     @abstractmethod
     def _attach(self) -> None:
-        """`attach`, with `_check_parameters` before the first hook."""
+        """Does the work of `attach`; must call `_check_parameters` before it adds the first hook."""
 
     def detach(self) -> None:
-        """Takes the hooks off again."""
+        """Removes the hooks."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -99,21 +100,21 @@ class Hooked(ABC):
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The modules of which something is not as ComfyUI's code has it."""
+        """The paths of the modules that are not as ComfyUI's code has them."""
         return self._changed
 
     def begin_forward(self, slots: Slots) -> None:
-        """The next forwards are for these batch entries. Attaches, if that is still to be done."""
+        """Sets the batch entries of the next forwards. Attaches the hooks if that is still to be done."""
         self._slots = slots
         if not self.attached:
             self.attach()
 
     def _look(self) -> tuple[str, ...]:
-        """The modules that are not as ComfyUI's code has them, those among them that a workflow says it replaces."""
+        """The paths of the modules that differ from ComfyUI's code, and of those that a workflow says it replaces."""
         return tuple(sorted({*self.replaced, *changed_modules(self.module)}))
 
     def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
-        """What to put into transformer_options["optimized_attention_override"]; `previous` is what was there."""
+        """The value for transformer_options["optimized_attention_override"]; `previous` is the one that was there."""
 
         def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
             if previous is not None:
@@ -123,7 +124,7 @@ class Hooked(ABC):
         return override
 
     def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """In place of ComfyUI's attention function `func`, or of the one that the checkpoint prefers."""
+        """Runs in place of ComfyUI's attention function `func`, or of the one that the checkpoint prefers."""
         try:
             given = kwargs.pop("preferred_attention", None)
             preferred = given.function if given is not None else self._preferences.function()
@@ -149,7 +150,7 @@ class Hooked(ABC):
             raise self.plan.refuse_unfit(what)
 
     def _look_for_strangers(self) -> None:
-        """Hooks on the modules that may be given what the plan does not know."""
+        """Hooks the modules that may be given arguments the plan does not know."""
         for path, expected in self._relied_on.items():
             parameters = expected.parameters()
             may_be_given = parameters.others or parameters.unknown(expected.all_known)
@@ -172,12 +173,12 @@ class Hooked(ABC):
                 raise self.plan.refuse_unfit(of_forward(path, module, what))
 
     def _counts(self) -> frozenset[int]:
-        """How many tokens there are, as far as that is known in this forward."""
+        """The numbers of tokens in this forward, as far as they are known."""
         return frozenset()
 
     @abstractmethod
     def _splits_attention(self) -> bool:
-        """Whether attention that is called now is over split tokens."""
+        """Whether an attention call made now is over split tokens."""
 
     @abstractmethod
     def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
@@ -190,7 +191,7 @@ class Hooked(ABC):
         return found
 
     def _places(self, path: str, module: nn.Module) -> Mapping[str, int]:
-        """The positions of the arguments of the module at a path that the plan names."""
+        """The positions of the arguments of the module at `path`, which the plan names."""
         return positions(module, self._relied_on[path].hands_to)
 
     def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
@@ -202,25 +203,25 @@ class Hooked(ABC):
         self._handles.append(module.register_forward_hook(awake, always_call=always_call))
 
     def _first_of_all(self, module: nn.Module) -> None:
-        """`_start` runs before each forward of the module, and says whether the hooks sleep during it."""
+        """Runs `_start` before each forward of the module; it decides whether the hooks sleep during it."""
         self._handles.append(module.register_forward_pre_hook(self._start, with_kwargs=True))
 
     @property
     @abstractmethod
     def cuts_residuals(self) -> bool:
-        """Whether the model takes what a ControlNet adds, and every rank what is for its own tokens or rows."""
+        """Whether the model takes ControlNet outputs, on every rank those of its local tokens or rows."""
 
     @property
     @abstractmethod
     def _asleep(self) -> bool:
-        """Whether the modules that run now are given all of the picture, so that the hooks on them do nothing."""
+        """Whether the hooks do nothing, because the modules that run now are given all of the picture."""
 
     @abstractmethod
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The hook of `_first_of_all`."""
+        """The hook that `_first_of_all` registers."""
 
     def _refused(self, given: Mapping[str, Any]) -> str:
-        """What a guard has against splitting a forward with these arguments, "self" among them; empty if nothing."""
+        """Why a guard refuses to split a forward with these arguments, "self" among them; empty if none does."""
         for guard in self.plan.guards:
             refused = guard.refuses(given)
             if refused:
@@ -228,8 +229,7 @@ class Hooked(ABC):
         return ""
 
     def _runs_whole(self, refused: str) -> bool:
-        """Whether the forward at hand is the model's own, as that is refused. Raises Unsupported if a split was asked
-        for."""
+        """Whether this forward runs unsplit, because it is refused. Raises Unsupported if a split was asked for."""
         if refused and self.asked:
             raise self.plan.refuse(refused)
         if refused:
@@ -240,7 +240,7 @@ class Hooked(ABC):
         self.attention.ledger.warn(SOME_WHOLE.format(self.plan.not_with(what)))
 
     def _named(self, path: str) -> str:
-        """A name of its own for each time a module runs in a forward, the same in every forward."""
+        """A message name for this run of a module: unique within the forward, and the same in every forward."""
         self._entered[path] += 1
         times = self._entered[path]
         return path if times == 1 else f"{path}, run {times}"

@@ -1,11 +1,11 @@
-"""Patches inside the blocks and the attention of a transformer, and how they get to see all tokens.
+"""Wraps the patches inside a transformer's blocks and attention, so that they see all tokens.
 
-B batch, H heads, L own tokens, N all tokens, D head dim, C channels.
+B batch, H heads, L local tokens, N all tokens, D head dim, C channels.
 
-What a patch in front of self-attention is given is gathered, and what it returns stays whole: attention then takes the
-own queries of it and all keys, as many as the patch has made. So reference attention, which adds keys, is exact, and
-nothing more is exchanged. What other patches return is cut to the own tokens again. While a patch runs, attention that
-it calls itself is not split, and what its options say of token counts is said of all tokens.
+The inputs of a patch in front of self-attention are gathered, and what it returns keeps all tokens: attention then
+takes the local queries of it and all keys, however many the patch returns. So reference attention, which adds keys, is
+exact, and nothing more is exchanged. The results of other patches are cut to the local tokens again. While a patch
+runs, attention that it calls itself is not split, and token counts in its options are those of all tokens.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from .patches import OF_UNETS
 
 
 class View(Protocol):
-    """What a patch needs to see all tokens."""
+    """The interface by which a patch gets all tokens."""
 
     def is_whole(self) -> bool:
-        """Whether the model holds all tokens where it is now."""
+        """Whether the model holds all tokens at this point."""
 
     def gathered(self, x: Tensor, dim: int, what: str) -> Tensor:
-        """The tokens of all ranks along `dim`; `x` itself where it holds all. `what` names it, once per forward."""
+        """The tokens of all ranks along `dim`; `x` itself where it holds all. `what` is the message's name."""
 
     def cut(self, x: Tensor, dim: int) -> Tensor:
-        """The own tokens of what was gathered, along `dim`."""
+        """The local tokens of a gathered tensor, along `dim`."""
 
     def whole_of(self, own: Any) -> Any:
-        """The value of which a plan's action made `own` for this rank."""
+        """The full-sequence value that an action of the plan has cut to `own`."""
 
     def whole_mask(self, mask: Any) -> Any:
-        """The mask that the block was given for all tokens."""
+        """The mask itself, or where it is None the one for all tokens that the plan has taken from the block."""
 
     def seeing_all(self, options: dict[str, Any]) -> AbstractContextManager[None]:
-        """While active, options speak of all tokens, and attention is not split."""
+        """While active, the options count all tokens, and attention is not split."""
 
     def attend_to_all(self) -> None:
-        """The next attention is given all queries, keys and values."""
+        """Announces that the next attention call is given all queries, keys and values."""
 
 
 class InsidePatch:
-    """The patches of one kind as one: `call(view, patches, arguments)` says how they get to see all tokens."""
+    """Stands for all patches of one kind: `call(view, patches, arguments)` lets them see all tokens."""
 
     def __init__(self, call: Callable[..., Any], view: View, patches: Sequence[Callable[..., Any]]) -> None:
         self._call, self._view, self._patches = call, view, patches
@@ -55,7 +55,7 @@ class InsidePatch:
 
 
 class NotCalledHere:
-    """Stands for patches that only UNets call. Raises Unsupported should a transformer do so."""
+    """Stands for patches that only UNets call. Raises Unsupported if a transformer calls them."""
 
     def __init__(self, kind: str, refuse: Callable[[str], Exception]) -> None:
         self._kind, self._refuse = kind, refuse
@@ -84,7 +84,7 @@ def _self_attention(
 def _in_turn(
     patches: Sequence[Callable[..., Any]], given: dict[str, Any], options: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What patches of q, k, v make of each other's results; what one does not return stays."""
+    """Applies patches of q, k and v one after the other; what a patch does not return stays."""
     for patch in patches:
         q, k, v, *_ = given.values()
         out = patch(q, k, v, pe=given["pe"], attn_mask=given["attn_mask"], extra_options=options)
@@ -93,7 +93,7 @@ def _in_turn(
 
 
 def _behind_self_attention(view: View, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> Tensor:
-    """Wan: behind attention, `x` (B, L, C) is what it gave; q and k are (B, L, H, D)."""
+    """Wan, after attention: `x` (B, L, C) is its output; q and k are (B, L, H, D)."""
     args = args | {name: view.gathered(args[name], 1, f"patched {name}") for name in ("x", "q", "k")}
     with view.seeing_all(args["transformer_options"]):
         for patch in patches:
@@ -104,7 +104,7 @@ def _behind_self_attention(view: View, patches: Sequence[Callable[..., Any]], ar
 def _self_attention_output(
     view: View, patches: Sequence[Callable[..., Any]], out: Tensor, extra_options: dict[str, Any]
 ) -> Tensor:
-    """Behind attention: `out` is (B, L, C)."""
+    """After attention: `out` is (B, L, C)."""
     out = view.gathered(out, 1, "patched output")
     with view.seeing_all(extra_options):
         for patch in patches:
@@ -116,7 +116,7 @@ def _cross_attention(
     view: View, patches: Sequence[Callable[..., Any]], q: Any, k: Tensor | None = None, v: Tensor | None = None,
     pe: Any = None, attn_mask: Any = None, extra_options: dict[str, Any] | None = None,
 ) -> Any:  # fmt: skip
-    """Cosmos Predict2: q (B, L, C) is of tokens, k and v of the text. Wan: behind cross-attention, `x` (B, L, C)."""
+    """Cosmos Predict2: q (B, L, C) is of the tokens, k and v of the text. Wan: after cross-attention, `x` (B, L, C)."""
     if isinstance(q, dict):
         return _behind_cross_attention(view, patches, q)
     given = {"q": view.gathered(q, 1, "patched queries"), "k": k, "v": v, "pe": view.whole_of(pe)}
@@ -134,7 +134,7 @@ def _behind_cross_attention(view: View, patches: Sequence[Callable[..., Any]], a
 
 
 def _feed_forward(view: View, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> dict[str, Any]:
-    """Cosmos Predict2: in front of the feed-forward, `x` is tokens on a grid (B, T, H, W, C)."""
+    """Cosmos Predict2, before the feed-forward: the tokens of `x` lie on a grid (B, T, H, W, C)."""
     args = args | {"x": view.gathered(args["x"], 1, "patched tokens")}
     with view.seeing_all(args["transformer_options"]):
         for patch in patches:
@@ -151,7 +151,7 @@ _KINDS = {
 
 
 def with_all_tokens(options: Mapping[str, Any], view: View, refuse: Callable[[str], Exception]) -> Mapping[str, Any]:
-    """The same transformer_options, whose patches inside the blocks are given all tokens."""
+    """The same transformer_options, with the patches inside the blocks wrapped to see all tokens."""
     given = options.get("patches", {})
     patches = {kind: [InsidePatch(call, view, given[kind])] for kind, call in _KINDS.items() if given.get(kind)}
     patches |= {kind: [NotCalledHere(kind, refuse)] for kind in OF_UNETS if given.get(kind)}

@@ -1,4 +1,4 @@
-"""ComfyUI's own attention overrides (0.35), which nodes put on a model: what they are to attention that is split."""
+"""Recognises the attention overrides of ComfyUI's own nodes (0.35) and applies them to split attention."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def is_sparse(override: Override | None) -> bool:
 
 
 def applied(override: Override, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`override` in front of ComfyUI's attention function `func`.
+    """ComfyUI's attention function `func` with `override` in front of it.
 
-    Model Attention Backend only names another function for all attention: then this is one with that name, which may be
-    called for some heads at a time, and not an override that may go by what it sees.
+    Model Attention Backend only picks another function for all attention. The result then is a plain function with that
+    name, which may be called for some heads at a time, unlike an override that may depend on what it sees.
     """
     call = partial(override, func)
     if not hasattr(override, "container_function") or not all(home and is_extra(home) for home in homes_of(override)):
@@ -40,7 +40,7 @@ def applied(override: Override, func: Callable[..., Tensor]) -> Callable[..., Te
 
 
 def _name_of_backend(override: Override) -> str:
-    """The name of the attention function that the override holds."""
+    """The name of the attention function in the override's closure."""
     held = inspect.getclosurevars(override).nonlocals.values() if inspect.isfunction(override) else ()
     names = [getattr(value, "__name__", "") for value in held]
     return next((name for name in names if name.startswith("attention")), "another attention function")

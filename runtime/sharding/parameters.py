@@ -1,7 +1,7 @@
-"""The parameters of a module's forward: whether they are those that a plan was written for.
+"""Compares the parameters of a module's forward with those that its plan was written for.
 
-A plan names arguments, and says which others it knows. A forward of another ComfyUI that lacks one, or has others that
-may be about single tokens, would be split wrongly: it is refused by name.
+A plan names the arguments it uses and lists the others it knows. The forward of another ComfyUI may lack one of them,
+or have new ones that may be per token: it would be split wrongly, so it is refused by name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ OPTIONS = "transformer_options"
 
 @dataclass(frozen=True)
 class Passed:
-    """Arguments of the forward of `path` that are no business of the plan: right as they are, on every rank.
+    """Arguments of the forward of `path` that the plan leaves alone, because they are right as they are on every rank.
 
-    With those that its actions name they are all that the plan knows there. A parameter besides is refused where it is
-    needed, and where it is given what may be about single tokens. A forward that takes whatever it is given `hands_to`
-    another function, "module.function", whose parameters count.
+    With those that its actions name they are all that the plan knows there. Any other parameter is refused if it is
+    required, or if it is given a value that may be per token. `hands_to`: "module.function", to which a forward that
+    takes any arguments passes them on; the parameters of that function count.
     """
 
     path: str
@@ -36,9 +36,9 @@ class Passed:
 
 @dataclass(frozen=True)
 class Parameters:
-    """`places` are those that may be given by position, `named` those by name, each with its default.
+    """The signature of a forward: `places`, each parameter's position if it has one; `named`, each one's default.
 
-    `others`: whether more are taken, by position or name.
+    `others`: whether it takes further arguments, by position or name.
     """
 
     places: Mapping[str, int]
@@ -47,14 +47,14 @@ class Parameters:
 
     @classmethod
     def of(cls, module: nn.Module, hands_to: str = "") -> Parameters:
-        """Those of a module's forward, as callers know it. Raises LookupError where there is no such function."""
+        """Those of a module's forward, as callers know it. Raises LookupError where there is no function `hands_to`."""
         found = list(inspect.signature(_function(hands_to) if hands_to else _forward(module)).parameters.values())
         single = [each for each in found if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         places = {each.name: place for place, each in enumerate(each for each in single if each.kind in _BY_PLACE)}
         return cls(places, {each.name: each.default for each in single}, len(single) < len(found))
 
     def misfit(self, names: Collection[str], known: Collection[str] | None) -> str:
-        """What there is against a plan that names these and, where that is not None, knows no others but `known`."""
+        """Why a plan that needs `names`, and knows only `known` besides (None: any), does not fit; empty if it does."""
         missing = [] if self.others else [name for name in names if name not in self.named]
         unknown = self.unknown({*names, *known}) if known is not None else []
         if missing:
@@ -64,13 +64,13 @@ class Parameters:
         return f"needs {', '.join(needed)}, of which the plan knows nothing" if needed else ""
 
     def unknown(self, known: Collection[str]) -> list[str]:
-        """The parameters besides those known, and besides the transformer_options."""
+        """The parameters besides those known and the transformer_options."""
         return [name for name in self.named if name not in known and name != OPTIONS]
 
     def strangers(
         self, known: Collection[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Iterator[tuple[str, Any]]:
-        """The arguments of a call that are not known and not as they are by default; "*" is one without a name."""
+        """Yields the arguments of a call that are neither known nor at their default; "*" is one without a name."""
         names = (*self.places, *["*"] * (len(args) - len(self.places)))
         for name, value in (*zip(names, args), *kwargs.items()):
             if name not in known and name != OPTIONS and not _is(value, self.named.get(name)):
@@ -83,10 +83,10 @@ def positions(module: nn.Module, hands_to: str = "") -> Mapping[str, int]:
 
 
 def may_be_of_tokens(value: Any, batch: int, counts: Collection[int]) -> bool:
-    """Whether a value may say something of single tokens, frames, rows or positions, so that it had to be cut.
+    """Whether a value may be per token, frame, row or position, in which case it would have to be cut.
 
-    It does not where it is a number with a fraction, a word or a function, or one tensor (B|1, ..1.., C) for all tokens
-    of a batch entry. `batch` is B, `counts` how many tokens there are.
+    It is not if it is a float, a string or a function, or one tensor (B|1, ..1.., C) for all tokens of a batch entry.
+    `batch` is B, `counts` the numbers of tokens there are.
     """
     if isinstance(value, Tensor):
         for_all = value.shape[0] in (1, batch) and all(size == 1 for size in value.shape[1:-1]) if value.ndim else True
@@ -100,7 +100,7 @@ def may_be_of_tokens(value: Any, batch: int, counts: Collection[int]) -> bool:
 
 def _forward(module: nn.Module) -> Callable[..., Any]:
     own = "forward" in vars(module) and not isinstance(module, OptimizedModule)
-    return partial(type(module).forward, module) if own else module.forward  # callers go by the class's
+    return partial(type(module).forward, module) if own else module.forward  # callers use the class's signature
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Attention to many sequences of their own, such as the windows of a video, shared by the ranks."""
+"""Variable-length attention within many sequences, such as the windows of a video, divided over the ranks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def share_sequences(
     cu_seqlens_k: Sequence[int],
     **kwargs: Any,
 ) -> Tensor:
-    """What the function gives for all sequences, of which each rank computes its share: those around its tokens.
+    """The function's output for all sequences; each rank computes those whose middle lies in its shard of the tokens.
 
     Args:
-        function: as SeedVR2's, called by these names. gather: puts the tokens of all ranks, as many of each, in a row.
+        function: takes these keyword arguments, like SeedVR2's.
+        gather: concatenates the tokens of all ranks, equally many of each.
         q, k, v: (tokens of all sequences, H, D).
         cu_seqlens_q, cu_seqlens_k: where each begins, and where the last ends.
     """
