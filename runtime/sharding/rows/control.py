@@ -1,4 +1,4 @@
-"""What a ControlNet or a T2I adapter adds to the feature maps of a UNet."""
+"""Cuts what a ControlNet or a T2I adapter adds to the feature maps of a UNet to the local rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class OwnResiduals:
-    """The residuals of one place (input, middle, output): each is cut to the own rows when the model takes it."""
+    """The control of one place (input, middle, output): each tensor is cut to the local rows when it is taken."""
 
     def __init__(self, residuals: list[Tensor | None], cut: Callable[[Tensor], Tensor]) -> None:
         self._residuals, self._cut = residuals, cut
@@ -18,11 +18,11 @@ class OwnResiduals:
         return len(self._residuals)
 
     def pop(self) -> Tensor | None:
-        """The last residual, which is taken from those of the ControlNet, too. One row is for all and stays one."""
+        """Removes the last tensor, also from the ControlNet's list, and cuts it. One row is for all and stays one."""
         residual = self._residuals.pop()
         return residual if residual is None or residual.shape[-2] == 1 else self._cut(residual)
 
 
 def own_control(control: Mapping[str, Any], cut: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """ComfyUI's control, {"input" | "middle" | "output": residuals}, cut as it is used."""
+    """ComfyUI's control, {"input" | "middle" | "output": tensors}, cut as it is used."""
     return {place: OwnResiduals(residuals, cut) for place, residuals in control.items()}

@@ -1,4 +1,4 @@
-"""The ControlNet of a UNet, whose rows are split: the first half of a UNet, that gives a residual behind each block."""
+"""Row sharding of a UNet's ControlNet: the first half of a UNet, with an output of control after each block."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .shard import RowSharding
 
 
 class ControlRows(RowSharding):
-    """See `RowSharding`. The hint and the first block (2 % of the work) run whole on every rank, as the hint may be
-    pooled over the whole picture (union) before it is added behind that block.
+    """See `RowSharding`. The hint and the first block (2 % of the work) run in full on every rank.
 
-    Its residuals are those of all rows, alike on every rank. With `keeps_own` all but the first are right at the own
-    rows only, and zero elsewhere: for a model that takes no others. Then nothing of them is sent.
+    The hint may be pooled over the whole picture (union) before it is added after that block. The control has all rows,
+    the same on every rank. With `keeps_own` all but the first is right at the local rows only, and zero elsewhere: for
+    a model that takes no others. Then none of it is sent.
     """
 
     keeps_own = False
@@ -44,7 +44,7 @@ class ControlRows(RowSharding):
 
 
 def _behind_the_hint(control: nn.Module) -> nn.Module:
-    """The modules of a ControlNet that are given own rows, under their names."""
+    """The modules of a ControlNet that are given local rows, under their names."""
     return nn.Sequential(
         OrderedDict(
             input_blocks=nn.ModuleList(control.input_blocks[1:]),

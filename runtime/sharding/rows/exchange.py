@@ -1,4 +1,4 @@
-"""What ranks that hold rows of the same feature maps tell each other, beside keys and values.
+"""The exchange of halo rows and norm statistics between ranks that hold rows of the same feature maps.
 
 None of it is compressed, nor displaced with ring_exchange "displaced": it is a fiftieth of what a UNet like SDXL sends,
 and halos of the call before made ten times the error that K and V of the call before make (measured on a tiny one).
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from ...report.ledger import Ledger
 
 Span = tuple[int, int]
-"""The first of some rows and the last plus one."""
+"""A range of rows: the first, and the last plus one."""
 
 
 class RowExchange:
-    """The exchange over an axis whose index is the part a rank holds. Its bytes are written into the ledger."""
+    """The exchange over a mesh axis whose index is the shard index. Its bytes are written into the ledger."""
 
     def __init__(self, axis: Axis, ledger: Ledger) -> None:
         self.axis = axis
         self._ledger = ledger
 
     def with_halos(self, x_BCRW: Tensor, rows: RowLayout, needs: Sequence[Span]) -> Tensor:
-        """The own rows and those around them that are needed: `needs` has every part's span, around its own rows.
+        """The local rows and the halo they need: `needs` has the span of every shard, which includes its own rows.
 
-        Rows above the first and below the last of all ranks are zero.
+        Rows above the first and below the last of the whole map are zero.
         """
         own, (first, last), need = self.axis.index, rows.rows(self.axis.index), needs[self.axis.index]
         sends, receives = {}, {}
@@ -51,7 +51,7 @@ class RowExchange:
         return torch.cat([*above, *before, x_BCRW, *behind, *below], dim=-2)
 
     def from_all(self, x: Tensor) -> Tensor:
-        """A small tensor of every part, (P, ...); all have the same shape."""
+        """All-gathers a small tensor: (P, ...). It has the same shape on all ranks."""
         receives = {other: torch.empty_like(x) for other in self.axis.others()}
         self._swap(dict.fromkeys(receives, x), receives)
         return torch.stack([receives.get(part, x) for part in range(self.axis.size)])

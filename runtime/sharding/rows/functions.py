@@ -1,7 +1,7 @@
-"""Convolutions and group norms of own rows that are, within rounding, those of all rows.
+"""Convolutions and group norms of local rows that equal, within rounding, those of all rows.
 
-A module casts and patches its weights before it calls torch. So it is the call to torch that is changed, for as long as
-such a module runs, and whatever ComfyUI does to weights stays as it is.
+A module casts and patches its weights before it calls torch. So we intercept the call to torch, for as long as such a
+module runs, and whatever ComfyUI does to weights is untouched.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Sizes = int | tuple[int, ...]
 
 
 class RowFunctions(TorchFunctionMode):
-    """While active, torch's convolutions and group norm take own rows and give own rows, and its norm is that of all.
+    """While active, torch's convolutions and group norm map local rows to local rows; torch.norm is over all rows.
 
-    `rows` is the layout of their inputs, `below` that of what a convolution of stride 2 gives. `calls` counts the calls
-    that were changed, and those that need no change. Raises refuse(what) for rows that are not the own ones.
+    `rows` is the layout of their inputs, `below` that of the output of a convolution of stride 2. `calls` counts the
+    calls that were intercepted, with those that needed no exchange. Raises refuse(what) for an input without exactly
+    the local rows.
     """
 
     def __init__(
@@ -94,10 +95,10 @@ class RowFunctions(TorchFunctionMode):
 
 
 def combined(mean_P: Tensor, var_P: Tensor, share_P: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of all values from those of their parts (P, ...), which are `share_P` of them.
+    """Mean and variance of all values from those of their parts (P, ...), which hold the fractions `share_P` of them.
 
     Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances, 1979. Unlike the
-    mean of squares less the square of the mean it loses nothing where the mean is large.
+    mean of squares minus the squared mean, it loses no precision where the mean is large.
     """
     share_P = share_P.reshape(-1, *[1] * (mean_P.ndim - 1))
     mean = (share_P * mean_P).sum(0)
@@ -106,7 +107,7 @@ def combined(mean_P: Tensor, var_P: Tensor, share_P: Tensor) -> tuple[Tensor, Te
 
 @lru_cache(maxsize=64)
 def _shares(rows: RowLayout, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Every part's share of the rows (P,)."""
+    """The fraction of the rows in each shard (P,)."""
     shares = [rows.chunk(part) / rows.height for part in range(rows.parts)]
     return torch.tensor(shares, dtype=dtype, device=device)
 

@@ -9,7 +9,7 @@ from ...attention.layout import TokenLayout
 
 @dataclass(frozen=True)
 class RowLayout(TokenLayout):
-    """Rows in the order of the ranks: part p has those from bounds[p] to bounds[p + 1], each of `width` tokens."""
+    """Rows in the order of the ranks: shard p has rows bounds[p] to bounds[p + 1], each of `width` tokens."""
 
     bounds: tuple[int, ...] = ()
     width: int = 1
@@ -25,11 +25,11 @@ class RowLayout(TokenLayout):
         return self.bounds[-1]
 
     def rows(self, part: int) -> tuple[int, int]:
-        """The first row of `part`, and the last plus one."""
+        """The first row of shard `part`, and the last plus one."""
         return self.bounds[part], self.bounds[part + 1]
 
     def tokens(self, width: int) -> RowLayout:
-        """The same rows as tokens of their pixels, row by row."""
+        """The same rows as tokens, one for each of their pixels, row by row."""
         return replace(self, lengths=(self.height * width,), width=width)
 
     def behind(self, tokens: int) -> TokensAndRows:
@@ -44,7 +44,7 @@ class RowLayout(TokenLayout):
 
 @dataclass(frozen=True)
 class TokensAndRows(TokenLayout):
-    """Tokens, such as a text's, of which every part has its share, in front of `rows`."""
+    """Tokens, such as a text's, in front of `rows`; each rank has its shard of them."""
 
     rows: RowLayout
 
@@ -66,9 +66,9 @@ def heights_of(height: int, downs: int) -> list[int]:
 def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
     """The layout at every resolution of a UNet that halves `height` rows `downs` times, rounding up; the highest first.
 
-    The rows of the lowest resolution are split as evenly as they can be. Each row of a resolution stands for two of the
-    one above, and those are where it is; so what is made smaller or larger finds its pixels on its own rank, but for
-    one row of the neighbour's. There must be a row for every part.
+    The rows of the lowest resolution are split as evenly as possible. Each row of a resolution covers two rows of the
+    one above, which are on the same rank; so down- and upsampling find their pixels locally, but for a halo of one row.
+    There must be a row for every shard.
     """
     heights = heights_of(height, downs)
     lowest = TokenLayout((heights[-1],), parts)

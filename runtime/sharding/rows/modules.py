@@ -1,4 +1,4 @@
-"""What the modules of a UNet do to rows, by their kind."""
+"""Classifies the modules of a UNet by what they do to rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CASTING = "comfy.ops"
 
 
 def named(module: nn.Module) -> str:
-    """The class of a module as plans name it."""
+    """The class of a module, as plans name it."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def spans_rows(module: nn.Module, plan: RowPlan) -> bool:
-    """Whether a pixel of what the module makes depends on more than that pixel of what it is given."""
+    """Whether a pixel of the module's output depends on more than that pixel of its input."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         return module.kernel_size[-2] > 1
     return isinstance(module, nn.GroupNorm) or named(module) in plan.norms
@@ -32,24 +32,24 @@ def is_upsample(module: nn.Module, plan: RowPlan) -> bool:
 
 
 def downs_of(module: nn.Module) -> int:
-    """How many of its convolutions halve the rows."""
+    """The number of its convolutions that halve the rows."""
     return sum(isinstance(m, nn.Conv2d | nn.Conv3d) and m.stride[-2] > 1 for m in module.modules())
 
 
 def must_divide(module: nn.Module) -> int:
-    """What the rows must be a multiple of: 1, or 2 to the number of resolutions that are halved without rounding up."""
+    """What must divide the rows: 2 to the number of resolutions that are halved without rounding up, or 1."""
     return 2 ** sum(isinstance(m, nn.ConvTranspose2d) for m in module.modules())
 
 
 def lowest_rows(module: nn.Module, height: int) -> int:
-    """How many rows a latent of `height` rows has at the lowest resolution: the most parts it can be split into."""
+    """The rows at the lowest resolution of a latent of `height` rows: the largest number of shards."""
     for unshuffle in (m for m in module.modules() if isinstance(m, nn.PixelUnshuffle)):
         height //= unshuffle.downscale_factor
     return 1 if height % must_divide(module) else heights_of(height, downs_of(module))[-1]
 
 
 def refused_module(module: nn.Module, plan: RowPlan) -> str:
-    """What there is against splitting a model with this module; empty if nothing."""
+    """Why a model with this module cannot be split; empty if it can."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         kernel, stride, padding, dilation = (
             size[-2] for size in (module.kernel_size, module.stride, module.padding, module.dilation)

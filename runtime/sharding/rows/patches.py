@@ -1,10 +1,10 @@
-"""Where the patches of a workflow look at a UNet's feature maps, and how they get to see all rows of them.
+"""Wraps a workflow's patches on a UNet, so that they see all rows of its feature maps.
 
-Patches between the blocks are given all rows, alike on every rank, and what they return is cut to the own rows again,
-unless they have made a map of another size, as Deep Shrink does: from there on the model holds all rows of the smaller
-map, until a patch has given it its size back. Those that are given a transformer's tokens and return as many see all
-and are cut, too. Those that are given keys of self-attention, or may change the number of tokens, make that transformer
-run on all rows on every rank. `emb_patch` sees no rows.
+Patches between the blocks are given all rows, the same on every rank, and what they return is cut to the local rows.
+Where they return a map of another size, as Deep Shrink does, the model holds all rows of that map on every rank, until
+a patch has restored the size. Patches that are given a transformer's tokens and return as many also see all tokens, and
+their result is cut. Patches that are given keys of self-attention, or may change the number of tokens, make that
+transformer run on all rows on every rank. `emb_patch` sees no rows.
 """
 
 from __future__ import annotations
@@ -20,48 +20,50 @@ REPLACES = ("attn1", "attn2")
 
 
 class View(Protocol):
-    """What a patch needs to see all rows."""
+    """The interface by which a patch gets all rows."""
 
     def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
-        """All rows of a map of the resolution at hand. `what` names it, once per forward."""
+        """All rows of a map at the current resolution. `what` is the message's name."""
 
     def all_rows(self, x_BCRW: Tensor, what: str) -> Tensor:
         """`gathered`, or the map itself where the model holds all rows."""
 
     def all_rows_of_skip(self, x_BCRW: Tensor) -> Tensor:
-        """All rows of the skip of the output block at hand."""
+        """All rows of the skip that the running output block gets."""
 
     def put(self, x_BCHW: Tensor, first_skip: int | None = None) -> Tensor:
-        """What the model goes on with: the own rows, or all of a map of another size. The skips from `first_skip` on
-        are then of that map, too."""
+        """What the model goes on with: the local rows, or all rows of a map of another size.
+
+        The skips from `first_skip` on are then of that map, too.
+        """
 
     def put_with_skip(self, x_BCHW: Tensor, skip_BCHW: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What an output block goes on with, as `put`."""
+        """`put` for an output block, with its skip."""
 
     def cut(self, x_BCHW: Tensor) -> Tensor:
-        """The own rows of a map of the resolution at hand."""
+        """The local rows of a map at the current resolution."""
 
     def whole(self) -> AbstractContextManager[None]:
         """While active, modules are given all rows."""
 
     def gathered_tokens(self, x_BLC: Tensor, what: str) -> Tensor:
-        """The tokens of all rows of the map at hand."""
+        """The tokens of all rows of the current map."""
 
     def cut_tokens(self, x_BNC: Tensor) -> Tensor:
-        """The tokens of the own rows of the map at hand."""
+        """The tokens of the local rows of the current map."""
 
     def is_whole(self) -> bool:
-        """Whether the module that runs is given all rows already."""
+        """Whether the running module is given all rows already."""
 
     def whole_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What a patch is told of the map at hand, for all rows."""
+        """The options for a patch, with the shape of the current map as it is with all rows."""
 
     def whole_shape(self, shape: Sequence[int], layer: Any) -> list[int]:
-        """The shape, with all rows, of the map of own rows that `layer`, or what follows it, is to make."""
+        """The shape, with all rows, of a map that `layer`, or what follows it, is to make; `shape` has local rows."""
 
 
 class WholePatch:
-    """A patch, or several in turn, that are given all rows: `call(view, patch, arguments)` says how."""
+    """Stands for a patch, or several in turn: `call(view, patch, arguments)` lets them see all rows."""
 
     def __init__(self, call: Callable[..., Any], view: View, patch: Any) -> None:
         self._call, self._view, self._patch = call, view, patch
@@ -151,17 +153,17 @@ KNOWN = OF_SELF_ATTENTION | {*_TOKENS, *_BETWEEN, _LAYERS, "emb_patch"}
 
 
 def unknown(options: Mapping[str, Any]) -> Iterator[str]:
-    """The kinds of patches that no part of a UNet of ComfyUI asks for."""
+    """The kinds of patches that no part of ComfyUI's UNet calls."""
     given = {**options.get("patches", {}), **options.get("patches_replace", {})}
     return (kind for kind, patches in given.items() if patches and kind not in KNOWN and kind not in REPLACES)
 
 
 def with_all_rows(options: Mapping[str, Any], view: View) -> dict[str, Any]:
-    """The same transformer_options, whose patches are given all rows where that is not left to `inside`."""
+    """The same transformer_options, with the patches wrapped to see all rows, except those left to `inside`."""
     patches, replaced = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
     between = any(patches.get(kind) for kind in _BETWEEN)
     for kind, call in _BETWEEN.items():
-        if patches.get(kind) or (between and kind == "output_block_patch"):  # which meets maps of another size
+        if patches.get(kind) or (between and kind == "output_block_patch"):  # it may get maps of another size
             patches[kind] = [WholePatch(call, view, patches.get(kind, []))]
     for kind, call in _TOKENS.items():
         if patches.get(kind):
@@ -176,9 +178,9 @@ def with_all_rows(options: Mapping[str, Any], view: View) -> dict[str, Any]:
 
 
 def inside(options: Mapping[str, Any], over_frames: bool) -> bool:
-    """Whether the transformer that is about to run must get all rows for its patches.
+    """Whether the transformer that is about to run must run on all rows because of its patches.
 
-    `over_frames`: its patches are given tokens over frames as well, which no patch above knows how to gather.
+    `over_frames`: its patches also get tokens over frames, which no wrapper above can gather.
     """
     kinds = OF_SELF_ATTENTION.union(_TOKENS) if over_frames else OF_SELF_ATTENTION
     if any(options.get("patches", {}).get(kind) for kind in kinds):
@@ -190,7 +192,7 @@ def inside(options: Mapping[str, Any], over_frames: bool) -> bool:
 
 
 def added_later(options: Mapping[str, Any]) -> str | None:
-    """A kind of patch that does not see all rows, as it was added while the model ran."""
+    """A kind of patch that was added while the model ran, so that it is not wrapped; None if there is none."""
     patches = {**options.get("patches", {}), "attn2": options.get("patches_replace", {}).get("attn2", {}).values()}
     for kind in (*_BETWEEN, *_TOKENS, _LAYERS, "attn2"):
         for patch in patches.get(kind, ()):

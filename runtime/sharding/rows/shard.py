@@ -1,4 +1,4 @@
-"""The one reader of row plans: hooks on an unchanged UNet, for as long as a job lasts."""
+"""Row sharding: applies a row plan to an unchanged UNet, by hooks that stay for as long as a job lasts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SEES_ALL = (
 
 @dataclass
 class _Forward:
-    """What is known of one forward of the model. `unsplit`: nothing is split in it."""
+    """The state of one forward of the model. `unsplit`: nothing is split in it."""
 
     unsplit: bool = False
     levels: list[RowLayout] = field(default_factory=list)
@@ -58,7 +58,7 @@ RUNS_WHOLE = (
 
 
 class RowSharding(Hooked):
-    """A UNet whose rows are split by a plan; see `Hooked`. It is the `View` of the patches, too."""
+    """A UNet whose rows are split over the ranks as its plan says; see `Hooked`. Also the `View` of its patches."""
 
     runs_compiled = False
 
@@ -75,7 +75,7 @@ class RowSharding(Hooked):
         self._forward = _Forward()
 
     def _attach(self) -> None:
-        """See `Hooked._attach`. Raises Unsupported, too, for a module of which nobody knows what it does to rows."""
+        """See `Hooked._attach`. Also raises Unsupported for a module whose effect on rows is not known."""
         changed = self._changed_layers()
         for path, module in self.module.named_modules():
             what = refused_module(module, self.plan)
@@ -97,7 +97,7 @@ class RowSharding(Hooked):
         self._behind(self.module, self._end)
 
     def _changed_layers(self) -> dict[str, nn.Module]:
-        """The layers that hold code of the workflow's own. Raises Unsupported for such code between the layers."""
+        """The layers that hold code of the workflow's own. Raises Unsupported for such code outside of the layers."""
         layers = dict(found for path in self.plan.layers for found in self._resolve(path))
         changed = {}
         for path in self._changed:
@@ -124,7 +124,7 @@ class RowSharding(Hooked):
                     self._behind(attention, self._leave_attention)
 
     def detach(self) -> None:
-        """Takes the hooks off again and forgets the last forward."""
+        """Removes the hooks and forgets the last forward."""
         super().detach()
         self._forward = _Forward()
 
@@ -161,11 +161,11 @@ class RowSharding(Hooked):
 
     @property
     def _skip(self) -> int:
-        """The input block whose skip the output block at hand is given."""
+        """The index of the input block whose skip the running output block gets."""
         return self._skips - 1 - self._forward.options["block"][1]
 
     def _is_whole_skip(self, index: int) -> bool:
-        """Whether the skip of an input block is all of a map of another size."""
+        """Whether the skip of input block `index` has all rows of a map of another size."""
         first = self._forward.whole_skips_from
         return first is not None and index >= first
 
@@ -222,7 +222,7 @@ class RowSharding(Hooked):
         return self._forward.levels[self._forward.level]
 
     def _cut_residual(self, residual: Tensor) -> Tensor | None:
-        """What of a residual is for the own rows; None of one that does not fit, where the model adds no such."""
+        """The local rows of a control tensor; None for one that does not fit, where the model does not add such."""
         if self._forward.whole_skips_from is not None:
             of_skip = self._forward.options["block"][0] == "output"
             if not of_skip or self._is_whole_skip(self._skip):
@@ -282,7 +282,7 @@ class RowSharding(Hooked):
         return replaced("control", places, args, kwargs, own_control(control, self._cut_residual))
 
     def _has_too_few_rows(self, height: int) -> bool:
-        """Whether some rank would have none of a latent of so many rows, at the lowest resolution."""
+        """Whether some rank would hold no row of a latent of this height at the lowest resolution."""
         parts = self.attention.parts
         too_few = lowest_rows(self.module, height) < parts
         if too_few:
