@@ -1,6 +1,6 @@
-"""Gathering K and V, or tokens, from all ranks of an axis.
+"""All-gather of K and V over one mesh axis, and of tokens over the Ulysses and the ring axis.
 
-B batch, L tokens of one rank, N tokens of all, H heads, D head dim, C channels, P parts of the sequence.
+B batch, L tokens of one rank, N tokens of all, H heads, D head dim, C channels, P shards of the sequence.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Gathered:
-    """Room for the tensors of all ranks of an axis in axis order: `tensors` (B, N, H, D), like (B, L, H, D) each.
+    """Buffers for the tensors of all ranks of an axis, in axis order: `tensors` (B, N, H, D), from (B, L, H, D) each.
 
     Args:
-        chunks: L of every rank, by axis index. tags: the message of every rank, by axis index.
+        chunks: L of every rank, by axis index. tags: the tag of every rank's message, by axis index.
     """
 
     def __init__(self, like_BLHD: Sequence[Tensor], axis: Axis, chunks: Sequence[int], tags: Sequence[Tag]) -> None:
@@ -32,7 +32,7 @@ class Gathered:
         self._axis, self._chunks, self._tags = axis, chunks, tags
 
     def send(self, tensors_BLHD: Sequence[Tensor], messenger: Messenger, overlap: bool | None = None) -> Delivery:
-        """Puts this rank's tensors in their place, where they stay exact, and sends them to all others."""
+        """Copies this rank's tensors into their slots, where they stay exact, and sends them to all others."""
         axis = self._axis
         own = self._place(axis.index)
         for place_BLC, x_BLHD in zip(own, tensors_BLHD):
@@ -46,11 +46,11 @@ class Gathered:
         return messenger.start(axis, outgoing, incoming, overlap)
 
     def receive(self, delivery: Delivery) -> None:
-        """Puts the others' tensors in their places."""
+        """Unpacks the others' tensors into their slots."""
         delivery.unpack([self._place(i) for i in self._axis.others()])
 
     def _place(self, index: int) -> list[Tensor]:
-        """Where the tensors of a rank are: views (B, L, C)."""
+        """The slots of a rank's tensors: views (B, L, C)."""
         start = sum(self._chunks[:index])
         return [x_BNHD.flatten(2).narrow(1, start, self._chunks[index]) for x_BNHD in self.tensors]
 
@@ -58,9 +58,10 @@ class Gathered:
 def gather_kv(
     tensors_BLHD: Sequence[Tensor], axis: Axis, *, chunks: Sequence[int], tags: Sequence[Tag], messenger: Messenger
 ) -> Generator[None, None, list[Tensor]]:
-    """Every rank's tensors, each one after the other in axis order: (B, N, H, D).
+    """The tensors of all ranks, concatenated in axis order: (B, N, H, D).
 
-    Yields when all is under way. `tensors_BLHD` are this rank's K and V; see `Gathered` for the others.
+    Yields when all messages are under way. `tensors_BLHD` are this rank's K and V; see `Gathered` for the other
+    arguments.
     """
     gathered = Gathered(tensors_BLHD, axis, chunks, tags)
     delivery = gathered.send(tensors_BLHD, messenger)
@@ -72,11 +73,11 @@ def gather_kv(
 def gather_tokens(
     x: Tensor, layout: TokenLayout, dim: int, *, ulysses: Axis, ring: Axis, messenger: Messenger, tag: Tag
 ) -> Tensor:
-    """The whole joint sequence along `dim` (from 1), in its own order, from what every rank holds of it.
+    """All-gathers the joint sequence along `dim` (from 1), in its own order, from the local tokens of every rank.
 
     All ranks get the same bits; with a raw wire those that were given. Each rank packs its tokens once: they go over
-    the Ulysses axis, then the packed tokens of a Ulysses group over the ring axis. The mesh is regular, so
-    part = ring.index * ulysses.size + ulysses.index and the rank of a part is known.
+    the Ulysses axis, then the packed tokens of a Ulysses group over the ring axis. The mesh is regular: the shard index
+    is ring.index * ulysses.size + ulysses.index, so the rank that holds a shard is known.
     """
     moved = x.movedim(dim, 1)
     x_BLC = moved.reshape(*moved.shape[:2], prod(moved.shape[2:]))

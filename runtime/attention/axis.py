@@ -1,7 +1,7 @@
-"""One axis of the mesh, and the exchange of tensors between its ranks.
+"""One axis of the mesh, and the point-to-point exchange of tensors between its ranks.
 
-Receives are posted before sends: on a link that is busy both ways the other order takes twice as long
-(measured on 100 Mbit/s: 715 ms against 1396 ms for 8 MiB each way).
+Receives are posted before sends: on a link that is busy both ways the other order takes twice as long (measured on 100
+Mbit/s: 715 ms against 1396 ms for 8 MiB each way).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the mesh as a rank sees it: the global ranks in axis order, and the own position among them.
+    """One axis of the mesh as a rank sees it: the global ranks in axis order, and the rank's own index among them.
 
     `group` is the process group of exactly these ranks, None for an axis of size 1.
     """
@@ -43,32 +43,32 @@ class Axis:
 
 
 class Watcher:
-    """Sees when transfers end while this rank computes: one thread for all of a job, started when first needed."""
+    """Records when transfers end while this rank computes: one thread per job, started when first needed."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._seen_until = 0.0
 
     def watch(self, wait: Callable[[], float]) -> Future[float]:
-        """Calls `wait` when all that was given before has ended; until then the future can be cancelled."""
+        """Calls `wait` when everything submitted before has ended; until then the future can be cancelled."""
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="watcher")
         return self._thread.submit(wait)
 
     def hidden(self, started: float, done: float, asked: float) -> float:
-        """Seconds of a transfer before somebody asked for it, without those of the transfers told of before."""
+        """Seconds that a transfer took before somebody waited for it, without time already counted for earlier ones."""
         started, self._seen_until = max(started, self._seen_until), max(done, self._seen_until)
         return max(0.0, min(done, asked) - started)
 
     def close(self) -> None:
-        """Ends the thread. Everything it was given must have been waited for."""
+        """Ends the thread. Everything submitted to it must have been waited for."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
 
 class Transfer:
-    """Tensors on their way, each with the axis index of its receiver or sender; `finish` waits for them.
+    """Tensors under way, each with the axis index of its receiver or sender; `finish` waits for them.
 
-    With a `watcher` the ledger learns what was hidden behind compute. The tensors must stay as they are until then.
+    With a `watcher` the ledger learns how much was hidden behind compute. The tensors must not change until then.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Transfer:
         return time.perf_counter()
 
     def finish(self, ledger: Ledger) -> None:
-        """Returns when everything has been sent and received; seconds waited are "exposed", seconds before "hidden".
+        """Waits until everything is sent and received; the seconds waited are "exposed", those before "hidden".
 
-        With nccl the device waits, not the host, and neither is seen here.
-        Raises RuntimeError when a peer is gone or silent for longer than the group's timeout.
+        With nccl the device waits, not the host, and neither is seen here. Raises RuntimeError when a peer is gone or
+        silent for longer than the group's timeout.
         """
         asked = time.perf_counter()
         with ledger.phase("exposed"):
-            # The watcher may still be at an earlier transfer; then this thread waits for its own.
+            # The watcher may still wait for an earlier transfer; then this thread waits for this one itself.
             mine = self._done is None or self._done.cancel()
             done = self._wait() if mine else self._done.result()
             for target, host in self._copies:
@@ -126,12 +126,12 @@ class Transfer:
 
 
 def _pinned(flat: Tensor) -> Tensor:
-    """Host memory of that size, which the device reads and writes without the driver's own copy in between."""
+    """Pinned host memory of that size, which the device reads and writes without the driver's own copy in between."""
     return torch.empty(flat.numel(), dtype=torch.uint8, pin_memory=True)
 
 
 def _on_host(flat: list[Tensor]) -> list[Tensor]:
-    """Copies on the host of tensors that may be on a device, which the host waits for once."""
+    """Copies on the host of tensors that may be on a device; the host waits for all of them once."""
     copies = [x if x.device.type == "cpu" else _pinned(x).copy_(x, non_blocking=True) for x in flat]
     for device in {x.device for x in flat if x.device.type == "cuda"}:
         torch.cuda.current_stream(device).synchronize()

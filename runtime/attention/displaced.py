@@ -1,7 +1,7 @@
-"""Displaced attention: K and V of the others are those of the previous call, so that nobody waits for a link.
+"""Displaced attention: the other ranks' K and V are those of the previous call, so no rank waits for the link.
 
-Li et al.: DistriFusion, 2024 (arXiv:2402.19481). Neighbouring calls of a diffusion model see similar K and V.
-B batch, L tokens of one rank, N tokens of all, H heads, D head dim.
+Li et al.: DistriFusion, 2024 (arXiv:2402.19481). Neighbouring calls of a diffusion model see similar K and V. B batch,
+L tokens of one rank, N tokens of all, H heads, D head dim.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ..compression.wire import Tag
 
 SYNCHRONOUS_CALLS = 2
-"""So many calls wait for fresh K and V; the second is where the first displaced one finds the others' K and V."""
+"""The number of first calls that wait for fresh K and V; the first displaced call uses the K and V of the second."""
 
 
 @dataclass
 class _Stale:
-    """What is known of one layer for one set of batch entries."""
+    """The state of one layer for one set of batch entries."""
 
     calls: int = 0
     gathered: Gathered | None = None
@@ -33,10 +33,9 @@ class _Stale:
 
 
 class Displaced:
-    """The K and V of one job that are, or are about to be, on this rank. A layer may miss calls: its next one goes on.
+    """The K and V of one job that are on this rank or under way to it. A layer may miss calls: its next one goes on.
 
-    Each layer, batch and shape is followed on its own. What is on its way when the job ends is the messenger's to wait
-    for.
+    Each layer, batch and shape has its own state. The messenger waits for what is under way when the job ends.
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class Displaced:
         self, tensors_BLHD: Sequence[Tensor], axis: Axis, *, chunks: Sequence[int], tags: Sequence[Tag],
         messenger: Messenger,
     ) -> Generator[None, None, list[Tensor]]:  # fmt: skip
-        """As `gather_kv`: own tensors as given, those of the other ranks as they were at the previous call."""
+        """Like `gather_kv`, but with the other ranks' tensors of the previous call; this rank's are fresh and exact."""
         tag = tags[axis.index]
         shapes = tuple(tuple(x.shape) for x in tensors_BLHD)
         key = (tag.slots, tag.layer, tag.name, tuple(chunks), shapes, tensors_BLHD[0].dtype)

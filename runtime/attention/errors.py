@@ -1,4 +1,4 @@
-"""The one exception of attention and sharding that a user is meant to read."""
+"""The exception by which attention and sharding refuse a model or an input; its message is for the user."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ WAY_OUT = (
     'set on_unsupported of Parallel Model to "run on one device". '
     "With CFG above 1, two workers with cfg_degree 2 need no such split."
 )
-"""How a sentence about what cannot be split ends. It holds for tokens and rows, and whoever chose the degrees."""
+"""The end of a message about what cannot be split. It is right for tokens and rows, whoever chose the degrees."""
 
 OTHER_DEGREES = (
     "cfg_degree, data_degree and step_degree do without ulysses_degree and ring_degree; else set on_unsupported of "
     'Parallel Model to "run on one device".'
 )
-"""How one ends about a model that is not as the pack knows it."""
+"""The end of a message about a model that is not as the pack knows it."""
 
 
 class Unsupported(ValueError):
@@ -20,4 +20,4 @@ class Unsupported(ValueError):
 
 
 class MetAlone(Unsupported):
-    """This rank cannot go on, and does not know whether the others have met the same."""
+    """This rank cannot go on, and does not know whether the other ranks have failed in the same way."""

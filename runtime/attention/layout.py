@@ -1,4 +1,4 @@
-"""How the tokens of a joint sequence lie on the ranks of the sequence axis.
+"""The layout of a joint sequence: which of its tokens lie on which rank of the sequence axis.
 
 B batch, N tokens of the joint sequence, L tokens of one rank, P ranks. A joint sequence is made of segments in order,
 for instance text then image; each segment is split on its own, so every rank holds some of each and has equal work.
@@ -15,10 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Segments of `lengths` tokens, each split over `parts` ranks like torch.tensor_split: the first ones get one more.
+    """Segments of `lengths` tokens, each split into `parts` shards like torch.tensor_split: the first get one more.
 
-    Where ranks act as one (the members of a Ulysses group), `group` merges that many neighbouring parts: a merged chunk
-    is again segment by segment, and `part` then counts merged chunks.
+    `part` is a shard index. Where ranks act as one (the members of a Ulysses group), `group` merges that many
+    neighbouring shards: a merged chunk is again segment by segment, and `part` then counts merged chunks.
     """
 
     lengths: tuple[int, ...]
@@ -30,7 +30,7 @@ class TokenLayout:
         return sum(self.lengths)
 
     def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
-        """Per segment, first and last-plus-one position in the joint sequence of what `part` holds."""
+        """Per segment, first and last-plus-one position in the joint sequence of what shard `part` holds."""
         found, offset = [], 0
         for length in self.lengths:
             small, more = divmod(length, self.parts)
@@ -40,29 +40,29 @@ class TokenLayout:
         return tuple(found)
 
     def local(self, part: int, group: int = 1) -> tuple[int, ...]:
-        """Tokens per segment on `part`."""
+        """Tokens per segment on shard `part`."""
         return tuple(last - first for first, last in self.ranges(part, group))
 
     def chunk(self, part: int, group: int = 1) -> int:
-        """L, the tokens `part` holds."""
+        """L, the number of tokens of shard `part`."""
         return sum(self.local(part, group))
 
     def text(self, part: int, group: int = 1) -> int:
-        """The tokens of text `part` holds, which come first: those of all segments but the last."""
+        """The number of text tokens of shard `part`, which come first: those of all segments but the last."""
         return sum(self.local(part, group)[:-1])
 
     def behind(self, tokens: int) -> TokenLayout:
-        """The layout with a segment of so many tokens in front of the others."""
+        """The layout with a segment of `tokens` tokens in front of the others."""
         return TokenLayout((tokens, *self.lengths), self.parts)
 
     def split(self, x: Tensor, segment: int, dim: int, part: int) -> Tensor:
-        """The own copy of one segment's tokens for `part`; `x` holds that whole segment along `dim`."""
+        """The tokens of one segment on shard `part`, as a copy; `x` holds that whole segment along `dim`."""
         offset = sum(self.lengths[:segment])
         first, last = self.ranges(part)[segment]
         return x.narrow(dim, first - offset, last - first).clone(memory_format=torch.contiguous_format)
 
     def split_joint(self, x: Tensor, dim: int, part: int) -> Tensor:
-        """The tokens of `part` from `x`, which holds the whole joint sequence along `dim`; a copy."""
+        """The tokens of shard `part` from `x`, which holds the whole joint sequence along `dim`; a copy."""
         return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(part)], dim=dim)
 
     def gathered_order(self, group: int = 1) -> Tensor:
@@ -71,5 +71,5 @@ class TokenLayout:
         return torch.cat([torch.arange(*span) for part in range(parts) for span in self.ranges(part, group)])
 
     def restore_order(self, group: int = 1) -> Tensor:
-        """The inverse of `gathered_order`: where in the concatenated chunks each token of the sequence is (N,)."""
+        """The inverse of `gathered_order`: the place in the concatenated chunks of each token of the sequence (N,)."""
         return torch.argsort(self.gathered_order(group))

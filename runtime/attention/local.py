@@ -1,4 +1,4 @@
-"""Attention on one device that also returns its log-sum-exp, which is what lets partial results be merged.
+"""Attention on one device that also returns its log-sum-exp, so that partial results can be merged.
 
 B batch, H heads, L queries, N keys, D head dim. The kernels are torch's own.
 """
@@ -50,7 +50,7 @@ def attention_with_lse(
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same in plain float32 (float64 for float64) arithmetic, some queries at a time to bound the memory."""
+    """`attention_with_lse` in plain float32 (float64 for float64), some queries at a time to bound the memory."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     k_wide, v_wide = k.to(wide), v.to(wide)
     if mask is not None:
@@ -68,7 +68,7 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """As numbers to add, finite: an infinite row would turn a chunk that is masked as a whole into NaN."""
+    """The mask as finite numbers to add: a row of -inf would turn a chunk that is masked as a whole into NaN."""
     lowest = torch.finfo(dtype).min / 4
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, lowest)

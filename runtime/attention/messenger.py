@@ -1,8 +1,7 @@
-"""Messages between the ranks of an axis: the one way of every exchange onto a link and off it.
+"""Sends and receives packed messages between the ranks of an axis; all exchanges of attention go through it.
 
-A message is a wire's payload. Its first part has a size both ends know; when the first parts of an exchange are there,
-their headers tell which messages have a second part, and those travel together.
-B batch, N tokens, C channels.
+A message is a wire's payload. The size of its first part is known at both ends. When the first parts of an exchange are
+there, their headers tell which messages have a second part, and those travel together. B batch, N tokens, C channels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Outgoing(NamedTuple):
-    """A message for axis index `to` that stands for `values` numbers."""
+    """A message to axis index `to`; `values` is how many numbers it stands for."""
 
     to: int
     payload: Payload
@@ -30,7 +29,7 @@ class Outgoing(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """A message that axis index `via` hands over: what global rank `source` packed, (B, N, C) each."""
+    """A message received from axis index `via`: the tensors (B, N, C) that global rank `source` has packed."""
 
     via: int
     source: int
@@ -40,10 +39,10 @@ class Incoming(NamedTuple):
 
 
 class Messenger:
-    """All messages of one job on one rank. As a context manager it leaves nothing on its way.
+    """All messages of one job on one rank. As a context manager it leaves nothing under way.
 
-    With `overlap` messages travel while this rank computes; without, `start` waits for them.
-    Every rank must start and finish its exchanges in the same order.
+    With `overlap` messages travel while this rank computes; without, `start` waits for them. Every rank must start and
+    finish its exchanges in the same order.
     """
 
     def __init__(self, wire: Wire, ledger: Ledger, overlap: bool = True) -> None:
@@ -67,9 +66,9 @@ class Messenger:
     def start(
         self, axis: Axis, outgoing: Sequence[Outgoing], incoming: Sequence[Incoming], overlap: bool | None = None
     ) -> Delivery:
-        """Sends messages and makes ready for others; `finish` or `unpack` the delivery to have them.
+        """Starts to send messages and to receive others; `finish` or `unpack` of the delivery completes them.
 
-        `overlap` in place of the messenger's.
+        `overlap` overrides the messenger's.
         """
         overlap = self.overlap if overlap is None else overlap
         delivery = Delivery(self, axis, outgoing, incoming, self._watcher if overlap else None)
@@ -79,11 +78,11 @@ class Messenger:
         return delivery
 
     def ended(self, delivery: Delivery) -> None:
-        """Said by a delivery that has ended."""
+        """Called by a delivery that has ended."""
         del self._under_way[delivery]
 
     def close(self) -> None:
-        """Waits for what is still on its way, which no later job must meet, and drops it.
+        """Waits for what is still under way, so that no later job receives it, and drops it.
 
         All ranks must have stopped at the same place. Raises RuntimeError when a peer is gone; the process groups are
         of no more use then.
@@ -125,7 +124,7 @@ class Delivery:
         )
 
     def finish(self) -> list[Payload]:
-        """The messages that have come, in the order of `incoming`. Raises what a transfer and the wire raise."""
+        """The received messages, in the order of `incoming`. Raises what a transfer and the wire raise."""
         if self._payloads is None:
             wire, ledger = self._messenger.wire, self._messenger.ledger
             self.drop()
@@ -146,6 +145,6 @@ class Delivery:
             self._messenger.wire.unpack(message.source, payload, out, message.tag)
 
     def drop(self) -> None:
-        """Waits for the first parts and goes no further."""
+        """Waits for the first parts of the messages and leaves out the second ones."""
         self._messenger.ended(self)
         self._transfer.finish(self._messenger.ledger)

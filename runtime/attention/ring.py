@@ -1,8 +1,8 @@
-"""Ring attention: K and V travel from rank to rank while attention to the chunk at hand is computed.
+"""Ring attention: K and V travel from rank to rank while attention to the current chunk is computed.
 
-Liu, Zaharia, Abbeel: Ring Attention with Blockwise Transformers, 2023 (arXiv:2310.01889).
-B batch, H heads, L queries of this rank, N keys of all ranks, D head dim.
-A chunk is packed once, by the rank it belongs to; the others pass the same bytes on and unpack them.
+Liu, Zaharia, Abbeel: Ring Attention with Blockwise Transformers, 2023 (arXiv:2310.01889). B batch, H heads, L queries
+of this rank, N keys of all ranks, D head dim. Each chunk is packed once, by the rank that owns it; the others pass the
+same bytes on and unpack them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def ring_attention(
     """Attention of this rank's queries to the keys of all ranks, (B, L, H, D).
 
     Args:
-        kv_BLHD: this rank's K and V, of which there may be fewer heads; used as they are, never through the wire.
-        chunks: tokens of every rank, by axis index. tags: the message of every rank, by axis index.
+        kv_BLHD: this rank's K and V, which may have fewer heads; used as they are, never through the wire.
+        chunks: tokens of every rank, by axis index. tags: the tag of every rank's message, by axis index.
         mask: broadcasting to (B, H, L, N), keys in axis order.
     """
     following, preceding = (axis.index + 1) % axis.size, (axis.index - 1) % axis.size

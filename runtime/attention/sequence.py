@@ -1,9 +1,8 @@
-"""Attention over a sequence that is split over ranks: Ulysses inside a group; between groups a ring or an all-gather,
-of fresh K and V or displaced.
+"""Sequence-parallel attention: Ulysses inside a group; between groups a ring or an all-gather, fresh or displaced.
 
-Fang, Zhao: USP, a unified sequence parallelism, 2024 (arXiv:2405.07719).
-B batch, L tokens of one rank, G tokens of its Ulysses group, N tokens of all, H heads, D head dim, C = heads x dim,
-U Ulysses ranks, R ring ranks; part = ring.index * U + ulysses.index.
+Fang, Zhao: USP, a unified sequence parallelism, 2024 (arXiv:2405.07719). B batch, L tokens of one rank, G tokens of its
+Ulysses group, N tokens of all, H heads, D head dim, C = heads x dim, U Ulysses ranks, R ring ranks; the shard index of
+a rank is part = ring.index * U + ulysses.index.
 """
 
 from __future__ import annotations
@@ -32,14 +31,15 @@ if TYPE_CHECKING:
 _PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
 MOST_SHARES = 4
 SHARE_NBYTES = 1 << 18
-"""K and V of a share weigh at least so much, 2 ms at 1 Gbit/s. One share more costs 0.4 ms of processor time when K
-and V are gathered, 0.9 ms with Ulysses; through a residual wire, on a CPU, 4 and 7 ms (tests/bench/exchanges.py)."""
+"""The least bytes of K and V in a head chunk, 2 ms at 1 Gbit/s. One more chunk costs 0.4 ms of processor time when K
+and V are gathered, 0.9 ms with Ulysses; through a residual wire, on a CPU, 4 and 7 ms (tests/bench/exchanges.py).
+"""
 
 T = TypeVar("T")
 
 
 class _Call(NamedTuple):
-    """What all heads of one attention call have in common."""
+    """The arguments that all head chunks of one attention call share."""
 
     func: Callable[..., Tensor]
     layout: TokenLayout
@@ -50,13 +50,13 @@ class _Call(NamedTuple):
 
 @dataclass
 class SequenceAttention:
-    """ComfyUI's attention over tokens of which every rank holds some. Called like ComfyUI's, on the local tokens.
+    """ComfyUI's attention over tokens that are split over the ranks. Called like ComfyUI's, with the local tokens.
 
     With ring_exchange "all_gather" or "displaced" (and with Ulysses alone) the attention function of the user does the
-    arithmetic; "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels.
-    With `overlap` the heads go in shares: while one is computed others travel.
-    The tag a wire sees carries the text tokens of a message: all segments but the last, which come first.
-    As a context manager, for one job, it leaves nothing on its way.
+    arithmetic; "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels. With
+    `overlap` the heads go in chunks: while one is computed others travel. The tag that a wire gets holds the number of
+    text tokens in a message: those of all segments but the last, which come first. As a context manager, for one job,
+    it leaves nothing under way.
     """
 
     ulysses: Axis
@@ -80,12 +80,12 @@ class SequenceAttention:
 
     @property
     def part(self) -> int:
-        """Which part of the sequence this rank holds."""
+        """The shard index: which shard of the sequence this rank holds."""
         return self.ring.index * self.ulysses.size + self.ulysses.index
 
     @property
     def parts(self) -> int:
-        """The number of parts of the sequence."""
+        """The number of shards of the sequence."""
         return self.ring.size * self.ulysses.size
 
     def __call__(
@@ -107,9 +107,9 @@ class SequenceAttention:
 
         Args:
             func: the attention function, called as func(q, k, v, heads, mask=, skip_reshape=, skip_output_reshape=),
-                more than once, each time for other heads, if it is not an override.
+                once per head chunk if it is not an override.
             q, k, v: (B, L, C), k and v also (B, L, H, D); with skip_reshape (B, H, L, D). k and v may have fewer heads.
-            layout: how the tokens lie; L is layout.chunk(part). tag: names the layer and the batch entries.
+            layout: which tokens each rank has; L is layout.chunk(part). tag: names the layer and the batch entries.
             mask: in the order of the unsplit sequence, bool or additive: (N, N), (B, N), (B, N, N), (B, 1|H, N|1, N).
         Returns:
             (B, L, C), or (B, H, L, D) with skip_output_reshape.
@@ -142,15 +142,15 @@ class SequenceAttention:
         return out_BLHD.transpose(1, 2) if skip_output_reshape else out_BLHD.flatten(2)
 
     def gather_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
-        """All ranks' tokens along `dim`, the same bits on every rank; see `all_gather.gather_tokens`."""
+        """The tokens of all ranks along `dim`, the same bits on every rank; see `all_gather.gather_tokens`."""
         axes = {"ulysses": self.ulysses, "ring": self.ring}
         return gather_tokens(x, layout, dim, messenger=self.messenger, tag=tag, **axes)
 
     def _share_count(self, func: Callable[..., Tensor], k_BLHD: Tensor, layout: TokenLayout, tag: Tag) -> int:
-        """How many shares the heads go in; the same on all ranks and at every call.
+        """The number of head chunks; the same on all ranks and at every call.
 
-        It goes by what K and V of the largest part weigh in a first message to one rank: later ones may weigh less.
-        One for an override, which may count its calls, and for a ring alone, which overlaps hop by hop.
+        It depends on the size of K and V of the largest shard in a first message to one rank: later messages may be
+        smaller. One for an override, which may count its calls, and for a ring alone, which overlaps hop by hop.
         """
         members, (batch, _, heads, dim) = self.ulysses.size, k_BLHD.shape
         alone_in_ring = members == 1 and self.ring_exchange != "all_gather"
@@ -164,7 +164,7 @@ class SequenceAttention:
     def _by_heads(
         self, call: _Call, qkv_BLHD: Sequence[Tensor], share: HeadShare, tag: Tag, out_BLHD: Tensor
     ) -> Generator[None, None, None]:
-        """Attention to a share of the heads, each member of the Ulysses group its own, written into `out_BLHD`."""
+        """Ulysses attention to a head chunk, each member of the group its own heads, written into `out_BLHD`."""
         first_part = self.ring.index * self.ulysses.size
         all_to_all = AllToAll(self.ulysses, call.layout, first_part, self.messenger, tag)
         qkv_BGhD = yield from all_to_all.tokens_to_heads(qkv_BLHD, share)
@@ -174,7 +174,7 @@ class SequenceAttention:
     def _attend(
         self, call: _Call, qkv_BGhD: Sequence[Tensor], share: HeadShare, tag: Tag
     ) -> Generator[None, None, Tensor]:
-        """Attention of these queries to the keys of all ring ranks, (B, G, h, D)."""
+        """Attention of the given queries to the keys of all ring ranks, (B, G, h, D)."""
         q_BGhD, *kv_BGhD = qkv_BGhD
         heads, dim = q_BGhD.shape[2:]
         mask, group, ring = call.mask, self.ulysses.size, self.ring
@@ -198,7 +198,7 @@ class SequenceAttention:
         return call.func(*given, heads, mask=mask, **shapes, **call.kwargs).unflatten(2, (heads, -1))
 
     def _gathered_mask(self, mask: Tensor, layout: TokenLayout, batch: int, heads: int) -> Tensor:
-        """(B|1, H|1, own G|1, N): keys in the order of the gathered chunks, own queries, all heads."""
+        """The mask as (B|1, H|1, own G|1, N): keys in the order of the gathered chunks, own queries, all heads."""
         total, group, shape = layout.total, self.ulysses.size, tuple(mask.shape)
         if mask.ndim == 2:
             mask = mask[None, None] if mask.shape[0] == total else mask[:, None, None]
@@ -231,12 +231,12 @@ class SequenceAttention:
 
 
 def _by_head(x: Tensor, dim: int) -> Tensor:
-    """(B, L, H, D) from (B, L, C) or itself, of no tokens, too."""
+    """Makes (B, L, H, D) of (B, L, C), or returns it as it is; L may be 0."""
     return x.reshape(*x.shape[:2], prod(x.shape[2:]) // dim, dim)
 
 
 def _in_turns(steps: Sequence[Generator[None, None, T]]) -> list[T]:
-    """Runs every generator to its next yield, in turns, until all have returned; what they returned."""
+    """Runs the generators in turns, each to its next yield, until all have returned; gives what they returned."""
     returned: dict[int, T] = {}
     while len(returned) < len(steps):
         for index, step in enumerate(steps):

@@ -1,8 +1,8 @@
 """Ulysses: an all-to-all turns "some tokens, all heads" into "all tokens of the group, some heads", and back.
 
-Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509).
-B batch, L tokens of one rank, G tokens of the group, H heads, h heads of one rank at a time, D head dim, U ranks of the
-axis. Every pair of ranks has messages, so residual streams, of its own: scales belong to some heads of some tokens.
+Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509). B batch, L tokens of one rank, G tokens of the group, H
+heads, h heads of one rank at a time, D head dim, U ranks of the axis. Every pair of ranks has its own messages, and so
+its own residual streams: a compression scale belongs to some heads of some tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def check_heads(heads: int, kv_heads: int, degree: int) -> None:
-    """Raises Unsupported unless `degree` ranks can share the heads of the queries and those of keys and values."""
+    """Raises Unsupported unless `degree` divides the number of query heads and that of key and value heads."""
     for count, whose in ((heads, "attention heads"), (kv_heads, "key and value heads")):
         if count % degree:
             raise Unsupported(
@@ -36,9 +36,9 @@ def check_heads(heads: int, kv_heads: int, degree: int) -> None:
 
 @dataclass(frozen=True)
 class HeadShare:
-    """Some of the heads of every member: of the K and V heads that are a member's, those from `first` to `last`.
+    """A head chunk: of every member's own K and V heads those from `first` to `last`, and their query heads.
 
-    Query heads go with their K and V heads. `kv_heads`: K and V heads of all `members`.
+    `kv_heads`: the number of K and V heads of all `members`.
     """
 
     members: int
@@ -47,22 +47,22 @@ class HeadShare:
     last: int
 
     def of(self, member: int, heads: int) -> slice:
-        """The share's heads of a member in a tensor that has `heads` of all members."""
+        """The chunk's heads of a member, as a slice of a tensor that has `heads` of all members."""
         start = member * (self.kv_heads // self.members)
         return slice(heads * (start + self.first) // self.kv_heads, heads * (start + self.last) // self.kv_heads)
 
 
 def head_shares(members: int, kv_heads: int, count: int) -> list[HeadShare]:
-    """Every member's heads in `count` shares, as equal as can be."""
+    """Divides every member's heads into `count` chunks, as equal as can be."""
     sizes = [len(part) for part in torch.arange(kv_heads // members).tensor_split(count)]
     return [HeadShare(members, kv_heads, last - size, last) for size, last in zip(sizes, accumulate(sizes))]
 
 
 class AllToAll:
-    """The exchange between the U members of a group.
+    """The all-to-all between the U members of a Ulysses group.
 
     Args:
-        first_part: the part of `layout` that member 0 holds.
+        first_part: the shard of `layout` that member 0 holds.
         tag: names the layer and the batch entries.
     """
 
@@ -72,10 +72,10 @@ class AllToAll:
         self._text = [layout.text(first_part + j) for j in range(axis.size)]
 
     def tokens_to_heads(self, tensors_BLHD: Sequence[Tensor], share: HeadShare) -> Generator[None, None, list[Tensor]]:
-        """Each tensor as (B, G, h, D): the group's tokens segment by segment, this rank's heads of the share.
+        """Each tensor as (B, G, h, D): the group's tokens segment by segment, this rank's heads of the chunk.
 
         `tensors_BLHD` are q, k, v of this rank's tokens, one dtype, each with its own number of heads. Yields when all
-        is under way.
+        messages are under way.
         """
         axis, own, lengths = self._axis, self._axis.index, [sum(local) for local in self._local]
         sends = [[x[:, :, share.of(j, x.shape[2])] for x in tensors_BLHD] for j in range(axis.size)]
@@ -90,7 +90,7 @@ class AllToAll:
         return [self._by_segment(x) for x in arrived]
 
     def heads_to_tokens(self, x_BGhD: Tensor, share: HeadShare, out_BLHD: Tensor) -> Generator[None, None, None]:
-        """The inverse for the output of attention: writes the share's heads of all members into `out_BLHD`."""
+        """The inverse for the output of attention: writes the chunk's heads of all members into `out_BLHD`."""
         axis, own = self._axis, self._axis.index
         sends = [[x.flatten(2)] for x in self._by_member(x_BGhD)]
         places = [[out_BLHD[:, :, share.of(j, out_BLHD.shape[2])].flatten(2)] for j in range(axis.size)]
@@ -108,7 +108,7 @@ class AllToAll:
         text_sent: Sequence[int],
         text_coming: Sequence[int],
     ) -> Delivery:
-        """`sends` and `places` (B, L, C) each, and the text tokens that come first in them, by member."""
+        """Starts an exchange: `sends` and `places` (B, L, C) each, and how many text tokens come first, by member."""
         axis, name = self._axis, self._tag.name
         outgoing, incoming = [], []
         for j in axis.others():
@@ -120,7 +120,7 @@ class AllToAll:
         return self._messenger.start(axis, outgoing, incoming)
 
     def _by_segment(self, x_BGhD: Tensor) -> Tensor:
-        """Members' tokens, each [text, image], as [text of all, image of all]."""
+        """Reorders the members' tokens, each [text, image], to [text of all, image of all]."""
         segments = len(self._local[0])
         if segments == 1:
             return x_BGhD
