@@ -1,4 +1,4 @@
-"""Does the ComfyUI that is installed still have the seams this pack was written for, and what is lost if not?"""
+"""Checks whether the installed ComfyUI still has the seams this pack was written for, and what is lost if not."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Misfit:
 
     @property
     def sentence(self) -> str:
-        """For the log, and for the report of a run."""
+        """The full sentence, for the log and for the report of a run."""
         return f"{self.reason}; update ComfyUI-CompactParallel, or use a ComfyUI that its README names."
 
 
 def check() -> list[Misfit]:
     """Every seam that does not fit.
 
-    Modules of the package comfy are looked at in any case: ComfyUI has imported them before it loads custom nodes, and
-    a worker is about to. Of others, such as the server's, only those that are there already.
+    Modules of the package comfy are checked in any case: ComfyUI has imported them before it loads custom nodes, and a
+    worker is about to. Other modules, such as the server's, must exist, and are checked if they are imported already.
     """
     return [
         Misfit(f"{seam.module}:{name}", differs, seam.needed_for)
@@ -56,17 +56,17 @@ def check() -> list[Misfit]:
 
 @cache
 def misfits() -> tuple[Misfit, ...]:
-    """What `check` found, the first time."""
+    """The result of `check`, computed once."""
     return tuple(check())
 
 
 def against(*capabilities: str) -> Misfit | None:
-    """What keeps any of these capabilities from being there; None if nothing does."""
+    """The first misfit that rules out any of these capabilities; None if there is none."""
     return next((misfit for misfit in misfits() if set(capabilities).intersection(misfit.needed_for)), None)
 
 
 def against_sequence(*kinds: str) -> Misfit | None:
-    """What keeps models of all these kinds (TOKENS, ROWS) from being split; None where one of them can be."""
+    """A misfit that keeps models of all these kinds (TOKENS, ROWS) from being split; None where one of them can be."""
     found = [against(kind) for kind in kinds]
     return found[0] if all(found) else None
 
@@ -91,7 +91,7 @@ def refusal(degrees: Mapping[str, int], *kinds: str) -> str:
 
 
 def _differs(seam: Seam, name: str) -> str:
-    """What is not as the table has it; empty if nothing."""
+    """How a name differs from what the table says; empty if it does not."""
     try:
         owner = _module(seam.module)
     except ImportError:
@@ -109,7 +109,7 @@ def _differs(seam: Seam, name: str) -> str:
 
 
 def _module(name: str) -> ModuleType | None:
-    """The module; None for one that nobody has imported, and that is not this module's to import."""
+    """The module, imported if it is of comfy; None for another that exists but that nobody has imported yet."""
     if name in sys.modules or name.startswith("comfy."):
         return importlib.import_module(name)
     if importlib.util.find_spec(name) is None:
@@ -118,7 +118,7 @@ def _module(name: str) -> ModuleType | None:
 
 
 def _may_set(kind: type, name: str) -> bool:
-    """Whether a method of the class sets the attribute, or may: one of another pack's, which calls what it replaced."""
+    """Whether a method of the class sets the attribute, or may: another pack's, which may call what it replaced."""
     return name in _set_by_methods(kind) or _has_foreign_methods(kind)
 
 
@@ -137,13 +137,13 @@ def _has_foreign_methods(kind: type) -> bool:
 
 
 def _is_comfyui_s(function: Any, seam: Seam) -> bool:
-    """Whether it is no other pack's that stands in its place, which may name its parameters as it likes."""
+    """Whether the function is ComfyUI's. One that another pack put in its place may name its parameters as it likes."""
     made_by = function.__init__ if isinstance(function, type) else function
     return _root(made_by) == seam.module.partition(".")[0]
 
 
 def _root(function: Any) -> str:
-    """The package whose code a function is; empty where that is not to be seen."""
+    """The package that the code of a function is in; empty where that cannot be seen."""
     function = getattr(function, "__func__", function)
     if isinstance(function, FunctionType):
         return function.__globals__.get("__name__", "").partition(".")[0]
@@ -151,14 +151,14 @@ def _root(function: Any) -> str:
 
 
 def _parameters(owner: Any, name: str) -> list[inspect.Parameter]:
-    """What a function is given by its callers; of a class, what it is made from."""
+    """The parameters that callers of a function pass; for a class, those of its constructor."""
     function = getattr(owner, name)
     found = list(inspect.signature(function).parameters.values())
     return found[1:] if isinstance(owner, type) and isinstance(function, FunctionType) else found
 
 
 def _differs_in_parameters(seam: Seam, found: list[inspect.Parameter]) -> str:
-    """What the parameters have against being given what the table says; empty if nothing."""
+    """How the parameters differ from what the table passes; empty if they do not."""
     by_place, _, by_name = seam.takes.partition("*")
     places, names = by_place.replace(",", " ").split(), by_name.replace(",", " ").split()
     plain = {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}

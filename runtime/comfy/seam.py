@@ -1,4 +1,4 @@
-"""What a seam is, and the capabilities that are lost without one."""
+"""The `Seam`: an internal of ComfyUI that this pack relies on, with the capabilities that are lost without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PANEL = "panel in the browser"
 
 @dataclass(frozen=True)
 class Seam:
-    """Names of one module, and what this pack takes for granted about them.
+    """Names in one module of ComfyUI, and what this pack assumes about them.
 
     Args:
         module: where they live.
@@ -28,9 +28,9 @@ class Seam:
         needed_for: the capabilities that are lost without them. Code that is needed for less than EVERYTHING looks
             them up when it runs, so that a worker can start without them.
         behaviour: what they do for this pack, in one sentence.
-        takes: what this pack gives to the functions, by their own names: first what it gives by place, behind a "*"
-            what it gives by name. None where it does not call them.
-        replaced: a function of this pack stands in their place, so that they may take nothing else.
+        takes: the parameters that this pack passes to the functions: first those by position, behind a "*" those by
+            keyword. None where it does not call them.
+        replaced: this pack puts a function of its own in their place, so they may have no other parameters.
     """
 
     module: str

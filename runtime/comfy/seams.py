@@ -1,13 +1,13 @@
-"""The seams: every internal of ComfyUI that this pack touches, in one table. Add the next one here.
+"""The table of seams: every internal of ComfyUI that this pack uses. Add the next one here.
 
-Newer versions of ComfyUI may change any of them without a word. `fits.py` compares the table with the ComfyUI that is
-installed: when the pack loads, when a worker starts, and in the tests, which also see to it that nothing is left out
-here. What no longer fits switches off what depends on it, and a sentence says so.
+Newer versions of ComfyUI may change any of them without notice. `fits.py` compares the table with the installed
+ComfyUI: when the pack loads, when a worker starts, and in the tests, which also check that nothing is left out here.
+Where a seam no longer fits, the capabilities that depend on it are switched off, and a sentence says so.
 
-No seams are what ComfyUI's nodes for people are made of (comfy_api), and what the pack only knows by its name: the
-classes of models (sharding/plans), samplers (parallel/step/samplers.py), guiders (job/asking.py). One that it does not
-find, or does not know, is treated as any other that nobody wrote a plan for; plans look at the modules they split
-themselves. What shows only in a run is looked at there, by the guards that the table names.
+Two things are no seams: the API that ComfyUI's nodes for people are made of (comfy_api), and classes that the pack
+knows only by name: of models (sharding/plans), samplers (parallel/step/samplers.py) and guiders (job/asking.py). One
+that it does not find, or does not know, is treated like any other without a plan; plans look at the modules they split
+themselves. What shows only in a run is checked there, by the guards that the table names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which ComfyUI is installed."""
+"""The version of the installed ComfyUI."""
 
 from __future__ import annotations
 
