@@ -1,4 +1,4 @@
-"""One small table per model family; `plan_for` finds the table of a model."""
+"""The plans, one small table per model family; `plan_for` finds the one for a model."""
 
 from __future__ import annotations
 
@@ -110,15 +110,15 @@ def has_plan(module: nn.Module) -> bool:
 
 
 def splits_rows(module: nn.Module) -> bool:
-    """Whether the plan of this diffusion module splits the rows of a picture, along one axis of the mesh."""
+    """Whether the plan of this diffusion module splits the rows of a picture, over one mesh axis."""
     return isinstance(_of_class(module), RowPlan)
 
 
 def plan_for(module: nn.Module) -> Plan | RowPlan:
     """The plan of a diffusion module, by its class.
 
-    Raises Unsupported, naming the class and the degrees that need no plan, when there is none, or when the model has
-    modules that it was not written for.
+    Raises Unsupported when there is none, naming the class and the degrees that need no plan, or when the model has
+    modules that the plan was not written for.
     """
     reason = without_plan(module)
     if reason is not None:
@@ -127,7 +127,7 @@ def plan_for(module: nn.Module) -> Plan | RowPlan:
 
 
 def without_plan(module: nn.Module) -> Unsupported | None:
-    """What `plan_for` raises; None for a module that it finds the plan of."""
+    """The error that `plan_for` raises; None for a module with a plan."""
     plan = _of_class(module)
     if plan is None:
         return Unsupported(NO_PLAN.format(type(module).__name__))
@@ -136,7 +136,7 @@ def without_plan(module: nn.Module) -> Unsupported | None:
 
 
 def is_unfit(module: nn.Module) -> bool:
-    """Whether the class of a module has a plan that was not written for modules like those in it."""
+    """Whether the class of a module has a plan, but the modules inside are not those the plan was written for."""
     return _of_class(module) is not None and not has_plan(module)
 
 

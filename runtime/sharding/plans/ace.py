@@ -1,11 +1,11 @@
 """ACE-Step 1 and 1.5.
 
-1.5: every other layer attends to a window of tokens, whose mask the model makes for the tokens it sees; it is made for
-all tokens instead. Cross-attention sees all conditions with local queries. The model calls ComfyUI's attention without
-transformer_options, so it is met in the module it calls it from.
+1.5: every other layer attends to a window of tokens. The model makes the mask of that window for the tokens it sees, so
+we replace it with one for all tokens. Cross-attention has local queries and all conditions. The model calls ComfyUI's
+attention without transformer_options, so we patch the attention function its module imports.
 
-1: self-attention is linear, sums over all tokens made without ComfyUI's attention: it is given all tokens, so every
-rank does that part, nearly a third of the work. Behind it a convolution takes one token from either side.
+1: self-attention is linear and sums over all tokens without ComfyUI's attention: it is replicated on all tokens, nearly
+a third of the work. The convolution after it needs a halo of one token on either side.
 """
 
 from __future__ import annotations

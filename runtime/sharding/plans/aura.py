@@ -1,7 +1,7 @@
 """AuraFlow.
 
-Register tokens and text are joined in front of the image. Positions are added before the layers; nothing else of the
-model looks at positions. The last layer works on each token alone.
+Register tokens and text are joined in front of the image. Positions are added before the layers; nothing else in the
+model depends on positions. The last layer works on each token alone.
 """
 
 from __future__ import annotations

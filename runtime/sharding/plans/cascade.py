@@ -1,8 +1,8 @@
-"""Stable Cascade: stage C, which makes a small latent of a text, and stage B, which makes a larger one of that.
+"""Stable Cascade: stage C makes a small latent from a text, stage B a larger one from that.
 
-The rows of the picture are split behind the embedding, where stage B has added the other stage's latent. A block takes
-the norm of every channel over all pixels. In a transformer the text is joined behind the picture's keys. Stage C has
-one resolution (a checkpoint that resizes between its levels is refused); stage B halves the rows without rounding up.
+The rows of the picture are split after the embedding, where stage B has added the other stage's latent. A block takes
+the norm of every channel over all pixels. In a transformer the text's keys follow the picture's. Stage C has one
+resolution (a checkpoint that resizes between its levels is refused); stage B halves the rows without rounding up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Chroma: blocks of Flux whose modulations come ready made, and Chroma Radiance, which decodes to pixels behind them.
+"""Chroma, which has Flux's blocks with modulation computed beforehand, and Chroma Radiance, which decodes to pixels.
 
-As Flux; Chroma has no reference latents. Radiance's decoder needs all image tokens: they are gathered behind the last
-block, where the own text still lies in front of them and is cut off by its own length. What a ControlNet adds behind
-that block would meet all tokens, so Radiance is refused with one.
+As Flux, but Chroma has no reference latents. Radiance's decoder needs all image tokens: they are gathered after the
+last block, where the local text still lies in front of them and the model cuts it off by its local length. Control that
+a ControlNet adds after that block would meet all tokens, so Radiance is refused with one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""ControlNets whose blocks are those of the model they steer: Flux, SD3, SD3.5, Qwen-Image, and those of UNets.
+"""ControlNets with the blocks of the model they steer: Flux, SD3, SD3.5, Qwen-Image, and those of UNets.
 
-They run before the model, on the same picture, and give residuals for all tokens or rows; these are gathered behind the
-small layer of each block, where the model does not take the own ones only. ControlNets of other classes are run whole
-by every rank.
+They run before the model, on the same picture, and output control for all tokens or rows. It is gathered after the
+small layer of each block, unless the model takes only the local part. ControlNets of other classes run whole on every
+rank.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RESIDUALS = Gather("controlnet_blocks.*", ("image",))
 
 
 def _inside(plan: Plan, last: str) -> tuple[Action, ...]:
-    """What a model's plan does within its blocks, all but the gathering behind its layer `last`."""
+    """The actions of a model's plan within its blocks: all but control and the gathering after its layer `last`."""
     return tuple(action for action in plan.actions if not isinstance(action, Residuals) and action.path != last)
 
 
@@ -60,10 +60,10 @@ SD35 = Plan(
     ),
     passed=(Passed("transformer_blocks.*", ("c",)),),
 )
-# Its blocks (8B) all see the picture itself, not what the one before has made.
+# Its blocks (8B) all take the picture itself, not the output of the block before.
 SD35_PARALLEL = replace(SD35, actions=(Split("transformer_blocks.*", "x", "image"), *SD35.actions[1:]))
 
-# The first block, to whose output the hint is added, runs whole; paths are those of what is behind it.
+# The first block, to whose output the hint is added, runs whole on every rank; paths are those of the modules after it.
 UNET = replace(
     unet.PLAN,
     family="UNet ControlNet",
@@ -77,7 +77,7 @@ UNET = replace(
 
 
 def control_plan(module: nn.Module) -> Plan | RowPlan | None:
-    """The plan of a ControlNet, by its class; None for those that are run whole."""
+    """The plan of a ControlNet, by its class; None for classes that every rank runs whole."""
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     if kind in SD35.models and module.double_y_emb:
         return SD35_PARALLEL

@@ -1,8 +1,8 @@
 """Cosmos 1, text or image to video.
 
-Tokens lie on a grid of time, height and width in front of the batch. Between its blocks the model adds positions to
-them, so every block is given the own tokens, along time, and its output is gathered: one exchange more per block. In a
-block self-attention comes first; cross-attention sees the whole text with local queries.
+Tokens lie on a grid of time, height and width in front of the batch dimension. The model adds positions to them between
+its blocks, so every block gets the local tokens, along time, and its output is gathered: one more exchange per block.
+In a block self-attention comes first; cross-attention has local queries and the whole text.
 """
 
 from __future__ import annotations

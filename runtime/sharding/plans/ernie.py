@@ -1,7 +1,7 @@
 """ERNIE-Image.
 
-The layers see one sequence, text behind the image, which is split as one: the model cuts the image out of all tokens.
-It calls ComfyUI's attention without transformer_options, so it is met in the module it calls it from.
+The layers see one sequence, image then text, which is split as one segment: the model cuts the image out of all tokens.
+It calls ComfyUI's attention without transformer_options, so we patch the attention function its module imports.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Flux, Flux2 and what else is built on comfy.ldm.flux.model.Flux: Kontext, Fill, Redux, Krea, LongCat.
+"""Flux, Flux2 and other models built on comfy.ldm.flux.model.Flux: Kontext, Fill, Redux, Krea, LongCat.
 
 The text is joined in front of the image. Modulation is the same for all tokens, so the last layer works on each token
-alone and is gathered behind it (64 channels instead of 3072). `img[:, txt.shape[1]:]` stays right: the text is local.
-Reference latents (Kontext) are more image tokens; index_timestep_zero modulates ranges of them, which become ranges of
-own tokens (but for the last layer, whose reference tokens are dropped). What a ControlNet adds is cut to the own image
-tokens.
+alone, and we gather after it (64 channels instead of 3072). `img[:, txt.shape[1]:]` stays right: the text is local.
+Reference latents (Kontext) are more image tokens. index_timestep_zero modulates ranges of them, which become ranges of
+local tokens (except in the last layer, whose reference tokens are dropped). Control is cut to the local image tokens.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Resid
 from .guards import INSIDE
 
 Ranges = list[tuple[int, int | None, int]]
-"""(first, last plus one, which modulation) of tokens."""
+"""Ranges of tokens: (first, last plus one, index of the modulation)."""
 
 
 def ranges(dims: Ranges, own: Own) -> Any:
-    """The same ranges in own tokens."""
+    """The same ranges, counted in local tokens."""
     return [(own.position(first), own.position(last), index) for first, last, index in dims]
 
 
 def _joint_ranges(dims: Ranges, own: Own) -> Ranges:
-    """Of image tokens, to which the model has added the text tokens it counts; 0 is the first text token."""
+    """Of image tokens, to which the model has added the number of text tokens it holds; 0 is the first text token."""
     text, counted = own.layout.lengths[0], own.between[0]
 
     def move(token: int) -> int:

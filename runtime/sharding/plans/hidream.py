@@ -1,8 +1,8 @@
 """HiDream I1 and E1.
 
-Every block is given other text tokens: T5, the last Llama layer, and its own Llama layer, joined behind the image. So
-the text is split before the model starts, and the model counts and joins own tokens. Its rotary table then holds all
-image tokens and the own text tokens. The experts work on each token alone.
+Every block gets other text tokens: T5, the last Llama layer, and its own Llama layer, joined after the image. So the
+text is split before the model runs, and the model counts and joins local text tokens. Its rotary table then has all
+image tokens and the local text tokens. The experts work on each token alone.
 """
 
 from __future__ import annotations

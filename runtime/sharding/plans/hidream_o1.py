@@ -1,9 +1,9 @@
 """HiDream O1, a language model that draws.
 
-Only what it draws is split, with the token of the time step. The text in front attends to itself alone: every rank has
-all of it, and its keys, which the model keeps from step to step. What is drawn attends to all keys. The first call sees
-the text's tokens in front of the others, later ones only its keys; where a patch sees the tokens between the layers,
-the model keeps none.
+Only the image tokens, with the token of the time step, are split. The text is a prefix that attends to itself alone:
+every rank has all of it, and its keys, which the model keeps from step to step. The image attends to all keys. The
+first call gets the text tokens in front of the others, later ones only their keys; where a patch looks at the tokens
+between the layers, the model keeps none.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .guards import CONTROL, INSIDE
 
 
 def _text(of_model: Mapping[str, Any], of_layer: Callable[[str], Any]) -> int:
-    """The tokens of text in front: none where their keys are given."""
+    """The number of text tokens in front: none where their keys are given."""
     return 0 if of_layer("past_key_value") else of_model["ar_len"]
 
 
 def _rope(freqs: tuple[Tensor, ...], own: Own) -> tuple[Tensor, ...]:
-    """The tables of the text in front, where it is, and of the own tokens."""
+    """The rotary tables of the text in front, where it is, and of the local tokens."""
     front = freqs[0].shape[-2] - own.total
     return tuple(torch.cat([x[..., :front, :], own.tokens(x[..., front:, :], dim=-2)], -2) for x in freqs)
 

@@ -1,10 +1,10 @@
 """Hunyuan Video, Hunyuan Video 1.5, Hunyuan Image 2.1 and its refiner.
 
-The text (with ByT5 and image features joined to it) is joined in front of the video. The mask of the text is made for
-all tokens and passes as it is. Image to video by token replacement modulates the first frame by position: ranges of own
-tokens, in the single blocks counted from the first text token, as the model does. A reference latent is cut off by
-its full length before the last layer, so with one the model is given all tokens between its blocks. 1.5 has no single
-blocks.
+The text (with ByT5 and image features joined to it) is joined in front of the video. The model makes the text mask for
+all tokens, so it passes unchanged. Image to video by token replacement modulates the first frame by position: ranges
+become ranges of local tokens, in the single blocks counted from the first text token, as the model does. A reference
+latent is cut off by its full length before the last layer, so with one the model holds all tokens between its blocks.
+1.5 has no single blocks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Hunyuan3D 2.0, of Flux's blocks without positions, and 2.1, of blocks like HunyuanDiT's with experts.
+"""Hunyuan3D 2.0, with Flux's blocks but no positions, and 2.1, with blocks like HunyuanDiT's and experts.
 
-2.0: the image that is the condition is joined in front of the shape. 2.1: the time is the first token of one sequence,
-which is split as one; the last layer drops it by its position, so the tokens are gathered behind the last block. What
-the first blocks hand to the last ones is as in HunyuanDiT. The experts work on each token alone. Cross-attention sees
-the whole image with local queries. 2.1 calls ComfyUI's attention without transformer_options, so it is met in the
-module it calls it from.
+2.0: the image, which is the condition, is joined in front of the shape. 2.1: the time is the first token of one
+sequence, which is split as one segment; the last layer drops that token by position, so the tokens are gathered after
+the last block. Skips from the first blocks to the last ones are as in HunyuanDiT. The experts work on each token alone.
+Cross-attention has local queries and the whole image. 2.1 calls ComfyUI's attention without transformer_options, so we
+patch the attention function its module imports.
 """
 
 from __future__ import annotations

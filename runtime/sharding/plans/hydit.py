@@ -1,9 +1,9 @@
 """HunyuanDiT.
 
-Only image tokens are split; cross-attention sees both texts with local queries. What the first blocks hand to the last
-ones are tokens, too: own ones, but all of them where a patch looks between the blocks. A ControlNet adds to those, and
-what it adds is cut. The model calls ComfyUI's attention without transformer_options, so it is met in the module it
-calls it from.
+Only image tokens are split; cross-attention has local queries and both texts. Skips from the first blocks to the last
+ones are tokens, too: local ones, but all tokens where a patch looks between the blocks. A ControlNet adds to the skips,
+and its control is cut. The model calls ComfyUI's attention without transformer_options, so we patch the attention
+function its module imports.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
 
 
 def handed_on(skip: Tensor, own: Own) -> Tensor:
-    """The own tokens of what an earlier block made; they are all that there is if nothing looks between the blocks."""
+    """The local tokens of a skip from an earlier block; it has only those if nothing looks between the blocks."""
     return own.tokens(skip) if own.whole_between else skip
 
 

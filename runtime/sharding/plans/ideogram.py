@@ -1,7 +1,7 @@
 """Ideogram 4.
 
-The layers see one sequence, text in front of image, or the image alone: it is split as one. The mask that keeps padding
-of the text apart is made for all tokens and passes as it is. The last layer works on each token alone.
+The layers see one sequence, text then image, or the image alone: it is split as one segment. The mask that separates
+the padding of the text is made for all tokens, so it passes unchanged. The last layer works on each token alone.
 """
 
 from __future__ import annotations

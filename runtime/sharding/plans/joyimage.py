@@ -1,7 +1,7 @@
 """JoyImage Edit.
 
-The text, which has no rotary positions, is joined behind the image. Reference latents are more image tokens; the model
-cuts them off by the full length of the picture behind its last block, so the image is gathered there.
+The text, which has no rotary positions, is joined after the image. Reference latents are more image tokens; the model
+cuts them off by the full length of the picture after its last block, so the image is gathered there.
 """
 
 from __future__ import annotations

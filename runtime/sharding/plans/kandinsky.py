@@ -1,8 +1,9 @@
 """Kandinsky 5, image and video, and Kandinsky 6, video with sound.
 
-Only visual tokens are split; cross-attention sees the whole text with local queries. The last layer needs the tokens on
-their grid, so they are gathered behind the last block. The few audio tokens of Kandinsky 6 are on every rank, which
-computes all of them: video attends to all audio with local queries, audio to the video, which is gathered for it.
+Only visual tokens are split; cross-attention has local queries and the whole text. The last layer needs the tokens on
+their grid, so they are gathered after the last block. The few audio tokens of Kandinsky 6 are replicated: every rank
+computes all of them. Video attends to all audio with local queries; audio attends to the video, which is gathered for
+it.
 
 Kandinsky 6 is not in ComfyUI 0.30: tried on comfy/ldm/kandinsky6/model.py of commit 0b61ce5baa9e, over ComfyUI 0.30.
 """

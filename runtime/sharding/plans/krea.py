@@ -1,8 +1,8 @@
 """Krea 2.
 
-The blocks see one sequence, text in front of image, of which the model tells neither length: it is split as one. The
-text's own layers run before on every rank. Reference latents are more image tokens; index_timestep_zero modulates those
-behind a position, which becomes a number of own tokens. The last layer works on each token alone.
+The blocks see one sequence, text then image, without the length of either: it is split as one segment. The text's own
+layers run before, on every rank. Reference latents are more image tokens; index_timestep_zero modulates those from a
+position on, which becomes a number of local tokens. The last layer works on each token alone.
 """
 
 from __future__ import annotations

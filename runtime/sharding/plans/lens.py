@@ -1,7 +1,7 @@
 """Lens.
 
-The text is joined behind the image. The mask of both, which the model makes for all tokens, is taken from the blocks
-and given to attention. The last layer works on each token alone. What a ControlNet adds is cut to the own image tokens.
+The text is joined after the image. The model makes the mask of both for all tokens; it is taken out of the blocks'
+arguments and given to attention. The last layer works on each token alone. Control is cut to the local image tokens.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """LTX-Video, with the image model of LTX 2.5, which reads its text otherwise and is not in ComfyUI 0.30.
 
-Only video tokens are split; cross-attention sees the whole text with local queries. Time steps are one for all or one
-per token (image to video, keyframes). Keyframes are more video tokens. The model modulates behind its blocks with a
-time step per token, so the tokens are gathered there. A guide with a strength of its own is masked by position: the
-mask, of which the model keeps a part per kind of query, is made for all tokens instead, once per forward.
+Only video tokens are split; cross-attention has local queries and the whole text. There is one time step for all tokens
+or one per token (image to video, keyframes). Keyframes are more video tokens. The model modulates after its blocks with
+a time step per token, so the tokens are gathered there. A guide with a strength of its own is masked by position: the
+mask, which the model keeps in parts for each kind of query, is made for all tokens instead, once per forward.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .guards import CONTROL, INSIDE
 
 
 def guide_mask(mask: Any, own: Own) -> Any:
-    """ComfyUI's GuideAttentionMask as one in which all own queries are a guide's, so that attention is called once.
+    """ComfyUI's GuideAttentionMask as one in which all local queries count as a guide's, so attention is called once.
 
     Its mask is (1, 1, N, N) for the N tokens of all ranks.
     """
@@ -32,13 +32,13 @@ def guide_mask(mask: Any, own: Own) -> Any:
     return local
 
 
-# Spatio-temporal guidance: self-attention of the chosen blocks gives its values as they are (ComfyUI 0.33 and later).
+# Spatio-temporal guidance: self-attention of the chosen blocks returns its values unchanged (ComfyUI 0.33 and later).
 STG = "stg_skip_self_attn"
 GUIDE = Localise("transformer_blocks.*", "self_attention_mask", ("video",), guide_mask)
 
 
 def rope(pe: tuple[Tensor, bool], own: Own) -> tuple[Tensor, bool]:
-    """The rotary table of the own tokens; the flag says how it is laid out."""
+    """The rotary table of the local tokens; the flag says how it is laid out."""
     return own.tokens(pe[0]), pe[1]
 
 

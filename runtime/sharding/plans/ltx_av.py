@@ -1,7 +1,7 @@
 """LTX-2, video with sound.
 
-Video tokens are split; the few audio tokens are on every rank, which computes all of them. Video attends to all audio
-with local queries. Audio attends to the video, which is gathered for it. The rest is as in LTX-Video.
+Video tokens are split; the few audio tokens are replicated: every rank computes all of them. Video attends to all audio
+with local queries; audio attends to the video, which is gathered for it. The rest is as in LTX-Video.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .ltx import GUIDE, STG, rope
 
 @cache
 def _own_times(kind: type) -> type:
-    """The model's class of time steps, which keeps one per frame, for the own tokens."""
+    """Derives from the model's class of time steps, which keeps one per frame; expands them to the local tokens."""
 
     class OwnTimes(kind):
         __slots__ = ("own",)

@@ -1,8 +1,8 @@
 """Lumina 2, Z-Image and its pixel-space variant.
 
-The layers see one sequence, text in front of image, of which the model tells neither length: it is split as one. The
-refiners before them (2 of 32 layers) run on every rank. Reference latents (Z-Image Omni) are modulated by position;
-those become ranges of own tokens. The model cuts the text off behind its last layer, from all tokens.
+The layers see one sequence, text then image, without the length of either: it is split as one segment. The refiners
+before them (2 of 32 layers) run on every rank. Reference latents (Z-Image Omni) are modulated by position; those ranges
+become ranges of local tokens. The model cuts the text off after its last layer, from all tokens.
 """
 
 from __future__ import annotations

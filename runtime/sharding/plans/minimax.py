@@ -1,8 +1,8 @@
 """MiniMax H3, video with sound.
 
-Text, conditions, sound and video are one sequence without a batch, which is split as one. Each range of it has its own
-modulation; the ranges become those of own tokens. The model takes sound and video out of it by position before its last
-layer, so the tokens are gathered behind the last block.
+Text, conditions, sound and video are one sequence without a batch dimension, which is split as one segment. Each range
+of it has its own modulation; the ranges become ranges of local tokens. The model takes sound and video out of it by
+position before its last layer, so the tokens are gathered after the last block.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _ranges(segments: list[tuple[int, int, Any]], own: Own) -> list[tuple[int | 
 
 
 def _row(row: Any, first: int, last: int | None, own: Own) -> Any:
-    """The row of a range's modulation; newer ComfyUI may give one per token (L,), of which the own ones are taken."""
+    """The modulation row of a range; newer ComfyUI may give one per token (L,), of which the local ones are taken."""
     if not isinstance(row, Tensor):
         return row
     end = first + len(row) if last is None else last

@@ -1,7 +1,7 @@
 """Mochi.
 
-The text is joined behind the video, and only the tokens before its padding; the padding is dropped before the split,
-as nothing that reaches the output looks at it.
+The text is joined after the video, and only its tokens before the padding; the padding is dropped before the split, as
+nothing that reaches the output depends on it.
 """
 
 from __future__ import annotations

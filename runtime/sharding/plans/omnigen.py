@@ -1,9 +1,9 @@
 """OmniGen2, and Boogu, which puts double blocks in front of its layers.
 
 The refiners before them run on every rank. Reference images are more image tokens, in front of the picture's. The
-layers of OmniGen2 see one sequence, of which the model tells no lengths: it is split as one. A double block of Boogu
-attends twice, over text and image, then over the image alone; behind its last layer the own text still lies in front of
-the image.
+layers of OmniGen2 see one sequence without its lengths: it is split as one segment. A double block of Boogu attends
+twice, over text and image, then over the image alone; after its last layer the local text still lies in front of the
+image.
 """
 
 from __future__ import annotations

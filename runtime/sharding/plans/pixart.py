@@ -1,7 +1,7 @@
 """PixArt Alpha and Sigma.
 
-Only image tokens are split; cross-attention sees the whole text with local queries. The model calls ComfyUI's attention
-without transformer_options, so it is met in the module it calls it from.
+Only image tokens are split; cross-attention has local queries and the whole text. The model calls ComfyUI's attention
+without transformer_options, so we patch the attention function its module imports.
 """
 
 from __future__ import annotations

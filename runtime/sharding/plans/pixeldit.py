@@ -1,8 +1,8 @@
 """PixelDiT and PiD, the decoder made of it.
 
-The text is joined in front of the image's patches, which are split as they enter: PiD mixes its latent into them before
-its first block. The two pixel blocks take all pixels apart by the size of the picture: the patches are gathered for
-them, and only their attention is shared.
+The text is joined in front of the image patches, which are split as they enter: PiD mixes its latent into them before
+its first block. The two pixel blocks rearrange all pixels by the size of the picture: the patches are gathered for
+them, and only their attention is split.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cosmos Predict2 and Anima, image and video.
 
-The blocks keep tokens on a grid of time, height and width: it is flattened, the own tokens lie along time, and a time
-step per frame becomes one per token. Cross-attention sees the whole text with local queries.
+The blocks keep tokens on a grid of time, height and width. It is flattened with the local tokens along time, and a time
+step per frame becomes one per token. Cross-attention has local queries and the whole text.
 """
 
 from __future__ import annotations

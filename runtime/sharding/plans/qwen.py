@@ -1,8 +1,8 @@
 """Qwen-Image, Qwen-Image-Edit and Qwen-Image-Layered, and Mage-Flow, which has the same blocks.
 
-The text is joined in front of the image. A mask of the text is made as long as the own text, so it is taken from the
-blocks and given to attention for the whole sequence. Reference latents are more image tokens; index_timestep_zero
-modulates those behind a position, which becomes a number of own tokens. A ControlNet's residuals are cut.
+The text is joined in front of the image. The blocks would make a mask as long as the local text, so the text mask is
+taken out of their arguments, and attention gets one for the whole sequence. Reference latents are more image tokens;
+index_timestep_zero modulates those from a position on, which becomes a number of local tokens. Control is cut.
 """
 
 from __future__ import annotations

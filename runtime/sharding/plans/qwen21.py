@@ -2,9 +2,10 @@
 
 It is not in ComfyUI 0.30: tried on comfy/ldm/qwen_image21/model.py of commit 08f68f0919d2, over ComfyUI 0.30.
 
-The picture is split. The text and the reference pictures in front of it attend to what is before them alone: every rank
-has all of them. From the second step on the model keeps their keys and values. In the first one it runs each block for
-them by themselves, which is left as it is; ranks need not agree on whether they keep them.
+The picture is split. The text and the reference pictures in front of it, the prefix, attend only to what is before
+them: every rank has all of it. From the second step on the model keeps the prefix's keys and values. In the first step
+it runs each block for the prefix by itself, which is left unchanged. Ranks need not agree on whether they keep the
+keys.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from .guards import CONTROL, IN_FRONT_OF_ATTENTION, INSIDE
 
 
 def _front(of_model: Mapping[str, Any], of_block: Callable[[str], Any]) -> int:
-    """The tokens in front of the picture: none where their keys are kept."""
+    """The number of prefix tokens in front of the picture: none where their keys are kept."""
     return of_block("prefix_len")
 
 
 def _rope(pe: Tensor, own: Own) -> Tensor:
-    """The table of the tokens in front, where they are, and of the own ones."""
+    """The rotary table of the prefix, where it is present, and of the local tokens."""
     front = pe.shape[1] - own.total
     return torch.cat([pe[:, :front], own.tokens(pe[:, front:])], 1)
 

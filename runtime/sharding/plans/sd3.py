@@ -1,8 +1,8 @@
 """Stable Diffusion 3 and 3.5.
 
-A joint block hands what it is given on to a function. With x_block_self_attn (3.5 medium) it attends twice: over text
-and image, then over the image alone. Positions are added before the blocks. The last layer works on each token alone.
-What a ControlNet adds is cut to the own image tokens.
+A joint block passes its arguments on to a function. With x_block_self_attn (3.5 medium) it attends twice: over text and
+image, then over the image alone. Positions are added before the blocks. The last layer works on each token alone.
+Control is cut to the local image tokens.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """SeedVR2, which restores films.
 
-Tokens have no batch: those of all films lie in a row, which is split. A block attends within windows, whose shapes
-follow from the film's; a window may hold tokens of several ranks, and the text, whose results all windows average. So
-Q, K and V of all tokens are gathered, and each rank attends within its share of the windows. All else works on each
-token alone. The modulation is repeated for each token: the lengths of the films become those of their own tokens.
+Tokens have no batch dimension: those of all films are concatenated, and that is split. A block attends within windows
+whose shapes follow from the film's. A window may hold tokens of several ranks, and the text, whose results are averaged
+over all windows. So Q, K and V of all tokens are gathered, and each rank attends within its share of the windows. All
+else works on each token alone. The modulation is repeated for each token, so the lengths of the films become the number
+of local tokens of each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .guards import CONTROL, PATCHES
 
 
 def _lengths(hid_len: Any, own: Own) -> Any:
-    """The own tokens of each film."""
+    """The number of local tokens of each film."""
     ((first, last),) = own.layout.ranges(own.part)
     ends = hid_len.vid.cumsum(0)
     return replace(hid_len, vid=(ends.clamp(max=last) - (ends - hid_len.vid).clamp(min=first)).clamp(min=0))

@@ -1,8 +1,8 @@
 """Stable Audio 1 to 3.
 
-Prepended and memory tokens are part of the one sequence that is split; cross-attention sees the whole text with local
-queries. Differential attention attends twice. Conditions that are added along the time are padded in front, as the
-model does, and cut. The memory tokens are taken off behind the last layer, where all tokens are gathered.
+Prepended and memory tokens are part of the one sequence that is split; cross-attention has local queries and the whole
+text. Differential attention attends twice. Conditions that are added along the time are padded in front, as the model
+does, and cut. The memory tokens are cut off after the last layer, where all tokens are gathered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _rope(freqs_scale: tuple[Tensor, float], own: Own) -> tuple[Tensor, float]:
 
 
 def _added(condition: Tensor, own: Own) -> Tensor:
-    """The condition of the own tokens; those in front of its first have none, and the model pads them."""
+    """The condition of the local tokens; those before the condition's start have none, and the model pads them."""
     ((first, last),) = own.layout.ranges(own.part)
     in_front = own.total - condition.shape[1]
     return condition[:, max(0, first - in_front) : max(0, last - in_front)]

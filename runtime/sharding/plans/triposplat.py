@@ -1,8 +1,9 @@
 """TripoSplat.
 
-The blocks see one sequence, of the splats, the picture and a camera token, which is split as one: the model cuts splats
-and camera out of all tokens. Before each block it makes positions of the tokens themselves, so behind the first block
-they are of own tokens, where it holds those. The refiners (2 of 24 layers) run on every rank.
+The blocks see one sequence of the splats, the picture and a camera token, which is split as one segment: the model cuts
+splats and camera out of all tokens. Before each block it makes positions from the tokens themselves, so after the first
+block they are those of the local tokens, where the model holds only these. The refiners (2 of 24 layers) run on every
+rank.
 """
 
 from __future__ import annotations

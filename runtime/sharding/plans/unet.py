@@ -1,8 +1,8 @@
 """UNets of ComfyUI: Stable Diffusion 1, 2, XL and their relatives, Stable Video Diffusion.
 
-The rows of the picture are split. The frames of a video are entries of the batch for all but its temporal layers, which
+The rows of the picture are split. The frames of a video are entries of the batch, except in its temporal layers, which
 work on each pixel alone. Feature maps are rounded up when they are halved and take the skip's rows when they are
-doubled, so every resolution's rows follow from those of the lowest.
+doubled, so the rows at every resolution follow from those at the lowest.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Wan 2.1 and 2.2: text or image to video, Bernini, camera, SCAIL, VACE, Animate, HuMo, sound to video, WanDancer.
 
-Only video tokens are split; cross-attention sees the whole text with local queries and needs no exchange. Reference,
-context, pose and motion latents are more video tokens, cut off behind the head. A time step per frame (2.2 5B, sound to
-video) becomes one per own token. VACE's blocks carry tokens of their own beside the model's. What joins frames with
-sound or faces looks at all frames, and is given them. The causal model is one of text to video, unless its own sampler
-makes the video block by block: it then attends to the keys of earlier blocks, of which it keeps those of all tokens.
+Only video tokens are split; cross-attention has local queries and the whole text, and needs no exchange. Reference,
+context, pose and motion latents are more video tokens, cut off after the head. A time step per frame (2.2 5B, sound to
+video) becomes one per local token. VACE's blocks carry tokens of their own beside the model's. Modules that combine
+frames with sound or faces look at all frames, so they get all tokens. The causal model is an ordinary text-to-video
+model, unless its own sampler makes the video block by block: it then attends to the keys of earlier blocks, which it
+keeps for all tokens.
 """
 
 from __future__ import annotations

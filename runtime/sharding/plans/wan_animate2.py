@@ -2,10 +2,10 @@
 
 It is not in ComfyUI 0.30: tried on comfy/ldm/wan/model_animate2.py of commit 1e4169356ee7, over ComfyUI 0.30.
 
-A frame attends to all frames and to one frame of the driving video, which a branch of its own makes, one attention call
-per frame, and the blocks are not called as modules: so each rank holds all tokens. The ranks share the heads of the
-attention, and the tokens of what works on each token alone and takes the most of the rest, in both branches. What the
-ranks keep of the driving video (WanAnimate2Cache) is that of all tokens. Patches see all tokens as on one device.
+A frame attends to all frames and to one frame of the driving video, which a separate branch makes, with one attention
+call per frame, and the blocks are not called as modules. So each rank has all tokens. The ranks divide the heads of the
+attention, and the tokens of the modules that work on each token alone and take most of the other time, in both
+branches. The driving video that ranks keep (WanAnimate2Cache) has all tokens. Patches see all tokens, as on one device.
 """
 
 from __future__ import annotations
