@@ -111,8 +111,8 @@ class Transfer:
     def finish(self, ledger: Ledger) -> None:
         """Waits until everything is sent and received; the seconds waited are "exposed", those before "hidden".
 
-        With nccl the device waits, not the host, and neither is seen here. Raises RuntimeError when a peer is gone or
-        silent for longer than the group's timeout.
+        With nccl the device waits, not the host, and neither is seen here.
+        Raises RuntimeError when a peer is gone or silent for longer than the group's timeout.
         """
         asked = time.perf_counter()
         with ledger.phase("exposed"):

@@ -1,7 +1,7 @@
 """Displaced attention: the other ranks' K and V are those of the previous call, so no rank waits for the link.
 
-Li et al.: DistriFusion, 2024 (arXiv:2402.19481). Neighbouring calls of a diffusion model see similar K and V. B batch,
-L tokens of one rank, N tokens of all, H heads, D head dim.
+Li et al.: DistriFusion, 2024 (arXiv:2402.19481). Neighbouring calls of a diffusion model see similar K and V.
+B batch, L tokens of one rank, N tokens of all, H heads, D head dim.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Sends and receives packed messages between the ranks of an axis; all exchanges of attention go through it.
 
 A message is a wire's payload. The size of its first part is known at both ends. When the first parts of an exchange are
-there, their headers tell which messages have a second part, and those travel together. B batch, N tokens, C channels.
+there, their headers tell which messages have a second part, and those travel together.
+B batch, N tokens, C channels.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Incoming(NamedTuple):
 class Messenger:
     """All messages of one job on one rank. As a context manager it leaves nothing under way.
 
-    With `overlap` messages travel while this rank computes; without, `start` waits for them. Every rank must start and
-    finish its exchanges in the same order.
+    With `overlap` messages travel while this rank computes; without, `start` waits for them.
+    Every rank must start and finish its exchanges in the same order.
     """
 
     def __init__(self, wire: Wire, ledger: Ledger, overlap: bool = True) -> None:

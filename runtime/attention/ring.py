@@ -1,8 +1,8 @@
 """Ring attention: K and V travel from rank to rank while attention to the current chunk is computed.
 
-Liu, Zaharia, Abbeel: Ring Attention with Blockwise Transformers, 2023 (arXiv:2310.01889). B batch, H heads, L queries
-of this rank, N keys of all ranks, D head dim. Each chunk is packed once, by the rank that owns it; the others pass the
-same bytes on and unpack them.
+Liu, Zaharia, Abbeel: Ring Attention with Blockwise Transformers, 2023 (arXiv:2310.01889).
+B batch, H heads, L queries of this rank, N keys of all ranks, D head dim.
+Each chunk is packed once, by the rank that owns it; the others pass the same bytes on and unpack them.
 """
 
 from __future__ import annotations

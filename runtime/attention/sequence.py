@@ -1,8 +1,8 @@
 """Sequence-parallel attention: Ulysses inside a group; between groups a ring or an all-gather, fresh or displaced.
 
-Fang, Zhao: USP, a unified sequence parallelism, 2024 (arXiv:2405.07719). B batch, L tokens of one rank, G tokens of its
-Ulysses group, N tokens of all, H heads, D head dim, C = heads x dim, U Ulysses ranks, R ring ranks; the shard index of
-a rank is part = ring.index * U + ulysses.index.
+Fang, Zhao: USP, a unified sequence parallelism, 2024 (arXiv:2405.07719).
+B batch, L tokens of one rank, G tokens of its Ulysses group, N tokens of all, H heads, D head dim, C = heads x dim, U
+Ulysses ranks, R ring ranks; the shard index of a rank is part = ring.index * U + ulysses.index.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class SequenceAttention:
     """ComfyUI's attention over tokens that are split over the ranks. Called like ComfyUI's, with the local tokens.
 
     With ring_exchange "all_gather" or "displaced" (and with Ulysses alone) the attention function of the user does the
-    arithmetic; "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels. With
-    `overlap` the heads go in chunks: while one is computed others travel. The tag that a wire gets holds the number of
-    text tokens in a message: those of all segments but the last, which come first. As a context manager, for one job,
-    it leaves nothing under way.
+    arithmetic; "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels.
+    With `overlap` the heads go in chunks: while one is computed others travel.
+    The tag that a wire gets holds the number of text tokens in a message: those of all segments but the last, which
+    come first. As a context manager, for one job, it leaves nothing under way.
     """
 
     ulysses: Axis

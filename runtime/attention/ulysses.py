@@ -1,8 +1,10 @@
 """Ulysses: an all-to-all turns "some tokens, all heads" into "all tokens of the group, some heads", and back.
 
-Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509). B batch, L tokens of one rank, G tokens of the group, H
-heads, h heads of one rank at a time, D head dim, U ranks of the axis. Every pair of ranks has its own messages, and so
-its own residual streams: a compression scale belongs to some heads of some tokens.
+Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509).
+B batch, L tokens of one rank, G tokens of the group, H heads, h heads of one rank at a time, D head dim, U ranks of the
+axis.
+Every pair of ranks has its own messages, and so its own residual streams: a compression scale belongs to some heads of
+some tokens.
 """
 
 from __future__ import annotations

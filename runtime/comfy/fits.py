@@ -30,7 +30,7 @@ class Misfit:
 
     @property
     def reason(self) -> str:
-        """What is lost and why, without the way out."""
+        """The capabilities that are lost and why, without the way out."""
         lost = " and no ".join(self.needed_for)
         return f"{self.name} of {installed()} {self.differs}, without which ComfyUI-CompactParallel has no {lost}"
 

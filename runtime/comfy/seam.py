@@ -28,7 +28,7 @@ class Seam:
         needed_for: the capabilities that are lost without them. Code that is needed for less than EVERYTHING looks
             them up when it runs, so that a worker can start without them.
         behaviour: what they do for this pack, in one sentence.
-        takes: the parameters that this pack passes to the functions: first those by position, behind a "*" those by
+        takes: the parameters that this pack passes to the functions: first those by position, after a "*" those by
             keyword. None where it does not call them.
         replaced: this pack puts a function of its own in their place, so they may have no other parameters.
     """

@@ -71,7 +71,7 @@ SEAMS = (
         "It gives the models that conditions bring, such as ControlNets.",
         "conds, dtype",
     ),
-    # Models, and how they travel.
+    # Models, and how they are sent to workers.
     Seam("comfy.model_base", "BaseModel.diffusion_model", (EVERYTHING,), "It is the module that is evaluated."),
     Seam("comfy.model_base", "BaseModel.get_dtype_inference", (EVERYTHING,), "The dtype it computes in.", ""),
     Seam(
@@ -207,8 +207,8 @@ SEAMS = (
         "It raises that exception if somebody cancelled.",
         "",
     ),
-    # Sequence parallelism, of tokens and of rows. That hooks on blocks fire, and how often blocks attend, shows in a
-    # run: sharding/shard.py and sharding/rows/shard.py refuse a forward in which they did not, or not so.
+    # Sequence parallelism, of tokens and of rows. Whether hooks on blocks fire, and how often blocks attend, shows only
+    # in a run: sharding/shard.py and sharding/rows/shard.py refuse a forward in which either is not as expected.
     Seam(
         "comfy.model_base",
         "BaseModel.apply_model BaseModel._apply_model",
@@ -329,7 +329,7 @@ SEAMS = (
         "All keyframes, and the strength at the present one.",
     ),
     Seam("comfy.model_patcher", "ModelPatcher.clear_cached_hook_weights", (STEP,), "It forgets such weights.", ""),
-    # The nodes, and what they tell.
+    # The nodes, and what they show.
     Seam("comfy.model_management", "cpu_mode", (NODES,), "Whether ComfyUI was told to use the CPU.", ""),
     Seam(
         "comfy_execution.utils",

@@ -18,7 +18,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from .origin import is_class_of, is_function_of
 
 _KNOWN = ("comfy", "torch", "einops")
-# Layers that work on each token alone. Loaders of other packs bring subclasses that store weights in other formats.
+# Layers that work on each token alone. Loaders of other packs bring subclasses that hold weights in other ways.
 _OF_EACH_TOKEN = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 
@@ -39,7 +39,7 @@ def holds(path: str, inner: str) -> bool:
 
 
 def _is_changed(kind: type) -> bool:
-    """Whether a class is none of the known packages', or has functions that are not theirs."""
+    """Whether a class is not ComfyUI's or a kind of layer that is known, or has functions it was not written with."""
     return _of_another(kind) or not all(is_function_of(_KNOWN, function) for function in _functions_of(kind))
 
 

@@ -25,7 +25,7 @@ def share_heads(
 
     Args:
         function: called like ComfyUI's attention, without a mask.
-        gather: makes of (B, N, local heads, D) that of all heads, the same on each rank.
+        gather: turns (B, N, local heads, D) into the tensor of all heads, the same on each rank.
         q, k, v: (B, N, heads x D).
     """
     layout = HeldTokens((heads,), parts)

@@ -26,7 +26,10 @@ class View(Protocol):
         """Whether the model holds all tokens at this point."""
 
     def gathered(self, x: Tensor, dim: int, what: str) -> Tensor:
-        """The tokens of all ranks along `dim`; `x` itself where it holds all. `what` is the message's name."""
+        """The tokens of all ranks along `dim`; `x` itself where it holds all.
+
+        `what` names the message; it is made unique within the forward.
+        """
 
     def cut(self, x: Tensor, dim: int) -> Tensor:
         """The local tokens of a gathered tensor, along `dim`."""

@@ -23,7 +23,7 @@ _ONE = re.compile(r"\b(first|last)\b")
 
 @dataclass
 class Expected:
-    """What a plan relies on in one module: `names`, the arguments it names, and `known`, others it knows (None: any).
+    """The arguments a plan relies on in one module: `names`, which it names, and `known`, others it knows (None: any).
 
     `hands_to`: see `Passed`.
     """
@@ -46,7 +46,7 @@ class Expected:
 def expected_of(
     model: nn.Module, plan: Family, called: nn.Module | None = None, given: Collection[str] = (OPTIONS,)
 ) -> dict[str, Expected]:
-    """What the plan relies on in the modules of a model, by path.
+    """The arguments that the plan relies on in the modules of a model, by path of the module.
 
     `called` is the module that is called with the arguments `given`, if that is not the model itself.
     """

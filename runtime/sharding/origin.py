@@ -1,8 +1,9 @@
 """Finds the module that a function or class belongs to, and so whose code it is.
 
 A function belongs to the module in whose namespace (`__globals__`) it runs. A namespace cannot be borrowed, as
-`functools.wraps` borrows a name, and it tells the same in a worker: a function pickled by value gets a namespace of its
-own there, and one pickled by name runs in the worker's module. File names tell nothing: a pickler may change them.
+`functools.wraps` borrows a name, and it identifies the code in a worker, too: a function pickled by value gets a
+namespace of its own there, and one pickled by name runs in the worker's module. File names are no evidence: a pickler
+may change them.
 """
 
 from __future__ import annotations

@@ -254,9 +254,9 @@ Action = (
 class Blocks:
     """The blocks at `path` and every tensor of tokens they change: (argument, segments, place in the output or None).
 
-    Where a patch looks at the tokens between the blocks, it gets all of them: its input is then split and its output
-    gathered at each block, instead of the plan's Split and Gather, and the model adds control to all tokens. `front`
-    and `grid` are as in Split.
+    Where a patch looks at the tokens between the blocks, it gets all of them: the input of each block is then split and
+    the output gathered, instead of the plan's Split and Gather, and the model adds control to all tokens. `front` and
+    `grid` are as in Split.
     """
 
     path: str

@@ -48,7 +48,7 @@ class Preferences:
             pass
 
     def function(self) -> Callable[..., Tensor] | None:
-        """What the running module prefers; None for no preference. Raises ValueError if its preferences differ."""
+        """The function that the running module prefers, or None. Raises ValueError if its preferences differ."""
         functions = self._functions(self._running[-1]) if self._running else set()
         if len(functions) > 1:
             raise ValueError("several attention functions of a checkpoint in one module")

@@ -307,7 +307,7 @@ class Sharding(Sharing):
         return Own(self._layout(segments), self.attention.part, self._forward.whole_between)
 
     def _once(self, value: Any, what: Any, make: Callable[[], Any]) -> Any:
-        """Caches what `make` makes of this value, for this forward. Keeps the value, so that its id stays unique."""
+        """Returns `make()`, cached for this value in this forward. Keeps the value, so that its id stays unique."""
         key = (id(value), what)
         if key not in self._forward.copies:
             self._forward.copies[key] = (value, make())

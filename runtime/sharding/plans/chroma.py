@@ -2,7 +2,7 @@
 
 As Flux, but Chroma has no reference latents. Radiance's decoder needs all image tokens: they are gathered after the
 last block, where the local text still lies in front of them and the model cuts it off by its local length. Control that
-a ControlNet adds after that block would meet all tokens, so Radiance is refused with one.
+a ControlNet adds after that block would be added to all tokens, so Radiance is refused with one.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class TokensAndRows(TokenLayout):
 
 
 def heights_of(height: int, downs: int) -> list[int]:
-    """The rows at every resolution of a UNet that halves `height` rows `downs` times, rounding up; the most first."""
+    """The rows at every resolution of a UNet that halves `height` rows `downs` times, rounding up; most rows first."""
     heights = [height]
     for _ in range(downs):
         heights.append((heights[-1] + 1) // 2)
@@ -64,11 +64,11 @@ def heights_of(height: int, downs: int) -> list[int]:
 
 
 def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
-    """The layout at every resolution of a UNet that halves `height` rows `downs` times, rounding up; the highest first.
+    """The row layout at every resolution of a UNet that halves `height` rows `downs` times; highest resolution first.
 
-    The rows of the lowest resolution are split as evenly as possible. Each row of a resolution covers two rows of the
-    one above, which are on the same rank; so down- and upsampling find their pixels locally, but for a halo of one row.
-    There must be a row for every shard.
+    Halving rounds up. The rows of the lowest resolution are split as evenly as possible. Each row of a resolution
+    covers two rows of the one above, which are on the same rank; so down- and upsampling find their pixels locally, but
+    for a halo of one row. There must be a row for every shard.
     """
     heights = heights_of(height, downs)
     lowest = TokenLayout((heights[-1],), parts)

@@ -37,7 +37,7 @@ def downs_of(module: nn.Module) -> int:
 
 
 def must_divide(module: nn.Module) -> int:
-    """What must divide the rows: 2 to the number of resolutions that are halved without rounding up, or 1."""
+    """The divisor that the rows must have: 2 to the number of resolutions that are halved without rounding up, or 1."""
     return 2 ** sum(isinstance(m, nn.ConvTranspose2d) for m in module.modules())
 
 

@@ -23,7 +23,7 @@ class View(Protocol):
     """The interface by which a patch gets all rows."""
 
     def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
-        """All rows of a map at the current resolution. `what` is the message's name."""
+        """All rows of a map at the current resolution. `what` names the message, made unique in the forward."""
 
     def all_rows(self, x_BCRW: Tensor, what: str) -> Tensor:
         """`gathered`, or the map itself where the model holds all rows."""
@@ -32,7 +32,7 @@ class View(Protocol):
         """All rows of the skip that the running output block gets."""
 
     def put(self, x_BCHW: Tensor, first_skip: int | None = None) -> Tensor:
-        """What the model goes on with: the local rows, or all rows of a map of another size.
+        """The map that the model goes on with: the local rows, or all rows of a map of another size.
 
         The skips from `first_skip` on are then of that map, too.
         """
