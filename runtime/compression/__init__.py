@@ -1,1 +1,1 @@
-"""Residual compression of what crosses a link. `wire` is all that attention sees of it."""
+"""Residual compression of the tensors that cross a link. Attention uses only the interface in `wire`."""

@@ -1,4 +1,4 @@
-"""How a stream keeps its last reconstructions: as they are, or in block int8 where memory is short.
+"""The bases of a stream, which are its last reconstructions: stored as they are, or in block int8 to save memory.
 
 Legend: N tokens, C channels.
 """
@@ -16,17 +16,17 @@ SMALL = BY_NAME["int8"]
 
 
 class Keeping(NamedTuple):
-    """So many bases, in block int8 if `small`."""
+    """How a stream stores its bases: how many of them, and in block int8 if `small`."""
 
     bases: int
     small: bool
 
 
 class Base(NamedTuple):
-    """One reconstruction (N, C): its values, or their int8 payload where `small`.
+    """One reconstruction (N, C): its values, or their int8 payload if `small`.
 
-    Both ends quantise the same values with the same element-wise operations, so small bases are equal too. The loop
-    stays closed: what int8 loses of the base is part of the next residual.
+    Both ends quantise the same values with the same element-wise operations, so small bases are equal on both ends too.
+    The loop stays closed: the error that int8 adds to the base becomes part of the next residual.
     """
 
     data: Tensor
@@ -34,7 +34,7 @@ class Base(NamedTuple):
 
     @classmethod
     def of(cls, x_hat_NC: Tensor, small: bool) -> Base:
-        """Keeps `x_hat_NC`, or its payload."""
+        """The base that stores `x_hat_NC`, as it is or as its int8 payload."""
         return cls(SMALL.encode(x_hat_NC), True) if small else cls(x_hat_NC, False)
 
     @property

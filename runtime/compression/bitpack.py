@@ -1,4 +1,4 @@
-"""Small codes to bytes and back, with a few word-wide shifts instead of one step per code.
+"""Packs codes of 1 to 4 bits into bytes and unpacks them, with a few word-wide shifts instead of one step per code.
 
 A byte holds 8 / bits codes; the first is in its lowest bits:
 
@@ -6,7 +6,8 @@ A byte holds 8 / bits codes; the first is in its lowest bits:
     bits 2   |  c3  |  c2  |  c1  |  c0  |
     bits 4   |     c1      |     c0      |
 
-Three bits are two planes: the two low bits of every code packed as bits 2, then the high bits packed as bits 1.
+Codes of three bits are split into two planes: the two low bits of every code packed as bits 2, then the high bits
+packed as bits 1.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 WORD = {1: torch.int64, 2: torch.int32, 4: torch.int16}
-"""The integer that is as wide as the codes of one byte while each still has a byte of its own (little-endian)."""
+"""The integer dtype as wide as the unpacked codes (one byte each, little-endian) that go into one packed byte."""
 PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,)}
-"""The bits of each plane, the low ones first."""
+"""The bits of each plane, the low bits first."""
 
 
 def packed_bytes(codes: int, bits: int) -> int:
-    """Bytes that `codes` codes of 1, 2 or 4 bits take."""
+    """Bytes of `codes` packed codes of 1, 2 or 4 bits."""
     return -(-codes * bits // 8)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes (uint8, 1-D, each below 2**bits; 1, 2 or 4 bits) packed into bytes; missing codes of the last are 0."""
+    """Codes (uint8, 1-D, each below 2**bits; 1, 2 or 4 bits) packed into bytes; zeros fill up the last byte."""
     per_byte = 8 // bits
     if len(codes) % per_byte:
         codes = pad(codes, (0, -len(codes) % per_byte))
@@ -42,16 +43,17 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def pack_planes(codes: Tensor, bits: int) -> list[Tensor]:
-    """The planes of codes (uint8, 1-D, a multiple of 8 of them) of 1 to 4 bits: one packed tensor per plane."""
+    """One packed tensor per plane, for codes (uint8, 1-D, a multiple of 8 of them) of 1 to 4 bits."""
     if bits == 3:
         return [pack(codes & 3, 2), pack(codes >> 2, 1)]
     return [pack(codes, bits)]
 
 
 def value_table(values: Tensor, bits: int) -> Tensor:
-    """What `look_up` reads, for `values` (2**bits, float32): row i holds the values of the codes of one byte i.
+    """The table that `look_up` reads: row i holds the values of all codes packed in byte i.
 
-    For 3 bits i is the byte of four low parts plus 256 times their four high bits.
+    `values` (2**bits, float32) has the value of each code. For 3 bits, i is the byte with the low parts of four codes
+    plus 256 times their four high bits.
     """
     width, *high = PLANES[bits]
     shifts = torch.arange(8 // width)
@@ -63,7 +65,7 @@ def value_table(values: Tensor, bits: int) -> Tensor:
 def look_up(table: Tensor, planes: Sequence[Tensor]) -> Tensor:
     """The values (float32, 1-D) of packed codes, given their planes (uint8, 1-D); `table` is a `value_table`.
 
-    A row of two or four values is copied as one wide number: that takes a third of the time of copying rows.
+    A row of two or four values is copied as one float64 or complex128: that takes a third of the time of copying rows.
     """
     index = planes[0].int()
     if len(planes) == 2:

@@ -1,6 +1,6 @@
-"""The tensors of a message together: on a GPU in a few kernel launches, elsewhere one after the other.
+"""Encodes or decodes all tensors of a message: on a GPU in a few kernel launches, elsewhere one after the other.
 
-The results are those of `quantise`; bases that will not be needed any more are overwritten instead of new memory.
+The results equal those of `quantise`. Bases that are no longer needed are overwritten, which saves new memory.
 
 Legend: N tokens, C channels.
 """
@@ -20,17 +20,17 @@ from .quantise import Coded, Decoding, Encoding
 
 
 def encode_all(tasks: Sequence[Encoding]) -> list[Coded]:
-    """The results of all tensors of a message, in order. Writes their payloads."""
+    """Encodes all tensors of a message into their payloads. Returns the results in order."""
     return _encode_fused(tasks) if _fits(tasks, [task.x_NC for task in tasks]) else [*map(quantise.encode, tasks)]
 
 
 def decode_all(tasks: Sequence[Decoding]) -> list[Tensor]:
-    """x_hat of all tensors of a message, in order. Writes them into their `out_NC` too."""
+    """Decodes all tensors of a message. Returns x_hat of each in order and writes it into its `out_NC` too."""
     return _decode_fused(tasks) if _fits(tasks, [task.out_NC for task in tasks]) else [*map(quantise.decode, tasks)]
 
 
 def _fits(tasks: Sequence[Encoding] | Sequence[Decoding], tensors: Sequence[Tensor]) -> bool:
-    """Whether one launch can do them all: tensors alike, in memory that kernels read, of a codec that has kernels."""
+    """Whether one launch can process all tasks: tensors of one kind, readable by kernels, of a codec with kernels."""
     kinds = {(task.codec.ident, len(task.bases), x.shape, x.dtype) for task, x in zip(tasks, tensors)}
     return (
         len(kinds) == 1
@@ -65,9 +65,9 @@ def _decode_fused(tasks: Sequence[Decoding]) -> list[Tensor]:
 
 
 def _bases(tasks: Sequence[Encoding] | Sequence[Decoding], like: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """`bases` and `previous` as the kernels want them: x_hat is written over the older, which must be free for it.
+    """`bases` and `previous` as the kernels take them: x_hat is written over the older base, which must be disposable.
 
-    The only base of a stream that is to keep two stays, and x_hat gets new memory.
+    A stream that will keep two bases but has only one keeps that one, and x_hat gets new memory.
     """
     new = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like if len(tasks[0].bases) < 2]
     match len(tasks[0].bases):
@@ -82,6 +82,6 @@ def _bases(tasks: Sequence[Encoding] | Sequence[Decoding], like: Sequence[Tensor
 
 
 def _only(tasks: Sequence[Encoding], bases: list[Tensor], previous: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The bases that there really are, for the fit."""
+    """Those of `bases` and `previous` that hold real bases and not just memory for x_hat, for the fit."""
     order = len(tasks[0].bases)
     return (bases if order else []), (previous if order == 2 else [])

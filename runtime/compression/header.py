@@ -1,6 +1,6 @@
-"""The 32 bytes in front of every encoded tensor: how it was coded and what the next one will look like.
+"""The header of 32 bytes in front of every encoded tensor: how it was coded and which codec the next one will have.
 
-A payload announces the form of its successor. That is how both ends know the size of the next payload without asking,
+Each message announces the codec of the next one. So both ends know the size of the next payload without asking,
 although only the sender decides (warm-up, memory budget, rate control).
 """
 
@@ -14,7 +14,7 @@ VERSION = 2
 RAW = 0
 """The codec number of plain bytes."""
 NONE = 255
-"""The codec number of a supplement that is not there."""
+"""The codec number that means: no supplement."""
 
 
 class WireError(RuntimeError):
@@ -23,7 +23,7 @@ class WireError(RuntimeError):
 
 @dataclass(frozen=True)
 class Header:
-    """Layout, little-endian:
+    """Header of one encoded tensor. Layout, little-endian:
 
     | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
     | supplement u8 | small_bases u8 | 0 u16 | k f32 | length u32 | supplement_checksum u32 | 0 u32 | checksum u32 |
@@ -32,17 +32,17 @@ class Header:
     codec: int
     """Number of the codec of this body, or RAW."""
     predicted_from: int
-    """How many bases the prediction used: all there were, or none where they were farther from the tensor than zero."""
+    """How many bases the prediction used: all of the stream, or none if they predict the tensor worse than zeros do."""
     next_codec: int
     """Codec of the stream's next body."""
     keep: int
     """How many bases to hold from now on."""
     finite: bool
-    """False: the tensor held NaN or Inf, the body means nothing, and the stream starts anew."""
+    """False: the tensor held NaN or Inf, the body is meaningless, and the stream starts anew."""
     sequence: int
     """Messages of this stream so far, modulo 256."""
     supplement: int
-    """Codec of what was lost here and follows in the second part of the message; NONE where nothing follows."""
+    """Codec of the supplement, the second part of the message, which makes up for the loss; NONE without one."""
     small_bases: bool
     """Hold the bases in block int8."""
     k: float
@@ -58,7 +58,7 @@ class Header:
     _LAYOUT = struct.Struct("<10BHfIII")
 
     def to_bytes(self) -> bytes:
-        """The 32 bytes."""
+        """The header as 32 bytes."""
         data = self._LAYOUT.pack(
             MAGIC, VERSION, self.codec, self.predicted_from, self.next_codec, self.keep, self.finite, self.sequence,
             self.supplement, self.small_bases, 0, self.k, self.length, self.supplement_checksum, 0,

@@ -1,11 +1,11 @@
-"""How streams may keep their bases, given what the bases of this rank may hold in all.
+"""The memory budget for bases: decides how many bases each stream keeps, and in which form.
 
-Only the sender of a stream decides; its payloads tell the receivers. It can: ranks run the same layers in the same
-order with chunks of equal size (within a token), so every rank holds about as much as this one. Where chunks differ, a
-rank may pass the limit by that difference.
+Only the sender of a stream decides; its messages tell the receivers. The sender can decide for all, because ranks run
+the same layers in the same order with chunks of equal size (within a token), so every rank holds about as much as this
+one. If chunks differ, a rank may exceed the limit by that difference.
 
-A run's first call shows how many streams there are; meanwhile each keeps one base in block int8. With its second
-message a stream settles for the best way that fits for all of them alike.
+The first call of a run shows how many streams there are; until then each keeps one base in block int8. From its second
+message on a stream uses the best choice that fits the limit if all streams use it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ GIB = 1 << 30
 
 
 class BaseMemory:
-    """The budget of one rank. `predictor` is a key of ORDERS or "auto": least_squares while it fits, then previous.
+    """The budget of one rank. `predictor` is a key of ORDERS or "auto": least_squares if it fits, else previous.
 
-    Int8 bases come before fewer bases: they cost far less quality than the second base gives.
+    Bases in int8 are tried before fewer bases: int8 costs far less quality than the second base gives.
     """
 
     def __init__(self, predictor: str, limit_gb: float) -> None:
@@ -35,14 +35,14 @@ class BaseMemory:
         self._peers: set[int] = set()
         self._one_base = {False: 0, True: 0}
         self.held = 0
-        """Bytes that the bases of all streams hold now."""
+        """Bytes of the bases of all streams at present."""
 
     def met(self, source: int) -> None:
-        """`source` sends to this rank."""
+        """Records that rank `source` sends to this rank."""
         self._peers.add(source)
 
     def changed(self, stream: Stream, before: tuple[int, int]) -> None:
-        """`stream` had (bytes held, bases kept) `before`; now it has what it says."""
+        """Updates the totals after a message of `stream`, whose (bytes held, bases kept) were `before`."""
         held, kept = before
         self.held += stream.held - held
         if bool(stream.keep) != bool(kept):
@@ -50,7 +50,7 @@ class BaseMemory:
                 self._one_base[small] += (1 if stream.keep else -1) * _base_nbytes(stream.shape, small)
 
     def start(self, shapes: Sequence[Shape]) -> Keeping:
-        """How the streams of a message that begin now keep their bases until they settle. One message adds at most
+        """How new streams of a message keep their bases until `settle` decides. One message adds at most
         (1 + number of peers) times its own bases to every rank."""
         if not self._choices[0].bases:
             return Keeping(0, False)
@@ -58,7 +58,7 @@ class BaseMemory:
         return Keeping(int(self._one_base[True] + more <= self._limit), True)
 
     def settle(self) -> Keeping:
-        """How every stream that keeps a base keeps it from its second message on."""
+        """How every stream that keeps a base keeps its bases from its second message on."""
         fits = (way for way in self._choices if way.bases * self._one_base[way.small] <= self._limit)
         return next(fits, Keeping(1, True))
 

@@ -1,7 +1,7 @@
-"""What both ends expect of a tensor before it is sent: base + k * (base - previous base).
+"""The predictor of residual compression: both ends predict a tensor as base + k * (base - previous base).
 
-Legend: N tokens, C channels. `bases` are the last reconstructions, newest first, at most two; how many a stream keeps
-is its order (CompactFusion, arXiv 2507.17511): 0 sends the tensor itself, 1 expects the base, 2 extrapolates.
+Legend: N tokens, C channels. `bases` are the last reconstructions, newest first, at most two. The number that a stream
+keeps is its order (CompactFusion, arXiv 2507.17511): 0 sends the tensor itself, 1 predicts the base, 2 extrapolates.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from .chunks import row_chunks
 
 ORDERS = {"none": 0, "previous": 1, "least_squares": 2}
-"""Bases that each predictor keeps."""
+"""Number of bases that each predictor keeps."""
 
 
 def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
-    """k, ||x||^2 and ||x - predict||^2 for the k in [-1, 1] that makes the last the least; x (N, C) is float32.
+    """(k, ||x||^2, ||x - predict||^2) for the k in [-1, 1] that minimises the last; x (N, C) is float32.
 
-    k is 0 without two bases. Squares that float32 does not hold come out as 0, infinity or NaN.
+    k is 0 without two bases. Squares outside the range of float32 come out as 0, infinity or NaN.
     """
     sums = torch.zeros(4, device=x_NC.device)
     for rows in row_chunks(*x_NC.shape, x_NC.device):
@@ -36,13 +36,13 @@ def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
 
 
 def solve(norm: float, missing: float, wanted: float, available: float) -> tuple[float, float, float]:
-    """What `fit` returns, from <x, x>, <m, m>, <m, t> and <t, t> with m = x - base and t = base - previous base."""
+    """The result of `fit`, from <x, x>, <m, m>, <m, t> and <t, t> with m = x - base and t = base - previous base."""
     k = float32(max(-1.0, min(1.0, wanted / available))) if 0 < available < math.inf else 0.0
     return k, norm, missing - 2 * k * wanted + k * k * available
 
 
 def predict(bases: tuple[Tensor, ...], k: float, rows: slice) -> Tensor:
-    """These rows of the expected tensor, float32, to be read only; `bases` has at least one.
+    """These rows of the predicted tensor, float32 (do not write to them); `bases` has at least one.
 
     Both ends run this and must get equal bits: each operation is element-wise and rounded on its own (an addition with
     `alpha` may be fused on one machine and not on another).

@@ -1,4 +1,4 @@
-"""The arithmetic of one message of one stream, in plain PyTorch: the definition that every faster path must equal.
+"""The reference arithmetic of residual compression in plain PyTorch. Every faster path must give equal results.
 
     sender:    d = x - expected;  payload = encode(d);  x_hat = expected + decode(payload)
     receiver:                                            x_hat = expected + decode(payload)
@@ -23,9 +23,9 @@ SMALLEST_SQUARE = 1e-30
 
 @dataclass(frozen=True)
 class Encoding:
-    """One tensor to encode into `payload` (uint8, as long as the codec says). `bases` are the stream's, newest first,
-    and it is to keep so many from now on: those beyond may be overwritten. `previous` is its last payload of this
-    codec, for codecs that start from it."""
+    """One tensor to encode into `payload` (uint8, of the length that the codec gives). `bases` are those of the stream,
+    newest first. The stream keeps at most `keep` bases after this message; older ones may be overwritten. `previous` is
+    the stream's last payload of this codec, for codecs with a warm start."""
 
     x_NC: Tensor
     codec: Codec
@@ -38,7 +38,7 @@ class Encoding:
 @dataclass(frozen=True)
 class Decoding:
     """One tensor to decode from `payload` into `out_NC`, a view of any row stride. `bases` and `keep` are as for
-    Encoding; `used` of them (all or none) went into the prediction, with the factor `k`."""
+    Encoding; `used` is the number of bases that the prediction used (all or none), with the factor `k`."""
 
     payload: Tensor
     codec: Codec
@@ -51,13 +51,13 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Coded:
-    """What encoding a tensor gave. `used` bases (all or none) went into the prediction, with the factor `k`."""
+    """The result of encoding a tensor. The prediction used `used` bases (all or none), with the factor `k`."""
 
     x_hat_NC: Tensor
     used: int
     k: float
     missing: float
-    """||x - expected|| / ||x||: how much had to be sent."""
+    """||x - expected|| / ||x||: the relative size of the residual."""
     error: float
     """||x - x_hat|| / ||x||; not finite if x holds NaN or Inf."""
 
@@ -65,7 +65,7 @@ class Coded:
 def encode(task: Encoding) -> Coded:
     """Encodes one tensor.
 
-    Bases that are no nearer to x than zero is are of no use (another picture, a spike before): x itself is sent.
+    If the prediction is no nearer to x than zeros are (another picture, a spike in the last call), x itself is encoded.
     """
     x_NC, codec = task.x_NC.float().contiguous(), task.codec
     k, norm, missing = fit(x_NC, task.bases)
@@ -77,7 +77,7 @@ def encode(task: Encoding) -> Coded:
 
 
 def decode(task: Decoding) -> Tensor:
-    """x_hat (N, C), a new tensor; the same values are in `out_NC`."""
+    """Decodes one tensor: returns x_hat (N, C), a new tensor, and writes the same values into `out_NC`."""
     out_NC = task.out_NC
     x_hat_NC = _restore(task.payload, task.codec, task.bases[: task.used], task.k, out_NC.shape, out_NC.dtype)
     out_NC.copy_(x_hat_NC)
@@ -97,7 +97,7 @@ def _restore(
 
 
 def supplement(x_NC: Tensor, x_hat_NC: Tensor, codec: Codec) -> tuple[Tensor, Tensor, float]:
-    """Payload of what x_hat lacks, the better x_hat, and its relative error."""
+    """(payload of x - x_hat, the improved x_hat, its relative error)."""
     x_NC = x_NC.float().contiguous()
     payload = codec.encode(x_NC - x_hat_NC.float())
     better_NC = add_supplement(x_hat_NC, payload, codec)
@@ -130,7 +130,7 @@ def relative_error(x_NC: Tensor, x_hat_NC: Tensor, norm: float, lost: float) -> 
 
 
 def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
-    """x less what is expected of it, float32; x itself where nothing is."""
+    """The residual x - expected, float32; x itself without bases."""
     if not bases:
         return x_NC
     residual_NC = torch.empty_like(x_NC)
@@ -140,6 +140,6 @@ def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
 
 
 def _clamp(x_NC: Tensor, dtype: torch.dtype) -> Tensor:
-    """In place: no value that `dtype` does not hold."""
+    """Clamps x, in place, to the range of `dtype`."""
     largest = torch.finfo(dtype).max
     return x_NC.clamp_(-largest, largest)

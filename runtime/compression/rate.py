@@ -1,7 +1,8 @@
-"""How many bits the next message of a stream gets. The sender decides after each message and announces it in that one.
+"""Rate control: chooses the codec of a stream's next message. The sender decides with each message and announces the
+choice in the header of that message.
 
-Legend: N tokens, C channels, b bits per value, r = ||x - expected||^2 / ||x||^2 (what is left to send), D(b) the part
-of it that b bits lose.
+Legend: N tokens, C channels, b bits per value, r = ||x - expected||^2 / ||x||^2 (the residual's share of the energy),
+D(b) the distortion: the part of the residual's energy that b bits lose.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
     from ..report.ledger import Ledger
 
 LADDER = tuple(BY_NAME[name] for name in COARSE_TO_EXACT if BY_NAME[name].distortion is not None)
-"""What `quality` and supplements choose from: the codecs whose D(b) is known, the coarsest first."""
+"""The codecs that `quality` and supplements choose from: those whose D(b) is known, the coarsest first."""
 _IN_RATIO = [codec for codec in BY_NAME.values() if codec.in_ratio]
 BUDGETED = tuple(sorted(_IN_RATIO, key=lambda codec: codec.bits(*TYPICAL)))
-"""What `ratio` chooses from; of two that are equally near the budget the coarser."""
+"""The codecs that `ratio` chooses from. If two are equally near the budget, the coarser one is taken."""
 MARGIN = 0.8
-"""The part of an error bound that is planned for: the residual of the next call may be larger than this one's."""
+"""`quality` aims at this part of the error bound, because the next call's residual may be larger than this one's."""
 WARMUP_SHARE = 0.6
-"""The part of all bits that the warm-up may take where a ratio is asked for."""
+"""The part of all bits that the warm-up may take in mode `ratio`."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the sender of a stream knows after a message: of (N, C) values, `calls` messages since the stream began."""
+    """The state of a stream at its sender after a message of (N, C) values, `calls` messages since the stream began."""
 
     tokens: int
     channels: int
@@ -41,19 +42,19 @@ class Seen:
 
 
 class Rate(Protocol):
-    """The rule of one run."""
+    """The rule by which the streams of one run get their codecs."""
 
     first: int
-    """Number of the codec of every stream's first message; equal on all ranks, as receivers must know it too."""
+    """Number of the codec of every stream's first message; equal on all ranks, because receivers must know it too."""
     bound: float | None
-    """The largest relative error a message may have; beyond it the sender adds a supplement."""
+    """The largest relative error that a message may have; if it is larger, the sender adds a supplement."""
 
     def next(self, seen: Seen) -> int:
         """Number of the codec of the message after this one."""
 
 
 class FixedRate:
-    """One codec after the warm-up."""
+    """Uses one codec after the warm-up."""
 
     bound = None
 
@@ -68,9 +69,10 @@ class FixedRate:
 
 
 class QualityRate:
-    """The fewest bits with D(b) r <= (MARGIN bound)^2, where r is expected to stay what it was.
+    """Chooses the fewest bits with D(b) r <= (MARGIN bound)^2, assuming that r stays as it was in the last message.
 
-    D is the Gaussian's times how much worse (or better) this stream's last message did than a Gaussian would.
+    D is the distortion for a Gaussian, times the factor by which this stream's last message was worse (or better) than
+    that.
     """
 
     def __init__(self, bound: float, warmup_codec: str) -> None:
@@ -84,12 +86,12 @@ class QualityRate:
 
 
 class RatioRate:
-    """Meets an effective ratio over the run, warm-up and everything else that is sent counted.
+    """Meets an effective ratio over the run, with the warm-up and everything else that is sent counted.
 
-    What may still be spent is shared out evenly over what is still to be sent, and counted anew for every message, so
-    rounding to a codec does not add up. Evenly beat reverse water-filling (which makes all relative errors equal) by 3
-    to 6 dB on the trained model: tensors that change little are those the picture depends on most. The first messages
-    matter most of all, so the warm-up gets fewer calls before it gets fewer bits.
+    The bytes that are left are spread evenly over the values still to be sent. This is computed anew for every message,
+    so errors from rounding to a codec do not add up. Even spreading beat reverse water-filling (which makes all
+    relative errors equal) by 3 to 6 dB on the trained model: tensors that change little are those the picture depends
+    on most. The first messages matter most of all, so the warm-up first gets fewer calls, and only then fewer bits.
     """
 
     bound = None
@@ -113,7 +115,7 @@ class RatioRate:
         return min(BUDGETED, key=lambda codec: abs(codec.bits(seen.tokens, seen.channels) - budget)).ident
 
     def _budget(self, calls: int) -> float:
-        """Bits per value that the rest of the run may have: what is sent in a run hardly changes from call to call."""
+        """Bits per value that the rest of the run may use, assuming that each call sends about the same tensors."""
         sent, uncompressed = self._ledger.totals()
         if not uncompressed:
             return 16 / self._ratio
@@ -122,7 +124,7 @@ class RatioRate:
 
 
 def _excess(seen: Seen) -> float:
-    """How many times the Gaussian's distortion this message had."""
+    """The distortion of this message as a multiple of a Gaussian's, from 0.1 to 10."""
     distortion = BY_IDENT[seen.codec].distortion
     if distortion is None or not seen.missing:
         return 1.0
@@ -130,7 +132,7 @@ def _excess(seen: Seen) -> float:
 
 
 def make_rate(config: CompressionConfig, ledger: Ledger, expected_calls: int) -> Rate:
-    """The rule that a config asks for; `expected_calls` is how often the sampler will ask the model."""
+    """The rule for the mode of `config`; `expected_calls` is how often the sampler will call the model."""
     match config.mode:
         case "ratio":
             return RatioRate(config, max(1, expected_calls), ledger)

@@ -1,4 +1,4 @@
-"""The wire that sends only what changed since the last call.
+"""The wire that compresses: it sends each tensor as the residual to a prediction from earlier calls.
 
 Legend: B batch, N tokens, C channels.
 """
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from ..report.ledger import Ledger
 
 OWN = -1
-"""Stands for this rank as the source of what it sends."""
+"""The source in the key of a stream that this rank sends."""
 
 
 class ResidualWire:
-    """Each tensor of each batch entry is a residual stream (see stream.py).
+    """Packs and unpacks messages in which each tensor of each batch entry is a residual stream (see stream.py).
 
     First part: one header of 32 bytes per stream, then the bodies in the same order: tensor by tensor, slot by slot.
-    Second part: the supplements of those streams whose header announces one. The ledger is told the seconds of "encode"
+    Second part: the supplements of those streams whose header announces one. The ledger records the seconds of "encode"
     and "decode", each stream's error and bits, and the bytes of the bases.
     """
 
@@ -46,8 +46,8 @@ class ResidualWire:
         self._streams: dict[tuple, Stream] = {}
 
     def pack(self, tensors: Sequence[Tensor], tag: Tag) -> Payload:
-        """See `Wire.pack`. NaN and Inf arrive as NaN; the stream that met them starts anew. Raises ValueError if the
-        tensors do not fit the tag's slots."""
+        """See `Wire.pack`. If a tensor holds NaN or Inf, it arrives as NaN and its stream starts anew. Raises
+        ValueError if the tensors do not fit the tag's slots."""
         return self._pack(tensors, tag, None)
 
     def pack_shared(self, tensors: Sequence[Tensor], tag: Tag) -> tuple[Payload, list[Tensor]]:
@@ -97,7 +97,7 @@ class ResidualWire:
         self._ledger.base_bytes(self._memory.held)
 
     def _pack(self, tensors: Sequence[Tensor], tag: Tag, shared: Sequence[Tensor] | None) -> Payload:
-        """`shared` (copies of the tensors) gets what the receivers will read."""
+        """Packs the tensors; `shared` (copies of them), if given, is overwritten with the values the receivers get."""
         with self._ledger.phase("encode"):
             shapes, dtype = [tuple(x_BNC.shape) for x_BNC in tensors], tensors[0].dtype
             senders = self._sending(shapes, dtype, tag)
@@ -153,7 +153,7 @@ class ResidualWire:
         return EIGHT_BITS if tag.sensitive else self._rate.first
 
     def _sending(self, shapes: Shapes, dtype: torch.dtype, tag: Tag) -> list[Sender]:
-        """The streams of a message of this rank; those that begin with it share one plan."""
+        """The streams of a message that this rank sends; those that begin with it share one plan."""
         keys = self._keys(OWN, shapes, dtype, tag)
         new = [key for key in keys if key not in self._streams]
         if new:
@@ -178,7 +178,7 @@ class ResidualWire:
 
 
 def make_wire(config: CompressionConfig, ledger: Ledger, expected_calls: int) -> Wire:
-    """The wire of one job on one rank; `expected_calls` is how often the sampler will ask the model.
+    """The wire of one job on one rank; `expected_calls` is how often the sampler will call the model.
 
     Raises ConfigError for a codec that does not exist.
     """
@@ -187,7 +187,7 @@ def make_wire(config: CompressionConfig, ledger: Ledger, expected_calls: int) ->
 
 
 def _parts(first: Tensor, streams: Sequence[Stream]) -> tuple[list[Header], list[Tensor]]:
-    """Headers and bodies of a first part. Raises WireError unless each is the intact next message of its stream."""
+    """Headers and bodies of a message's first part. Raises WireError unless each is intact and next in its stream."""
     first = first.clone() if first.storage_offset() % ALIGNMENT else first
     head = bytes(first[: Header.SIZE * len(streams)].cpu().numpy())
     headers = [Header.from_bytes(head[i : i + Header.SIZE]) for i in range(0, len(head), Header.SIZE)]

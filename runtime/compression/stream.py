@@ -1,7 +1,7 @@
-"""One residual stream: the same tensor of the same layer, call after call, at its sender or at one of its receivers.
+"""The state of one residual stream: the same tensor of the same layer, call after call, at its sender or a receiver.
 
-Both ends hold the same state, because both advance it with the same function of the same bytes: the sender too rebuilds
-what it sent from the payload. What a codec loses re-enters the next residual (closed loop, "error feedback" in
+Both ends hold the same state, because both compute it from the same bytes with the same function: the sender, too,
+decodes its own payload. The loss of a codec becomes part of the next residual (closed loop, "error feedback" in
 CompactFusion, arXiv 2507.17511), so errors do not add up.
 
 Legend: N tokens, C channels, E exact tokens (sent raw).
@@ -25,11 +25,11 @@ from .rate import LADDER, Rate, Seen
 from .wire import as_bytes, nothing
 
 ALIGNMENT = 16
-"""Bodies start and end at multiples of so many bytes, whatever they hold."""
+"""Every body starts and ends at a multiple of this number of bytes."""
 EIGHT_BITS = BY_NAME["int8"].ident
 
 Codecs = Mapping[int, Codec]
-"""Codecs by number, as one run has configured them."""
+"""The configured codecs of a run, by number."""
 
 
 def aligned(nbytes: int) -> int:
@@ -39,7 +39,7 @@ def aligned(nbytes: int) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a stream carries: (tokens, channels) values of `dtype`, of which the first `exact` tokens travel raw."""
+    """Shape of a stream's tensor: (tokens, channels) values of `dtype`. The first `exact` tokens are sent raw."""
 
     tokens: int
     channels: int
@@ -60,15 +60,15 @@ class Shape:
         return not self.coded * self.channels
 
     def nbytes(self, tokens: int) -> int:
-        """Bytes of so many raw tokens."""
+        """Bytes of `tokens` raw tokens."""
         return tokens * self.channels * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the sender of a stream may do: keep bases so; `closed_loop` or, for comparison only, the true tensor as its
-    base (the errors it reports are then smaller than the receivers'). `eight_bits`: the codec is int8 whatever the rate
-    says."""
+    """Settings of a stream at its sender. `keeping`: how bases are stored. `closed_loop`: the base is the
+    reconstruction; without it, for comparison only, the true tensor (the reported errors are then smaller than those at
+    the receivers). `eight_bits`: the codec is int8 whatever the rate chooses."""
 
     keeping: Keeping
     closed_loop: bool = True
@@ -76,8 +76,8 @@ class Plan:
 
 
 class Sent(NamedTuple):
-    """A message less its body: the header, the supplement (mostly empty), what the receivers read of the coded tokens
-    (empty where nothing was encoded) and the relative error of those."""
+    """A message without its body: the header, the supplement (mostly empty), the coded tokens as the receivers
+    reconstruct them (empty if nothing was encoded) and their relative error."""
 
     header: Header
     supplement: Tensor
@@ -86,7 +86,7 @@ class Sent(NamedTuple):
 
 
 class Stream:
-    """State of the receiving end. A message goes through `check`, `decoding` and `decoded`, which advances it."""
+    """State of the receiving end. Each message passes `check`, `decoding` and `decoded`, which advances the state."""
 
     def __init__(self, shape: Shape, first: int, codecs: Codecs) -> None:
         self.shape = shape
@@ -95,13 +95,13 @@ class Stream:
         self.bases: tuple[Base, ...] = ()
         """The last reconstructions of the coded tokens, newest first."""
         self.keep = 0
-        """Bases to hold at most."""
+        """The largest number of bases to hold."""
         self._codecs = codecs
         self._sequence = 0
 
     @property
     def held(self) -> int:
-        """Bytes that the bases hold."""
+        """Bytes of the bases."""
         return sum(base.nbytes for base in self.bases)
 
     @property
@@ -122,9 +122,9 @@ class Stream:
         return aligned(self._codecs[header.supplement].nbytes(shape.coded, shape.channels))
 
     def decoding(self, header: Header, body: Tensor, out_NC: Tensor) -> quantise.Decoding | None:
-        """Writes what travelled raw into `out_NC` (N, C) and says what is to be decoded into the rest; None if nothing.
+        """Writes the raw tokens into `out_NC` (N, C) and returns the task that decodes the rest, if any.
 
-        Where the sender met NaN or Inf all coded tokens are NaN.
+        If the sender's tensor held NaN or Inf, all coded tokens become NaN.
         """
         shape = self.shape
         raw_NC = out_NC if self.codec == RAW else out_NC[: shape.exact]
@@ -145,7 +145,7 @@ class Stream:
         )
 
     def decoded(self, header: Header, x_hat_NC: Tensor | None, supplement: Tensor, out_NC: Tensor) -> None:
-        """Adds the supplement to what `decoding` gave, in `out_NC` too, and advances by this message."""
+        """Applies the supplement to the result of the decoding task, in `out_NC` too, and advances by this message."""
         shape = self.shape
         if x_hat_NC is not None and header.supplement != NONE:
             if header.supplement == RAW:
@@ -157,8 +157,8 @@ class Stream:
         self._advance(header, x_hat_NC)
 
     def check(self, header: Header, total: int) -> None:
-        """Raises WireError unless this is the intact first part of the stream's next message, whose body has `total`
-        as its checksum."""
+        """Raises WireError unless `header` is that of the stream's next message and the body, whose checksum is
+        `total`, is intact."""
         if header.checksum != total:
             raise WireError("The checksum of a payload does not match its content: it was damaged on the way.")
         expected = (self.codec, self._sequence, self.body_nbytes)
@@ -183,7 +183,7 @@ class Stream:
         return tuple(base.read(shape.coded, shape.channels, shape.dtype) for base in self.bases)
 
     def _advance(self, header: Header, x_hat_NC: Tensor | None) -> None:
-        """`x_hat_NC` is the newest base; None where this message leaves none, and no older one then."""
+        """Makes `x_hat_NC` the newest base; with None the stream drops all bases."""
         if x_hat_NC is None or not header.keep:
             self.bases = ()
         else:
@@ -194,7 +194,7 @@ class Stream:
 
 
 class Sender(Stream):
-    """State of the sending end. A message goes through `encoding` and `encoded`, which advances it."""
+    """State of the sending end. Each message passes `encoding` and `encoded`; `encoded` advances the state."""
 
     def __init__(self, shape: Shape, first: int, codecs: Codecs, rate: Rate, plan: Plan) -> None:
         super().__init__(shape, first, codecs)
@@ -206,8 +206,8 @@ class Sender(Stream):
         self._last_payload: tuple[int, Tensor] | None = None
 
     def encoding(self, x_NC: Tensor, body: Tensor) -> quantise.Encoding | None:
-        """Writes what travels raw of x (N, C) into `body` (uint8, zeros, `body_nbytes` long) and says what is to be
-        encoded into the rest; None if nothing."""
+        """Writes the raw tokens of x (N, C) into `body` (uint8, zeros, `body_nbytes` long) and returns the task that
+        encodes the other tokens; None if there are none."""
         shape = self.shape
         raw_NC = x_NC if self.codec == RAW else x_NC[: shape.exact]
         body[: shape.nbytes(len(raw_NC))] = as_bytes(raw_NC)
@@ -224,7 +224,7 @@ class Sender(Stream):
         )
 
     def encoded(self, task: quantise.Encoding | None, coded: quantise.Coded | None, body: Tensor, total: int) -> Sent:
-        """Takes the result of `encoding` and advances by this message; `total` is the body's checksum.
+        """Takes the result of the encoding task and advances by this message; `total` is the body's checksum.
 
         The error is not finite if the coded tokens hold NaN or Inf: then the header says so and the stream starts anew.
         """
@@ -253,7 +253,7 @@ class Sender(Stream):
         return self._sent(Sent(header, supplement, x_hat_NC, error), kept_NC)
 
     def _supplement(self, x_NC: Tensor, coded: quantise.Coded) -> tuple[int, Tensor, Tensor, float]:
-        """(codec, bytes, x_hat, error): the cheapest addition that keeps the bound; raw values if no codec does."""
+        """(codec, bytes, x_hat, error) of the coarsest supplement that meets the bound; raw values if none does."""
         bound = self._rate.bound
         if bound is None or coded.error <= bound:
             return NONE, nothing(x_NC.device), coded.x_hat_NC, coded.error
@@ -300,7 +300,7 @@ def checksum(body: Tensor) -> int:
 
 
 def checksums(bodies: Sequence[Tensor]) -> list[int]:
-    """The checksum of each; a device is asked once for all of them."""
+    """The checksum of each body; they are copied from the device together, in one synchronisation."""
     sums = [body.view(torch.int32).sum() for body in bodies]
     return [total % (1 << 32) for total in torch.stack(sums).tolist()]
 

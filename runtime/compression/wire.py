@@ -1,4 +1,4 @@
-"""Tensors to bytes and back: all that attention knows of compression.
+"""The wire protocol, which turns tensors into bytes and back: the only interface of compression that attention uses.
 
 Legend: B batch, N tokens, C channels.
 """
@@ -23,53 +23,53 @@ Shapes = Sequence[tuple[int, int, int]]
 class Tag:
     """Names the tensors of one message. Equal on sender and receiver.
 
-    A sender that gives different tensors of one layer to different peers gives them different names.
+    A sender that sends different tensors of one layer to different peers must give them different names.
     """
 
     layer: str
-    """Module path of the attention."""
+    """Module path of the attention layer."""
     name: str
-    """What is sent, for example "kv"."""
+    """The kind of tensors sent, for example "kv"."""
     slots: tuple[tuple[str, int], ...]
     """Per batch entry (cond, sample index): residual state never mixes between them."""
     exact_tokens: int = 0
-    """The first so many tokens of the sender's chunk are text; they travel raw if the config says keep_text_exact."""
+    """How many tokens at the start of the sender's chunk are text; with keep_text_exact they are sent raw."""
     sensitive: bool = False
-    """An error goes straight into the picture, not through an attention: at least 8 bits are sent."""
+    """True if an error would reach the picture without passing through an attention: at least 8 bits are sent."""
 
 
 class Payload(NamedTuple):
-    """One message (uint8, 1-D, contiguous). `more` is empty unless the sender had to add to it to keep its quality."""
+    """One message (uint8, 1-D, contiguous). `more` is empty unless supplements were needed to meet the error bound."""
 
     first: Tensor
     more: Tensor
 
 
 class Wire(Protocol):
-    """The way of tensors over a link. One object per job and rank; it owns all state there is."""
+    """Packs tensors that are sent over a link and unpacks them. One object per job and rank; it owns all state."""
 
     def pack(self, tensors: Sequence[Tensor], tag: Tag) -> Payload:
-        """Tensors (B, N, C) each, of one dtype and any strides, as one message."""
+        """Packs tensors, (B, N, C) each, of one dtype and any strides, into one message."""
 
     def pack_shared(self, tensors: Sequence[Tensor], tag: Tag) -> tuple[Payload, list[Tensor]]:
-        """`pack`, and what the receivers will read: for tensors that must then be equal on all ranks."""
+        """`pack`, and the values that the receivers will get: for tensors that must be equal on all ranks."""
 
     def packed_size(self, source: int, shapes: Shapes, dtype: torch.dtype, tag: Tag) -> int:
-        """Bytes of `Payload.first` of the next message of rank `source`. Known without asking, as both ends hold the
-        same state; ask before `unpack`, which advances it."""
+        """Bytes of `Payload.first` of the next message of rank `source`. No communication is needed, because both ends
+        hold the same state. Call it before `unpack`, which advances that state."""
 
     def more_size(self, source: int, first: Tensor, shapes: Shapes, dtype: torch.dtype, tag: Tag) -> int:
         """Bytes of `Payload.more` of the message whose first part has arrived. Raises WireError if it is damaged."""
 
     def unpack(self, source: int, payload: Payload, out: Sequence[Tensor], tag: Tag) -> None:
-        """Writes the tensors that rank `source` packed into `out` (B, N, C) each, views of any strides.
+        """Unpacks the message of rank `source` into the tensors `out`, (B, N, C) each, views of any strides.
 
         Raises WireError for an unexpected or damaged payload; then nothing has changed.
         """
 
 
 class RawWire:
-    """Bit-exact: the tensors' bytes one after the other."""
+    """The wire without compression, bit-exact: the tensors' bytes one after the other."""
 
     def pack(self, tensors: Sequence[Tensor], tag: Tag) -> Payload:
         """See `Wire.pack`. The payload of one contiguous tensor is that tensor's own memory: no copy is made."""
@@ -89,7 +89,7 @@ class RawWire:
         return sum(map(prod, shapes)) * dtype.itemsize
 
     def more_size(self, source: int, first: Tensor, shapes: Shapes, dtype: torch.dtype, tag: Tag) -> int:
-        """Nothing is ever added."""
+        """0: there are no supplements."""
         return 0
 
     def unpack(self, source: int, payload: Payload, out: Sequence[Tensor], tag: Tag) -> None:
@@ -102,22 +102,22 @@ class RawWire:
 
 
 def as_bytes(x: Tensor) -> Tensor:
-    """The bytes of a tensor, 1-D uint8: a view where it is contiguous."""
+    """The bytes of a tensor, 1-D uint8: a view if it is contiguous, else a copy."""
     return x.reshape(-1).view(torch.uint8)
 
 
 def as_dtype(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes as values, 1-D: a view where they are aligned for that dtype."""
+    """Bytes as values of `dtype`, 1-D: a view if they are aligned for that dtype, else a copy."""
     return (part.clone() if part.storage_offset() % dtype.itemsize else part).view(dtype)
 
 
 def nothing(device: torch.device) -> Tensor:
-    """No bytes."""
+    """An empty byte tensor."""
     return torch.empty(0, dtype=torch.uint8, device=device)
 
 
 def require_size(part: Tensor, nbytes: int, source: int, tag: Tag) -> None:
-    """Raises WireError unless a part of a message has the size that both ends agreed on."""
+    """Raises WireError unless a part of a message has the expected size `nbytes`."""
     if part.numel() != nbytes:
         raise WireError(
             f"{tag.layer} {tag.name}: the payload of rank {source} has {part.numel()} bytes where {nbytes} are "

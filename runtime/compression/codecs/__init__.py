@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from ...config import CompressionConfig
 
 TAKEN = ("off", "uncompressed")
-"""Names that reports and estimates have for what no codec encodes."""
+"""Names that reports and estimates use for uncompressed tensors; no codec may have them."""
 
 
 def registered(codecs: Iterable[Codec]) -> Mapping[str, Codec]:
-    """The codecs by name. Raises ValueError for one that cannot be told from another or has no possible number."""
+    """The codecs by name. Raises ValueError for a name or number that is taken or not allowed, and for a distortion
+    without value_bits."""
     by_name: dict[str, Codec] = {}
     by_ident: dict[int, Codec] = {}
     for codec in codecs:
@@ -55,15 +56,15 @@ BY_IDENT = MappingProxyType({codec.ident: codec for codec in BY_NAME.values()})
 _OFFERED = [codec for codec in BY_NAME.values() if codec.place is not None]
 _RANKED = [codec for codec in BY_NAME.values() if codec.value_bits is not None]
 OFFERED = tuple(codec.name for codec in sorted(_OFFERED, key=lambda codec: (codec.place, codec.name)))
-"""What the node offers, in its order."""
+"""Names of the codecs that the node offers, in its order."""
 COMPARED = tuple(codec.name for codec in BY_NAME.values() if codec.place is None and codec.bits(*TYPICAL))
-"""What a run can use but no node offers: what benchmarks compare with."""
+"""Names of the codecs that no node offers but a run can use: benchmarks compare with them."""
 COARSE_TO_EXACT = tuple(codec.name for codec in sorted(_RANKED, key=lambda codec: (codec.value_bits, codec.name)))
-"""Those whose values have codes of their own, from the fewest bits to the most."""
+"""Names of the codecs with a code for every value, from the fewest bits to the most."""
 
 
 def require_known(config: CompressionConfig) -> None:
-    """Raises ConfigError unless `config` names codecs that a run can use."""
+    """Raises ConfigError unless the codecs that `config` names can be used in a run."""
     for name in ("codec", "warmup_codec"):
         value = getattr(config, name)
         if value not in OFFERED + COMPARED:

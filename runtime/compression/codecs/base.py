@@ -1,4 +1,4 @@
-"""What a codec is: a stateless pair of functions between a residual and bytes.
+"""The base class of codecs. A codec is a stateless pair of functions: residual to bytes and bytes to residual.
 
 Legend: N tokens, C channels.
 """
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 TYPICAL = (1024, 1024)
-"""(N, C) of a typical tensor: how much of a payload is scales depends on its shape, but hardly."""
+"""(N, C) of a typical tensor. The part of a payload that is scales depends on the shape, but hardly."""
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
-"""A smaller scale has no finite inverse; what it would scale is sent as zeros."""
+"""A smaller scale has no finite inverse; values with such a scale are sent as zeros."""
 
 
 class Codec(ABC):
@@ -22,27 +22,27 @@ class Codec(ABC):
     Every codec is a contraction: ||d - decode(encode(d))|| <= (1 + 2^-7) ||d|| for every finite d up to 1e34, so no
     message makes a reconstruction worse than no message would.
 
-    Stateless, so one instance serves every stream. `decode` must give the same bits on every machine and with any
-    number of threads, because the sender and the receivers each run it and must end with equal bases. It may use
-    element-wise float32 operations that are rounded one by one (no fused multiply-add), table look-ups, and sums that
-    are exact in float32 whatever their order (integers below 2^24).
+    A codec is stateless, so one instance serves every stream. `decode` must give the same bits on every machine and
+    with any number of threads, because the sender and the receivers each run it and must end with equal bases. It may
+    use element-wise float32 operations that are rounded one by one (no fused multiply-add), table look-ups, and sums
+    that are exact in float32 whatever their order (integers below 2^24).
 
-    A new codec is one file in this folder that lists its instances in CODECS. Whatever else has to know about it (the
-    node, rate control, auto, plots) goes by the attributes below.
+    A new codec is one file in this folder that lists its instances in CODECS. All other code that needs to know about a
+    codec (the node, rate control, auto, plots) reads the attributes below.
     """
 
     name: str
-    """What the user chooses, and what reports call it."""
+    """The name that the user chooses and that reports show."""
     ident: int
-    """Its number in the header of a payload: 1 to 254, never reused."""
+    """The codec's number in the header of a payload: 1 to 254, never reused."""
     place: int | None = 100
-    """Where the node lists it, the smallest first and equal ones by name. None: the node does not offer it."""
+    """Sort key in the node's list: the smallest first, equal ones by name. None: the node does not offer the codec."""
     value_bits: int | None = None
-    """Bits of the code that every value has, scales not counted: plots and rate control go from few to many. None where
-    values have no codes of their own, and for what is only compared with."""
+    """Bits of the code of each value, without scales; plots and rate control sort by it, few bits first. None if values
+    have no codes of their own, and for codecs that only serve comparisons."""
     distortion: float | None = None
-    """The part of a Gaussian residual's energy that it loses. `quality`, its supplements and the warm-up of `ratio`
-    choose from the codecs that tell it; these need value_bits."""
+    """The part of a Gaussian residual's energy that the codec loses. `quality`, its supplements and the warm-up of
+    `ratio` choose from the codecs that give it; these need value_bits."""
     in_ratio: bool = False
     """Whether `ratio` may choose it after the warm-up."""
     in_auto: bool = False
@@ -52,15 +52,15 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, residual_NC: Tensor, previous: Tensor | None = None) -> Tensor:
-        """The bytes of a residual (N, C) of any float type: uint8, 1-D, `nbytes(N, C)` long.
+        """The payload of a residual (N, C) of any float type: uint8, 1-D, `nbytes(N, C)` long.
 
-        `previous` is the last payload that this codec made for the same stream (same N and C), if there is one.
-        Values up to 1e34 decode to finite values. NaN and Inf do not raise; what they give is not used.
+        `previous` is the last payload of this codec in the same stream (same N and C), if there is one. Values up to
+        1e34 decode to finite values. NaN and Inf do not raise; their payload is not used.
         """
 
     @abstractmethod
     def decode(self, payload: Tensor, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """The residual (N, C) that `payload` stands for, a new tensor of `dtype`."""
+        """The residual (N, C) decoded from `payload`, a new tensor of `dtype`."""
 
     @abstractmethod
     def nbytes(self, tokens: int, channels: int) -> int:
@@ -71,5 +71,5 @@ class Codec(ABC):
         return 8 * self.nbytes(tokens, channels) / (tokens * channels)
 
     def configured(self, rank: int) -> Codec:
-        """This codec with factors of `rank` columns; itself where it has none. Raises ValueError if rank < 1."""
+        """This codec with factors of `rank` columns; itself if it has no factors. Raises ValueError if rank < 1."""
         return self

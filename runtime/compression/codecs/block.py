@@ -1,4 +1,4 @@
-"""What the codecs with eight bits per value and one scale per block of 32 values share.
+"""The base class of the codecs with eight bits per value and one scale per block of 32 values.
 
 Legend: N tokens, C channels, K = ceil(N * C / 32) blocks.
 """
@@ -17,18 +17,18 @@ BLOCK = 32
 
 
 class BlockCodec(Codec):
-    """Blocks of 32 values that follow each other in (N, C) order, each divided by its largest magnitude / `largest`.
+    """Quantises blocks of 32 consecutive values in (N, C) order; a block's scale is its largest magnitude / `largest`.
 
     Payload, 8.5 bits per value:
 
         | scale: K x bfloat16 | q: N * C bytes, in (N, C) order |        value = q * scale of its block
 
-    bfloat16 has the range of float32, so no scale overflows; that it is coarse costs nothing, as q is found with the
-    rounded scale.
+    bfloat16 has the range of float32, so no scale overflows. Its coarse rounding costs nothing, because q is computed
+    with the rounded scale.
     """
 
     largest: float
-    """The largest magnitude that q takes."""
+    """The largest magnitude of q."""
 
     @abstractmethod
     def _to_bytes(self, scaled: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class BlockCodec(Codec):
 
     @abstractmethod
     def _to_values(self, q: Tensor) -> Tensor:
-        """The float32 of each q (uint8)."""
+        """The value (float32) of each q (uint8)."""
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """2 * K + N * C."""

@@ -1,4 +1,4 @@
-"""What the rivals send, for benchmarks: no node offers these.
+"""Codecs of other projects, for benchmarks; no node offers them.
 
 Legend: N tokens, C channels.
 """
@@ -15,7 +15,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Bfloat16(Codec):
-    """16 bits per value, as an uncompressed warm-up has them. A low ratio is met with it, too.
+    """16 bits per value, as in an uncompressed warm-up. `ratio` may choose it to meet a low ratio.
 
     Payload: | N * C x bfloat16, in (N, C) order |
     """
@@ -39,8 +39,8 @@ class Bfloat16(Codec):
 
 
 class Reference2Bit(Codec):
-    """The two bits of CompactFusion's paper (arXiv 2507.17511): levels of half and twice the scale, told apart at the
-    scale; the scale of a value is u_n * v_c as in `lloyd_max`.
+    """The two-bit codec of CompactFusion's paper (arXiv 2507.17511): levels at half and twice the scale, with the
+    threshold at the scale; the scale of a value is u_n * v_c as in `lloyd_max`.
 
     Payload: | u: N x float32 | v: C x float32 | codes: N * C x 2 bits in (N, C) order, see bitpack |
     """

@@ -1,4 +1,4 @@
-"""Eight bits per value with steps that grow with the value: for residuals with a few large values among small ones."""
+"""Codec with an 8-bit float per value, whose steps grow with the value: for small residuals with a few large values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight bits per value with equal steps within a block. Nearly exact; used for warm-up."""
+"""Codec with an 8-bit integer per value: equal steps within a block. Nearly exact; used for warm-up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One to four bits per value: the best levels for a bell-shaped residual, scaled per token and per channel.
+"""Codecs with one to four bits per value: the optimal levels for a bell-shaped residual, scaled per token and channel.
 
 Legend: N tokens, C channels, b bits.
 
@@ -32,22 +32,22 @@ LAPLACE = {
 }
 """Positive levels per number of bits, in units of the mean magnitude; the negative ones mirror them."""
 DISTORTION = {1: 0.363, 2: 0.1175, 3: 0.0345, 4: 0.0095}
-"""The part of a Gaussian residual's energy that so many bits lose (Max 1960)."""
+"""The part of a Gaussian residual's energy that is lost, per number of bits (Max 1960)."""
 
 HEAVY_TAIL = 1.33
-"""Between the ratio of root-mean-square to mean magnitude of a Gaussian (1.2533) and of a Laplace density (1.4142)."""
+"""Threshold for the ratio of root-mean-square to mean magnitude: a Gaussian has 1.2533, a Laplace density 1.4142."""
 SAMPLE = 1 << 14
-"""Values looked at to tell the two apart."""
+"""Number of values sampled to tell the two densities apart."""
 FAINT = 2.0**-64
 """A channel whose mean magnitude is a smaller part of the mean of all is sent as zeros: its scale squared would leave
 the range of float32."""
 ROW = 8
-"""The codes of a token are padded to a multiple of so many, so that every token starts with a whole byte."""
+"""The codes of a token are padded to a multiple of this number, so that every token starts with a whole byte."""
 
 
 class LloydMax(Codec):
-    """2**b levels times scale s_nc = u_n * v_c, where v is the mean magnitude of a channel and u that of a token over
-    the mean of all.
+    """Quantises to 2**b levels times a scale s_nc = u_n * v_c. v is the mean magnitude of a channel, u the mean
+    magnitude of a token divided by the mean of all.
 
     Payload, with C' = C rounded up to a multiple of 8:
 
@@ -58,11 +58,11 @@ class LloydMax(Codec):
     N * C' / 4 bytes, then one of N * C' / 8. A value is decoded as (level * u'_n) * v_c.
 
     table is 0 for the Gaussian levels and 1 for the Laplacian; the ratio of root-mean-square to mean magnitude of a
-    sample tells which (on Laplace data that takes 14 % off the squared error at 2 bits and 60 % at 4). The code of a
-    value is found with u and v as rounded to bfloat16, which has the range of float32. Once the codes of a token are
-    known, the u'_n that travels is the one with the least squared error, u_n <d, e> / <e, e> for its residual d and its
-    values e decoded with u_n. So no token is worse off than with zeros, even where an outlier token and an outlier
-    channel cross (u_n alone makes the squared error of 1 bit 47 times the data's own there).
+    sample decides (on Laplace data that takes 14 % off the squared error at 2 bits and 60 % at 4). The code of a value
+    is found with u and v as rounded to bfloat16, which has the range of float32. Once the codes of a token are known,
+    the scale u'_n that is sent is the one with the least squared error, u_n <d, e> / <e, e> for the token's residual d
+    and its values e decoded with u_n. So no token has a larger error than zeros would give, even where an outlier token
+    and an outlier channel cross (with u_n alone the squared error of 1 bit is 47 times the data's own there).
     """
 
     in_ratio = True
@@ -124,7 +124,7 @@ class LloydMax(Codec):
 
 
 class _Parts(NamedTuple):
-    """Views of a payload; each plane is (N, bytes of a token)."""
+    """Views of the parts of a payload; each plane is (N, bytes of a token)."""
 
     table: Tensor
     u_N: Tensor
@@ -133,10 +133,10 @@ class _Parts(NamedTuple):
 
 
 class _Grid:
-    """Finds the nearest level of a value by the number of the cell it is in.
+    """Finds the nearest level of a value through a grid of equal cells.
 
-    Up to four levels have thresholds at equal distances: the cells between them are the codes. More levels take 256
-    equal cells and one look-up; a threshold is then off by half a cell at most, which adds less than 1 % to the squared
+    The thresholds of up to four levels are at equal distances, so the number of the cell is the code. More levels use
+    256 cells and one look-up; a threshold is then off by half a cell at most, which adds less than 1 % to the squared
     error. Zero is a cell border, so the sign is exact.
     """
 
@@ -171,9 +171,9 @@ def _symmetric(positive: tuple[float, ...]) -> Tensor:
 
 
 def _scales(d_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """u (N) and v (C) in bfloat16, and the mean magnitude of all.
+    """u (N) and v (C) in bfloat16, and the mean magnitude of all values.
 
-    Means are products with a vector of 1 / n: a plain sum could overflow.
+    Means are computed as products with a vector of 1 / n, because a plain sum could overflow.
     """
     tokens, channels = d_NC.shape
     over_N, over_C = (torch.full((n,), 1 / n, device=d_NC.device) for n in (tokens, channels))

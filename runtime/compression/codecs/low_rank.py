@@ -1,9 +1,9 @@
-"""Two thin factors instead of the values: for residuals in which tokens move together.
+"""Codecs that send two low-rank factors instead of the values: for residuals in which many tokens change alike.
 
 Legend: N tokens, C channels, R rank, W >= R columns of the search.
 
 Subspace iteration after Halko, Martinsson and Tropp, "Finding structure with randomness" (2011), algorithm 4.4, with
-CholeskyQR; that a search may start from the last one's result after PowerSGD (arXiv 1905.13727).
+CholeskyQR; the warm start from the last result after PowerSGD (arXiv 1905.13727).
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from .base import SMALLEST_SCALE, Codec
 
 RANK = 16
 LARGEST_RANK = 1024
-"""So many products of two 8-bit integers still add up below 2^24, exactly."""
+"""The sum of this many products of two 8-bit integers stays below 2^24, so it is exact in float32."""
 ROUNDS = 2
 EXTRA = 8
-"""Columns that the search has beyond the rank."""
+"""Columns of the search beyond the rank."""
 FRESH = 1e-3
-"""The part of a warm start that is random: it finds what the last payload did not have."""
+"""The random part of a warm start: it finds directions that the last payload did not have."""
 SEED = 0
 DEPENDENT = 1e-13
 """A direction with a smaller part of the squared norm is float32 noise."""
 ALMOST_ZERO = 1e-150
-"""Far below the square of any float32, yet in the range of float64: what is divided by is at least so large."""
+"""The smallest divisor: far below the square of any float32, yet in the range of float64."""
 
 
 class LowRank(Codec):
-    """d_nc = (sum over j of a_nj * b_cj) * s_n * t_c, with integers a and b.
+    """Approximates a residual as d_nc = (sum over j of a_nj * b_cj) * s_n * t_c, with integers a and b.
 
     Payload, with R = min(rank, N, C):
 
         | s: N x bfloat16 | t: C x bfloat16 | a: N * R integers | b: C * R integers |
 
-    Integers of 8 bits (-127..127) are int8. Those of 4 bits (-7..7) travel with 8 added, as bitpack draws it, a and b
-    each filling whole bytes. Either way the sum is exact in float32, whatever its order; the products with s_n and then
-    t_c are rounded one by one.
+    Integers of 8 bits (-127..127) are sent as int8. Integers of 4 bits (-7..7) are sent with 8 added, packed as in
+    bitpack; a and b each fill whole bytes. Either way the sum is exact in float32, whatever its order; the products
+    with s_n and then t_c are rounded one by one.
 
-    `encode` finds the R directions by ROUNDS rounds of subspace iteration, from random ones or from those in
-    `previous`. Before a is rounded its columns are given the sizes of the square roots of the singular values and are
-    mixed by an orthogonal matrix, so that all integers are of about equal use: at 4 bits that more than halves the
-    error where a few directions dominate. Then b is fitted to the rounded a, and t to both: no channel is worse off
-    than with zeros.
+    `encode` finds the R directions by ROUNDS rounds of subspace iteration, starting from random directions or from
+    those in `previous`. Before a is rounded, its columns are scaled to the square roots of the singular values and
+    mixed by an orthogonal matrix, so that all integers matter about equally: at 4 bits that more than halves the error
+    if a few directions dominate. Then b is fitted to the rounded a, and t to both: no channel has a larger error than
+    zeros would give.
 
-    One round would do from a warm start if the directions stayed. In a closed loop they do not, for the residual is
-    what the last message did not have: on keys and values of the tiny model one warm round leaves a third more error
-    than two, and two warm rounds 2 % less than two cold ones (tests/bench/closed_loop.py).
+    One round from a warm start would be enough if the directions stayed the same. In a closed loop they do not, because
+    the residual is what the last message lacked: on keys and values of the tiny model one warm round leaves a third
+    more error than two, and two warm rounds 2 % less than two cold ones (tests/bench/closed_loop.py).
     """
 
     place = 70
@@ -95,7 +95,7 @@ class LowRank(Codec):
         return d_NC
 
     def _start(self, tokens: int, channels: int, device: torch.device, previous: Tensor | None) -> Tensor:
-        """Directions to search from (C, W): random ones, the first R of them hardly more than those of `previous`."""
+        """Start directions (C, W) of the search: random; with `previous` the first R are nearly those it holds."""
         rank = min(self._rank, tokens, channels)
         width = min(rank + EXTRA, tokens, channels)
         generator = torch.Generator().manual_seed(SEED)
@@ -109,10 +109,10 @@ class LowRank(Codec):
         return random_CW
 
     def _fitted(self, d_NC: Tensor, u_NR: Tensor) -> tuple[Tensor, Tensor]:
-        """Integers b (C, R) and scales t (C) such that u_NR (t b)^T is near d.
+        """Integers b (C, R) and scales t (C) such that u_NR (t b)^T approximates d.
 
-        b is what least squares with a ridge gives, rounded: the ridge is the noise that the rounding is expected to
-        add, so directions that u hardly has do not make b large. t has the least squared error for each channel.
+        b is the rounded ridge-regression solution. The ridge is the noise that rounding is expected to add, so
+        directions that are weak in u do not make b large. t minimises the squared error of each channel.
         """
         moment_CR = (u_NR.T @ d_NC).T.double()
         gram_RR = _gram(u_NR)
@@ -151,7 +151,7 @@ class LowRank(Codec):
 
 
 class _Parts(NamedTuple):
-    """What a payload holds, in float32."""
+    """The parts of a payload, in float32."""
 
     s_N: Tensor
     t_C: Tensor
@@ -160,27 +160,27 @@ class _Parts(NamedTuple):
 
 
 def _gram(x: Tensor) -> Tensor:
-    """x^T x in float64: squares of float32 values stay in its range. Zeros where that is not finite."""
+    """x^T x in float64, whose range holds the squares of float32 values. Entries that are not finite become zero."""
     wide = x.double()
     return (wide.T @ wide).nan_to_num(0, 0, 0)
 
 
 def _cholesky(gram: Tensor, ridge: Tensor) -> Tensor:
-    """The lower factor of gram + ridge * identity. Never raises."""
+    """The lower Cholesky factor of gram + ridge * identity. Never raises."""
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.cholesky_ex(gram + eye * ridge.clamp(min=ALMOST_ZERO)).L
 
 
 def _orthonormal(x: Tensor) -> Tensor:
-    """A basis of the columns of x (rows, W) by CholeskyQR; where they depend on each other, fewer than W directions."""
+    """An orthonormal basis of the columns of x (rows, W) by CholeskyQR; for dependent columns of fewer directions."""
     gram = _gram(x)
     lower = _cholesky(gram, gram.trace() * DEPENDENT)
     return torch.linalg.solve_triangular(lower, x.T.double(), upper=False).T.float()
 
 
 def _balanced(u_NW: Tensor, rank: int) -> Tensor:
-    """The leading directions of the columns of u = d V, V orthonormal, as (N, R): of sizes sqrt(sigma / largest sigma)
-    for singular values sigma, and mixed."""
+    """The leading directions of the columns of u = d V, V orthonormal, as (N, R): scaled to sqrt(sigma / largest sigma)
+    for singular values sigma, then mixed by an orthogonal matrix."""
     energy, basis = torch.linalg.eigh(_gram(u_NW))
     energy, basis = energy[-rank:], basis[:, -rank:]
     largest = energy[-1].clamp(min=ALMOST_ZERO)

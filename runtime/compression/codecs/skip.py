@@ -1,4 +1,4 @@
-"""Nothing at all: the receivers take what they expect for the tensor.
+"""Codec that sends nothing: the receivers use the prediction as the tensor.
 
 Legend: N tokens, C channels.
 """
@@ -12,7 +12,7 @@ from .base import Codec
 
 
 class Skip(Codec):
-    """No payload; every residual decodes to zeros. For rate control: in a whole run of it nothing would arrive."""
+    """Empty payload; every residual decodes to zeros. For rate control only: used alone it would send nothing."""
 
     name = "skip"
     ident = 10

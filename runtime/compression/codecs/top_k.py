@@ -1,4 +1,4 @@
-"""The largest of each 16 values and nothing of the rest.
+"""Codec that sends the largest of each 16 values and drops the others.
 
 Legend: N tokens, C channels, K = ceil(N * C / 16) blocks.
 """
@@ -16,13 +16,13 @@ BLOCK = 16
 
 
 class TopK(Codec):
-    """Of 16 values that follow each other in (N, C) order the one with the largest magnitude (the first of equals).
+    """Keeps, of each 16 consecutive values in (N, C) order, the one with the largest magnitude (the first of equals).
 
     Payload, 1.25 bits per value:
 
         | value: K x bfloat16 | index in its block: K x 4 bits, see bitpack |
 
-    For comparison with what others do: on bell-shaped residuals 1bit sends less and loses half as much.
+    For comparison with other projects: on bell-shaped residuals 1bit sends less and loses half as much.
     """
 
     name = "top_k"

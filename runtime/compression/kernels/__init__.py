@@ -1,1 +1,1 @@
-"""The arithmetic of `..quantise` in Triton, for the codecs that have kernels: one launch per pass and message."""
+"""The arithmetic of `..quantise` in Triton, for some codecs: one launch per pass for all tensors of a message."""

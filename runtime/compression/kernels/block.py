@@ -44,18 +44,18 @@ from .values import (
 
 BLOCK = tl.constexpr(codec.BLOCK)
 BLOCKS = 64
-"""Blocks of a program."""
+"""Blocks per program."""
 
 
 @triton.jit
 def _round(value):
-    """Nearest integer of values up to 2^22 in magnitude, ties to even."""
+    """Rounds values up to 2^22 in magnitude to the nearest integer, ties to even."""
     return (value + 12582912.0) - 12582912.0
 
 
 @triton.jit
 def _to_bytes(scaled, FLOAT8: tl.constexpr):
-    """q as uint8, of values no larger than q takes."""
+    """q as uint8, for values within the range of q."""
     if not FLOAT8:
         return _round(scaled).to(tl.int32).to(tl.uint8)
     bits = scaled.to(tl.uint32, bitcast=True)
@@ -68,7 +68,7 @@ def _to_bytes(scaled, FLOAT8: tl.constexpr):
 
 @triton.jit
 def _to_values(q, FLOAT8: tl.constexpr):
-    """The float32 of q (uint8)."""
+    """The values (float32) of q (uint8)."""
     if not FLOAT8:
         return q.to(tl.int8, bitcast=True).to(tl.float32)
     wide = q.to(tl.uint32)
@@ -78,8 +78,9 @@ def _to_values(q, FLOAT8: tl.constexpr):
 
 @triton.jit
 def _places(channels, values, stride, EVEN: tl.constexpr, BLOCKS: tl.constexpr):
-    """(block, place, offset, inside) of a program's values: their blocks, and where they are in a contiguous (N, C)
-    tensor and in one whose rows are `stride` apart. Where rows are whole blocks, one division per block does."""
+    """(block, place, offset, inside) of a program's values: their block numbers, their indices in a contiguous (N, C)
+    tensor and in one whose rows are `stride` apart, and the mask of values that exist. If rows are whole blocks, one
+    division per block is enough."""
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     lane = tl.arange(0, BLOCK)[None, :]
     place = block[:, None] * BLOCK + lane
@@ -95,7 +96,7 @@ def _places(channels, values, stride, EVEN: tl.constexpr, BLOCKS: tl.constexpr):
 
 @triton.jit
 def _parts(table, tensor, values, EVEN: tl.constexpr):
-    """(number of blocks, where the scales start, where q starts)."""
+    """(number of blocks, pointer to the scales, pointer to q)."""
     blocks = tl.cdiv(values, BLOCK)
     start = 2 * blocks
     if EVEN:
@@ -116,7 +117,7 @@ def _encode(
     FLOAT8: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """Scales, q and new base of BLOCKS blocks; losses (S, programs, 2): sums of x^2 and (x - x_hat)^2."""
+    """Writes scales, q and new base of BLOCKS blocks; losses (S, programs, 2) gets sums of x^2 and (x - x_hat)^2."""
     tensor = tl.program_id(1)
     x_rows, stride = rows_of(table, tensor, X, element, aligned)
     block, place, offset, inside = _places(channels, values, stride, EVEN, BLOCKS)
@@ -149,7 +150,7 @@ def _decode(
     FLOAT8: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """x_hat of BLOCKS blocks into STATE and OUT, whichever there is."""
+    """Writes x_hat of BLOCKS blocks to STATE and to OUT, to each if it exists."""
     tensor = tl.program_id(1)
     out, stride = rows_of(table, tensor, OUT, element, aligned)
     block, place, offset, inside = _places(channels, values, stride, EVEN, BLOCKS)
@@ -164,7 +165,8 @@ def _decode(
 
 
 def encode(message: Message, largest: int, float8: bool) -> Tensor:
-    """(S, 2): ||x||^2 and ||x - x_hat||^2. `largest` is the largest magnitude of q, which is float8_e4m3fn or int8."""
+    """Encodes `message`. Returns (S, 2): ||x||^2 and ||x - x_hat||^2. `largest` is the largest magnitude of q, which is
+    float8_e4m3fn if `float8`, else int8."""
     values, grid, even = _geometry(message)
     losses = torch.empty(message.tensors, grid[0], 2, device=message.device)
     _encode[grid](
@@ -175,7 +177,7 @@ def encode(message: Message, largest: int, float8: bool) -> Tensor:
 
 
 def decode(message: Message, float8: bool) -> None:
-    """x_hat into the state and the outs of `message`."""
+    """Decodes `message`: writes x_hat to its STATE and OUT tensors."""
     values, grid, even = _geometry(message)
     _decode[grid](
         message.table, message.channels, values, ELEMENT[message.dtype], message.aligned, even, float8, BLOCKS,
@@ -184,7 +186,7 @@ def decode(message: Message, float8: bool) -> None:
 
 
 def _geometry(message: Message) -> tuple[int, tuple[int, int], bool]:
-    """(values of a tensor, grid, whether rows are whole blocks and q starts at a multiple of 16 bytes)."""
+    """(values per tensor, grid, whether rows are whole blocks and q starts at a multiple of 16 bytes)."""
     values = message.tokens * message.channels
     even = message.channels % codec.BLOCK == 0 and values % (8 * codec.BLOCK) == 0
     return values, (triton.cdiv(values, codec.BLOCK * BLOCKS), message.tensors), even

@@ -1,6 +1,6 @@
 """Triton kernel that fits the predictor (see `..predict.fit`, which defines it).
 
-Traffic in bytes per value of a 16-bit dtype: 2 for x, 2 for the base, 2 for an older base, each where there is one.
+Traffic in bytes per value of a 16-bit dtype: 2 for x, 2 for the base and 2 for the older base, if they exist.
 
 Legend: S tensors, N tokens, C channels.
 """
@@ -18,9 +18,9 @@ from .message import Message
 from .values import BASE, ELEMENT, LAUNCH, PREVIOUS, X, pointer, read, rows_of, tile_of, width_of
 
 TILE = 1024
-"""Values that a program, which is one warp, reads at once."""
+"""Values that a program (one warp) reads at once."""
 STEPS = 8
-"""Tiles, one below the other, that it sums up."""
+"""Tiles, one below the other, that a program sums up."""
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -36,7 +36,8 @@ def _fit(
     WIDTH: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """sums (S, programs, 4): <x, x>, <m, m>, <m, t>, <t, t> of each program's tiles."""
+    """Writes to sums (S, programs, 4): <x, x>, <m, m>, <m, t>, <t, t> of each program's tiles, with m = x - base and
+    t = base - previous base."""
     down, across, tensor = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     x_rows, stride = rows_of(table, tensor, X, element, aligned)
     base_rows = pointer(table, tensor, BASE, element, aligned)
@@ -66,7 +67,7 @@ def _fit(
 
 
 def fit(message: Message, bases: int) -> Tensor:
-    """(S, 4) float32: <x, x>, <m, m>, <m, t>, <t, t>."""
+    """(S, 4) float32: <x, x>, <m, m>, <m, t>, <t, t>, with m = x - base and t = base - previous base."""
     width = width_of(message.channels, widest=256)
     rows = TILE // width
     grid = triton.cdiv(message.tokens, rows * STEPS), triton.cdiv(message.channels, width), message.tensors

@@ -5,9 +5,9 @@ Traffic in bytes per value of a 16-bit dtype with one base, b bits (a second bas
     measure    reads x, base                            4         and 0.3 for partial sums, written and read once
     encode     reads x, base; writes codes, new base    6 + b/8   a program holds its row in registers until the scale
                                                                   is refined, so nothing is read again
-    decode     reads codes, base; writes new base       4 + b/8   2 more where x_hat is written into `outs` as well
+    decode     reads codes, base; writes new base       4 + b/8   2 more if x_hat is also written into `outs`
 
-so 10 + b/8 to encode.
+Encoding in all (measure and encode) takes 10 + b/8.
 
 Legend: S tensors, N tokens, C channels, b bits.
 """
@@ -50,17 +50,17 @@ from .values import (
 HEAVY_TAIL = tl.constexpr(codec.HEAVY_TAIL)
 PADDING = tl.constexpr(codec.ROW)
 CELLS = 256
-"""Cells of the codecs whose levels are not at equal distances."""
+"""Grid cells of the codecs whose thresholds are not at equal distances."""
 
 WIDTH = 1024
-"""Values that 4 warps work on at once, 8 per thread."""
+"""Values that 4 warps process at once, 8 per thread."""
 ROWS = 4
-"""Rows of a program of `_decode`."""
+"""Rows per program of `_decode`."""
 
 
 @triton.jit
 def _kind(tails_SP2, tensor, parts, over_sampled, BITS: tl.constexpr):
-    """1 for the Laplacian levels, 0 for the Gaussian."""
+    """The table of a tensor: 1 for the Laplacian levels, 0 for the Gaussian."""
     if BITS == 1:
         return tensor * 0
     part = tl.arange(0, 256)
@@ -72,14 +72,14 @@ def _kind(tails_SP2, tensor, parts, over_sampled, BITS: tl.constexpr):
 
 @triton.jit
 def _cell(z, CELLS: tl.constexpr):
-    """The cell that z, in units of a cell, is in: zero is the border of the two in the middle; NaN is in the first."""
+    """The cell of z (in units of a cell): zero is the border of the two middle cells; NaN is in the first cell."""
     cell = z + CELLS // 2
     return tl.minimum(tl.where(cell > 0, cell, 0.0), CELLS - 1.0).to(tl.int32)
 
 
 @triton.jit
 def _planes(table, tensor, tokens, channels):
-    """(bytes of a row of one-bit codes, where the codes start, where those of the plane of high bits start)."""
+    """(bytes of a row of one-bit codes, pointer to the codes, pointer to the plane of high bits)."""
     row_bytes = tl.cdiv(channels, PADDING) * (PADDING // 8)
     codes = pointer(table, tensor, BODY, tl.uint8, False) + 2 + 2 * (tokens + channels)
     return row_bytes, codes, codes + tokens * row_bytes * 2
@@ -87,7 +87,7 @@ def _planes(table, tensor, tokens, channels):
 
 @triton.jit
 def _write_codes(row_codes, row_bytes, code, chunk, BITS: tl.constexpr):
-    """Stores codes of BITS bits, 8 / BITS in a byte, the first in its lowest bits."""
+    """Stores codes of BITS bits, 8 / BITS per byte, the first in the lowest bits."""
     PER: tl.constexpr = 8 // BITS
     width: tl.constexpr = code.shape[0] // PER
     shift = tl.arange(0, PER) * BITS
@@ -98,7 +98,7 @@ def _write_codes(row_codes, row_bytes, code, chunk, BITS: tl.constexpr):
 
 @triton.jit
 def _read_codes(row_codes, row_bytes, chunk, there, BITS: tl.constexpr, WIDTH: tl.constexpr):
-    """Loads codes: the inverse of `_write_codes`, int32 (WIDTH); zeros unless `there`."""
+    """Loads codes as int32 (WIDTH), the inverse of `_write_codes`; zeros unless `there`."""
     PER: tl.constexpr = 8 // BITS
     width: tl.constexpr = WIDTH // PER
     place = chunk * width + tl.arange(0, width)
@@ -129,7 +129,7 @@ def _encode(
     WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    """Codes, refined token scale and new base of one row; losses (S, N, 2): its sums of x^2 and (x - x_hat)^2."""
+    """Writes codes, refined token scale and new base of one row; losses (S, N, 2): its sums of x^2, (x - x_hat)^2."""
     row, tensor = tl.program_id(0), tl.program_id(1)
     x_row, stride = rows_of(table, tensor, X, element, aligned)
     x_row += row * stride
@@ -203,7 +203,7 @@ def _decode(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """x_hat of ROWS rows, WIDTH channels of each, into STATE and OUT, whichever there is."""
+    """Writes x_hat of ROWS rows, WIDTH channels of each, to STATE and to OUT, to each if it exists."""
     chunk, tensor = tl.program_id(1), tl.program_id(2)
     predicted_by = predictor(table, tensor, element, aligned)
     state = pointer(table, tensor, STATE, element, aligned)
@@ -231,14 +231,14 @@ def _decode(
 
 
 def encode(message: Message, bits: int) -> Tensor:
-    """(S, 2): ||x||^2 and ||x - x_hat||^2. Raises ValueError where a row is wider than WIDEST."""
+    """Encodes `message`. Returns (S, 2): ||x||^2, ||x - x_hat||^2. Raises ValueError if a row is wider than WIDEST."""
     if message.channels > WIDEST:
         raise ValueError(f"Kernels of {bits} bits take up to {WIDEST} channels, not {message.channels}.")
     return quantise(message, bits, measure(message, tails=bits > 1))
 
 
 def quantise(message: Message, bits: int, scales: Scales) -> Tensor:
-    """`encode` with these scales; v must be in the bodies."""
+    """As `encode`, with given scales; the bodies must already hold v."""
     tensors, tokens, channels = message.tensors, message.tokens, message.channels
     losses = torch.empty(tensors, tokens, 2, device=message.device)
     levels, cell_codes = _constants(bits, message.device)
@@ -255,7 +255,7 @@ def quantise(message: Message, bits: int, scales: Scales) -> Tensor:
 
 
 def decode(message: Message, bits: int) -> None:
-    """x_hat into the state and the outs of `message`."""
+    """Decodes `message`: writes x_hat to its STATE and OUT tensors."""
     width = width_of(message.channels, WIDTH)
     grid = triton.cdiv(message.tokens, ROWS), triton.cdiv(message.channels, width), message.tensors
     levels, _ = _constants(bits, message.device)
@@ -266,13 +266,13 @@ def decode(message: Message, bits: int) -> None:
 
 
 def _warps(width: int) -> int:
-    """Warps for a tile, so that a thread has 8 values."""
+    """Warps for a tile with 8 values per thread."""
     return max(1, width // 256)
 
 
 @lru_cache
 def _constants(bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Per table: cells per unit and then the levels, float32; the code of each cell, uint8."""
+    """Per table (Gaussian, Laplacian): cells per unit, then the levels, float32; and the code of each cell, uint8."""
     both = codec.GAUSS[bits], codec.LAPLACE[bits]
     grids = [codec._Grid(positive) for positive in both]
     levels = [

@@ -1,4 +1,4 @@
-"""The tensors of one message as kernels see them: a table of addresses and numbers, one row per tensor.
+"""The table of addresses and numbers, one row per tensor, through which kernels access the tensors of a message.
 
 Legend: S tensors (K and V of every batch entry), N tokens, C channels. Imports no Triton.
 """
@@ -15,17 +15,18 @@ from torch import Tensor
 ALIGNMENT = 16
 """Bytes of the widest load; body views start at multiples of it."""
 WIDEST = 16384
-"""Channels at most where a kernel holds a whole row: to encode with 1 to 4 bits."""
+"""The largest number of channels for kernels that hold a whole row, which are those that encode with 1 to 4 bits."""
 FIELDS = 9
 X, BASE, PREVIOUS, STATE, BODY, OUT, STRIDE, USE, FACTOR = range(FIELDS)
-"""Columns of the table. STATE is where the new base goes (the address of the oldest base, 0 without bases), STRIDE the
-values from one row of X or OUT to the next, USE how many bases the prediction takes, FACTOR the bits of k."""
+"""Columns of the table. STATE is the address where the new base is written (that of the oldest base, 0 without bases),
+STRIDE the number of values from one row of X or OUT to the next, USE the number of bases in the prediction, FACTOR the
+bits of k."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """S tensors of (N, C) values of one dtype. `table` is int64 (S, FIELDS) on `device`; `aligned` says that every
-    row of every tensor in it starts at a multiple of ALIGNMENT bytes."""
+    """S tensors of (N, C) values of one dtype. `table` is int64 (S, FIELDS) on `device`; `aligned` means that every
+    row of every tensor in the table starts at a multiple of ALIGNMENT bytes."""
 
     table: Tensor
     tensors: int
@@ -45,11 +46,12 @@ def make_message(
     bodies: Sequence[Tensor] = (),
     decodes: bool = False,
 ) -> Message:
-    """The table of `tensors` (N, C): what is encoded, or what is written if it `decodes` (then it may be empty).
+    """Checks the tensors of a message and builds its table.
 
-    Each other list is empty or as long; `previous` is the older base of each. Raises ValueError where a kernel could
-    not work on them: unequal shapes or dtypes, rows with gaps between channels, bases that are not contiguous, bodies
-    that do not start at a multiple of ALIGNMENT, 2^31 values or more.
+    `tensors` (N, C) are the inputs to encode or, if `decodes`, the outputs to write (then the list may be empty). Each
+    other list is empty or of the same length; `previous` has the older base of each tensor. Raises ValueError for
+    tensors that kernels cannot handle: unequal shapes or dtypes, rows with gaps between channels, bases that are not
+    contiguous, bodies that do not start at a multiple of ALIGNMENT, 2^31 values or more.
     """
     like = (*tensors, *bases)
     if not like:
@@ -90,11 +92,11 @@ def make_message(
 
 
 def _prediction(use: int, k: float) -> tuple[int, int]:
-    """(USE, FACTOR): with k = 0 the older base is not even read."""
+    """(USE, FACTOR); with k = 0 USE is at most 1, so the older base is not read."""
     return (1 if use == 2 and k == 0 else use), struct.unpack("<i", struct.pack("<f", k))[0]
 
 
 def _on(rows: list[list[int]], device: torch.device) -> Tensor:
-    """From pinned memory, so that the host does not wait for the device."""
+    """The table on `device`, copied from pinned memory so that the host does not wait for the device."""
     table = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda")
     return table.to(device, non_blocking=True)

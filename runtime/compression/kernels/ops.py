@@ -1,7 +1,7 @@
-"""Fit, encode and decode whole messages on a GPU, as torch operators that `torch.compile` can trace through.
+"""Torch operators that fit, encode and decode whole messages on a GPU; `torch.compile` can trace through them.
 
-They do what `..quantise` defines, with the same bits in bases and outputs, for the codecs in `IDENTS`; on CUDA tensors
-(or any, where TRITON_INTERPRET=1). Triton is imported when one of them first runs.
+They compute what `..quantise` defines, with the same bits in bases and outputs, for the codecs in `IDENTS`, on CUDA
+tensors (with TRITON_INTERPRET=1 on any). Triton is imported when an operator first runs.
 
 Legend: S tensors of a message (K and V of every batch entry), N tokens, C channels.
 """
@@ -22,7 +22,7 @@ from ..codecs.int8 import Int8
 from ..codecs.lloyd_max import LloydMax
 from .message import WIDEST, Message, make_message
 
-# By the very class: what derives from one of them may do other arithmetic.
+# Compared by exact class, because a subclass may change the arithmetic.
 BITS = {codec.ident: codec.value_bits for codec in BY_IDENT.values() if type(codec) is LloydMax}
 BLOCKS = {codec.ident: codec for codec in BY_IDENT.values() if type(codec) in (Int8, Fp8)}
 IDENTS = frozenset((*BITS, *BLOCKS))
@@ -30,7 +30,7 @@ IDENTS = frozenset((*BITS, *BLOCKS))
 
 
 def usable(codec: int, channels: int, device: torch.device) -> bool:
-    """Whether `encode` and `decode` take such tensors here."""
+    """Whether `encode` and `decode` support this codec, number of channels and device."""
     known = codec in BLOCKS or (codec in BITS and channels <= WIDEST)
     return known and device.type == "cuda" and find_spec("triton") is not None
 
@@ -39,9 +39,10 @@ def usable(codec: int, channels: int, device: torch.device) -> bool:
 def fit(xs: Sequence[Tensor], bases: Sequence[Tensor], previous: Sequence[Tensor]) -> Tensor:
     """(S, 4) float32, per tensor <x, x>, <m, m>, <m, t>, <t, t> with m = x - base and t = base - previous base.
 
-    xs: S tensors (N, C) of one shape and dtype, channels side by side, rows at any distance. `bases` and `previous`
-    (contiguous) are empty where there are none: then base = 0 and t = 0. Squares that float32 does not hold come out
-    as 0, infinity or NaN. Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
+    xs: S tensors (N, C) of one shape and dtype, contiguous channels, any row stride. `bases` and `previous`
+    (contiguous) are empty lists if there are none: then base = 0 and t = 0. Squares outside the range of float32 come
+    out as 0, infinity or NaN. Raises ValueError for tensors that do not fit together, RuntimeError without Triton or
+    CUDA.
     """
     with _on(xs[0].device):
         from .fit import fit as run
@@ -64,15 +65,15 @@ def encode(
     bodies: Sequence[Tensor],
     codec: int,
 ) -> Tensor:
-    """Writes the payloads of S tensors into `bodies` and what their receivers will read over a base.
+    """Writes the payloads of S tensors into `bodies`, and x_hat, which the receivers will reconstruct, over a base.
 
-    xs, bases, previous: as for `fit`. use[s] bases predict tensor s (0, 1 or 2), the second with the factor k[s]. What
-    is rebuilt goes over `previous` where that is given (the caller then swaps the two), else over `bases`, else
-    nowhere; so the base of a first message is any tensor, with use 0.
+    xs, bases, previous: as for `fit`. use[s] bases (0, 1 or 2) predict tensor s, the second with the factor k[s]. x_hat
+    overwrites `previous` if given (the caller then swaps the two), else `bases`, else it is not stored; so the base of
+    a first message is any tensor, with use 0.
     bodies: uint8, each starting at a multiple of 16 bytes and at least the codec's `nbytes(N, C)` long; bytes beyond
     that stay as they are. Views of one buffer are fine.
-    Returns (S, 2) float32: ||x||^2 and ||x - x_hat||^2; not finite where x holds NaN or Inf (then the rest means
-    nothing), and where a square exceeds float32.
+    Returns (S, 2) float32: ||x||^2 and ||x - x_hat||^2; not finite if x holds NaN or Inf (then the other results are
+    meaningless), and if a square exceeds float32.
     Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
     """
     with _on(bodies[0].device):
@@ -109,10 +110,10 @@ def decode(
     outs: Sequence[Tensor],
     codec: int,
 ) -> None:
-    """Writes what S payloads stand for into `outs` (N, C), rows at any distance, and over a base as `encode` does.
+    """Decodes S payloads into `outs` (N, C), of any row stride, and over a base as `encode` does.
 
-    `outs` (which overlap no base) may be empty where there are bases: then the new base is the only copy, and attention
-    reads that.
+    `outs` (which overlap no base) may be an empty list if there are bases: then the new base is the only copy, and
+    attention reads that.
     """
     with _on(bodies[0].device):
         message = _coded(outs, bases, previous, k, use, bodies, codec, decodes=True)
@@ -149,7 +150,7 @@ def _coded(
     codec: int,
     decodes: bool,
 ) -> Message:
-    """The checked table of a message that is encoded or decoded."""
+    """The table of a message to encode or decode, with codec and body sizes checked."""
     if codec not in IDENTS:
         raise ValueError(f"Codec {codec} has no kernels; {sorted(IDENTS)} have.")
     message = make_message(tensors, bases, previous, k, use, bodies, decodes)
@@ -160,7 +161,7 @@ def _coded(
 
 
 def _on(device: torch.device) -> AbstractContextManager:
-    """Makes `device` the one that Triton launches on. Raises RuntimeError where it cannot."""
+    """A context in which Triton launches on `device`. Raises RuntimeError if that is not possible."""
     if find_spec("triton") is None:
         raise RuntimeError("The compression kernels need Triton, which is not installed: pip install triton")
     if device.type == "cuda":

@@ -1,9 +1,9 @@
-"""Triton kernels that find the token and channel scales of a message (see `..codecs.lloyd_max`, which defines them).
+"""Triton kernels that compute the token and channel scales of a message (see `..codecs.lloyd_max` for the definition).
 
-Loops over runtime bounds are written as `while`: the interpreter has no `range` of them.
+Loops over runtime bounds are written as `while`, because Triton's interpreter has no `range` for them.
 
-Sums are done in an order that depends on shapes alone, so equal tensors give equal scales. Sums of magnitudes are
-scaled down per tile, so that values up to 1e34 do not overflow.
+The order of all sums depends on shapes alone, so equal tensors give equal scales. Sums of magnitudes are scaled down
+per tile, so that values up to 1e34 do not overflow.
 
 Legend: S tensors, N tokens, C channels, P parts of SLICE channels.
 """
@@ -41,18 +41,18 @@ from .values import (
 
 FAINT = tl.constexpr(codec.FAINT)
 TILE = 2048
-"""Values that a program of `_measure`, which is one warp, reads at once."""
+"""Values that a program (one warp) of `_measure` reads at once."""
 STEPS = 4
-"""Tiles, one below the other, that it sums up."""
+"""Tiles, one below the other, that a program of `_measure` sums up."""
 SLICE = 64
 """Tokens and channels per program of `_scale`."""
 DEPTH = 8
-"""Rows that it adds up at once."""
+"""Rows that a program of `_scale` adds up at once."""
 
 
 class Scales(NamedTuple):
-    """u as bits of bfloat16, v as bfloat16 values in float32, 1 / v, the mean magnitude of each tensor, and the sums of
-    z^2 and abs(z), z = residual / (u v), of a sample of `sampled` values, part by part."""
+    """The scales of a message: u as bits of bfloat16, v as bfloat16 values in float32, 1 / v, the mean magnitude of
+    each tensor, and, per part, the sums of z^2 and abs(z), z = residual / (u v), over a sample of `sampled` values."""
 
     u_SN: Tensor
     v_SC: Tensor
@@ -78,8 +78,8 @@ def _measure(
     WIDTH: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """Shares of the mean magnitude of each token, of each channel and of all: (S, tiles across, N),
-    (S, tiles down, C) and (S, tiles)."""
+    """Writes each tile's contribution to the mean magnitude of each token (S, tiles across, N), of each channel
+    (S, tiles down, C) and of all values (S, tiles)."""
     down, across, tensor = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     tiles_down, tiles_across = tl.num_programs(0), tl.num_programs(1)
     x, stride = rows_of(table, tensor, X, element, aligned)
@@ -101,7 +101,7 @@ def _measure(
 
 @triton.jit
 def _token_scale(row_means, tensor, row_N, mean, tokens, tiles_across):
-    """u as bfloat16 bits."""
+    """u of the tokens `row_N` as bfloat16 bits."""
     total = tl.zeros(row_N.shape, tl.float32)
     number = tensor * tiles_across
     while number < (tensor + 1) * tiles_across:
@@ -133,7 +133,8 @@ def _scale(
     SLICE: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Means to scales, for SLICE tokens and SLICE channels, and the tails of those channels in every `every`-th row."""
+    """Writes the scales of SLICE tokens and SLICE channels and, over every `every`-th row of those channels, the sums
+    of z^2 and abs(z)."""
     part, tensor = tl.program_id(0), tl.program_id(1)
     shares = tl.zeros([1024], tl.float32)
     tiles = tiles_down * tiles_across
@@ -187,7 +188,8 @@ def _scale(
 
 
 def measure(message: Message, tails: bool) -> Scales:
-    """The scales of the residuals; v is also written into the bodies. Without `tails` those are left undefined."""
+    """The scales of the residuals; v is also written into the bodies. Without `tails` the sums of the sample are left
+    undefined."""
     tensors, tokens, channels = message.tensors, message.tokens, message.channels
     width = width_of(channels, widest=256)
     rows = TILE // width

@@ -1,8 +1,8 @@
-"""What all kernels share: reading and writing values of any float type, rounding, the prediction.
+"""Helpers of all kernels: reading and writing values of any float type, rounding, the prediction.
 
-A kernel must give the same bits as PyTorch, on every device and on Triton's interpreter. So each operation is rounded
+A kernel must give the same bits as PyTorch, on every device and in Triton's interpreter. So each operation is rounded
 on its own (kernels are launched with LAUNCH, which forbids fused multiply-add; divisions are IEEE), and bfloat16 is
-rounded, and read, in integers: the interpreter's own conversions truncate and lose subnormals.
+rounded and read with integer operations: the interpreter's own conversions truncate and lose subnormals.
 """
 
 # ruff: noqa: ANN001, ANN201 (the arguments of a Triton function have no Python types)
@@ -20,7 +20,7 @@ from . import message
 LAUNCH = MappingProxyType({"enable_fp_fusion": False})
 """Options of every launch."""
 ELEMENT = MappingProxyType({torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.uint16})
-"""How kernels read a dtype: bfloat16 as its bits."""
+"""The Triton type as which kernels read a dtype: bfloat16 as its bits."""
 
 FIELDS = tl.constexpr(message.FIELDS)
 X, BASE, PREVIOUS = (tl.constexpr(field) for field in (message.X, message.BASE, message.PREVIOUS))
@@ -31,7 +31,7 @@ SMALLEST_SCALE = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 @triton.jit
 def pointer(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: tl.constexpr):
-    """One address of the table as a pointer to `element`."""
+    """The address in column FIELD of the table as a pointer to `element`."""
     address = tl.load(table + tensor * FIELDS + FIELD).to(tl.pointer_type(element))
     if aligned:
         address = tl.multiple_of(address, 16)
@@ -40,7 +40,7 @@ def pointer(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: 
 
 @triton.jit
 def rows_of(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: tl.constexpr):
-    """(pointer, values from one row to the next) of X or OUT."""
+    """(pointer, row stride in values) of X or OUT."""
     stride = tl.load(table + tensor * FIELDS + STRIDE)
     if aligned:
         stride = tl.multiple_of(stride, 128 // element.primitive_bitwidth)
@@ -49,7 +49,7 @@ def rows_of(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: 
 
 @triton.jit
 def predictor(table, tensor, element: tl.constexpr, aligned: tl.constexpr):
-    """(base, previous base, how many of them predict, k), for `expected`."""
+    """(base, previous base, number of bases that the prediction uses, k): the arguments of `expected`."""
     base = pointer(table, tensor, BASE, element, aligned)
     previous = pointer(table, tensor, PREVIOUS, element, aligned)
     k = tl.load(table + tensor * FIELDS + FACTOR).to(tl.int32).to(tl.float32, bitcast=True)
@@ -74,21 +74,21 @@ def bf16_bits(value):
 
 @triton.jit
 def bf16_value(bits):
-    """The float32 of bfloat16 bits."""
+    """The float32 value of bfloat16 bits."""
     return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def inverse(scale):
-    """1 / scale; 0 where that is not finite."""
+    """1 / scale; 0 where the inverse would not be finite."""
     usable = scale >= SMALLEST_SCALE
     return tl.where(usable, tl.div_rn(1.0, tl.where(usable, scale, 1.0)), 0.0)
 
 
 @triton.jit
 def expected(predicted_by, place, inside):
-    """base + k * (base - previous) at `place`, float32; the base if one base predicts, 0 if none does. What is not
-    used is not read."""
+    """The prediction base + k * (base - previous) at `place`, float32; with one base the base, with none 0. Unused
+    bases are not read."""
     base, previous, use, k = predicted_by
     newest = read(base + place, inside & (use > 0))
     oldest = read(previous + place, inside & (use > 1))
@@ -97,7 +97,7 @@ def expected(predicted_by, place, inside):
 
 @triton.jit
 def reconstruct(decoded, forecast, use, element: tl.constexpr):
-    """x_hat as it is stored: decoded + forecast, no larger than `element` holds."""
+    """x_hat as it is stored: decoded + forecast, clamped to the range of `element`."""
     if element == tl.float32:
         largest = 3.4028234663852886e38
     elif element == tl.float16:
@@ -113,7 +113,7 @@ def reconstruct(decoded, forecast, use, element: tl.constexpr):
 
 @triton.jit
 def widened(stored):
-    """The float32 of what `reconstruct` gave."""
+    """The result of `reconstruct` as float32."""
     if stored.dtype == tl.uint16:
         return bf16_value(stored)
     return stored.to(tl.float32)
@@ -121,19 +121,19 @@ def widened(stored):
 
 @triton.jit
 def store(address, place, stored, inside):
-    """Stores where there is an address."""
+    """Stores values at `place`, unless the address is 0."""
     tl.store(address + place, stored, mask=inside & (address.to(tl.int64) != 0))
 
 
 @triton.jit
 def tile_of(row_N, column_C, tokens, channels, stride):
-    """(inside, place, offset) of a tile: what of it there is, and where that is in a contiguous (N, C) tensor and in
-    one whose rows are `stride` apart."""
+    """(inside, place, offset) of a tile: the mask of values that exist, and their indices in a contiguous (N, C) tensor
+    and in one whose rows are `stride` apart."""
     row_N1 = row_N[:, None]
     inside = (row_N1 < tokens) & (column_C < channels)[None, :]
     return inside, row_N1 * channels + column_C[None, :], row_N1 * stride + column_C[None, :]
 
 
 def width_of(channels: int, widest: int) -> int:
-    """Columns of a tile: a power of two, enough for a row, but from 8 to `widest`."""
+    """Columns of a tile: the smallest power of two that holds a row, within 8 to `widest`."""
     return min(widest, max(8, triton.next_power_of_2(channels)))
