@@ -1,4 +1,4 @@
-"""Every choice a node offers, as a frozen dataclass: validated once, comparable, with a JSON form.
+"""The configuration of a run: the inputs of the nodes as frozen dataclasses, validated, comparable, with a JSON form.
 
 A wrong value raises ConfigError, whose message is one sentence that names the input, the value and the way out.
 """
@@ -21,7 +21,7 @@ ON_UNSUPPORTED = ("error", "run on one device")
 
 
 class ConfigError(ValueError):
-    """A choice that cannot work; the message names the input, the value and the way out."""
+    """A setting that cannot work; the message names the input, the value and the way out."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -44,7 +44,7 @@ class JsonForm:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Any:
-        """The inverse of `to_json`. Unknown names raise ConfigError, missing ones take their default."""
+        """The inverse of `to_json`. Unknown fields raise ConfigError, missing ones take their default."""
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(data) - known)
         _require(not unknown, f"{cls.title} has no input {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
@@ -55,10 +55,10 @@ _DEVICE = re.compile(r"^(cpu|cuda:\d+)(?:\*(\d+))?$")
 
 
 def parse_devices(text: str, cuda_count: int) -> tuple[str, ...]:
-    """The devices a text names, one entry per worker: "auto", "cuda:0,cuda:1", "cpu*4", "cuda:0*2".
+    """Parses a list of devices into one entry per worker: "auto", "cuda:0,cuda:1", "cpu*4", "cuda:0*2".
 
     "auto" is every visible CUDA device, else two CPU workers. `cuda_count` is the number of visible CUDA devices.
-    Raises ConfigError for a word that is no device and for a CUDA device that is not there.
+    Raises ConfigError for a word that is no device and for a CUDA device that does not exist.
     """
     if text.strip() == "auto":
         return tuple(f"cuda:{i}" for i in range(cuda_count)) or ("cpu", "cpu")
@@ -83,7 +83,7 @@ def parse_devices(text: str, cuda_count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class PoolConfig(JsonForm):
-    """Which worker processes there are. `name` identifies the pool: same name and config, same processes."""
+    """The worker processes of a pool. `name` identifies the pool: same name and config, same processes."""
 
     title = "Parallel Worker Pool"
     devices: str = "auto"
@@ -103,7 +103,7 @@ class PoolConfig(JsonForm):
         return parse_devices(self.devices, cuda_count)
 
     def resolve_backend(self, devices: tuple[str, ...]) -> str:
-        """The torch.distributed backend for these devices: nccl where every worker has a GPU of its own, else gloo.
+        """The torch.distributed backend for these devices; "auto" is nccl if every worker has its own GPU, else gloo.
 
         Raises ConfigError for nccl on CPU workers or with two workers on one device.
         """
@@ -120,7 +120,7 @@ class PoolConfig(JsonForm):
 
 @dataclass(frozen=True)
 class StrategyConfig(JsonForm):
-    """How the workers share one model call. With mode "auto" the degrees are chosen for the job."""
+    """The degrees of parallelism. With mode "auto" they are chosen for each job."""
 
     title = "Parallel Strategy"
     weights: str = "replicate"
@@ -141,7 +141,7 @@ class StrategyConfig(JsonForm):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
 
     def degrees_set(self) -> dict[str, int]:
-        """The degrees that a person has set, by their names; none with mode "auto"."""
+        """The degrees that the user has set, by name; empty with mode "auto"."""
         return {name: getattr(self, name) for name in DEGREES} if self.mode == "manual" else {}
 
     def check_world(self, world: int) -> None:
@@ -158,9 +158,9 @@ class StrategyConfig(JsonForm):
 class CompressionConfig(JsonForm):
     """How tensors that cross a link are compressed.
 
-    mode "auto" chooses from the measured link, "ratio" meets `ratio` over the run, "quality" keeps every message's
-    error below `max_relative_error`, "codec" uses `codec` (low-rank ones with `rank`) after the warm-up; "off" is
-    exact. That there are codecs of these names is checked where codecs are known: compression.codecs.require_known.
+    Mode "auto" decides from the measured link, "ratio" meets `ratio` over the run, "quality" keeps every message's
+    error below `max_relative_error`, "codec" uses `codec` (low-rank codecs with `rank`) after the warm-up; "off" is
+    exact. compression.codecs.require_known checks the names of the codecs, because this module does not know them.
     """
 
     title = "Residual Compression"
@@ -193,7 +193,7 @@ class CompressionConfig(JsonForm):
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is compressed at all; auto must have been resolved before (planner.compression)."""
+        """Whether anything is compressed. Mode "auto" must be resolved first (planner.compression), else ValueError."""
         if self.mode == "auto":
             raise ValueError("mode auto must be resolved against a measured link first")
         return self.mode != "off"
@@ -203,9 +203,9 @@ class CompressionConfig(JsonForm):
 class StepReuseConfig(JsonForm):
     """How many neighbouring calls of the sampler are evaluated at the same time.
 
-    The first `warmup_calls` and the last `tail_calls` are evaluated one by one. `predictor` guesses what the calls in
-    between will say. A guess that leads further off than `tolerance`, a share of the picture's RMS, is evaluated again;
-    0 switches that check off.
+    The first `warmup_calls` and the last `tail_calls` are evaluated one by one. `predictor` guesses the results of the
+    calls in between. A guess that leads further off than `tolerance`, as a share of the picture's RMS, is evaluated
+    again; 0 switches that check off.
     """
 
     title = "Step Reuse"
@@ -232,13 +232,13 @@ class StepReuseConfig(JsonForm):
 
     @property
     def enabled(self) -> bool:
-        """Whether any call is evaluated ahead of its time."""
+        """Whether any call is evaluated before the calls that precede it are done."""
         return self.mode != "off" and self.look_ahead > 1
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """All that `Parallel Model` was given, in one value."""
+    """The complete configuration: everything that is plugged into `Parallel Model`."""
 
     pool: PoolConfig = PoolConfig()
     strategy: StrategyConfig = StrategyConfig()
@@ -250,7 +250,7 @@ class ParallelConfig:
         _one_of("on_unsupported", self.on_unsupported, ON_UNSUPPORTED)
 
     def to_json(self) -> dict[str, Any]:
-        """Nested plain JSON values."""
+        """The configuration as nested plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -266,7 +266,10 @@ class ParallelConfig:
 
 
 def chosen_step_reuse(config: ParallelConfig) -> StepReuseConfig:
-    """Step Reuse as it was set; a step_degree without it has the defaults. Raises ConfigError."""
+    """The Step Reuse settings; with step_degree above 1 and Step Reuse off, its defaults with look_ahead = step_degree.
+
+    Raises ConfigError if look_ahead is less than step_degree.
+    """
     step_degree = config.strategy.step_degree if config.strategy.mode == "manual" else 1
     reuse = config.step_reuse
     if step_degree > 1 and reuse.mode == "off":

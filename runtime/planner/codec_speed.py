@@ -1,4 +1,4 @@
-"""Measures what compressing costs on the device of this process.
+"""Measures how long compression takes per value on the device of this process.
 
 Legend: B batch, N tokens, C channels.
 """
@@ -16,21 +16,21 @@ from ..report.ledger import Ledger
 from .compression import CANDIDATES
 
 TYPICAL = {"cpu": ((1, 256, 512), torch.float32), "cuda": ((1, 2048, 3072), torch.bfloat16)}
-"""(B, N, C) and dtype of a tensor as such a device gets them. What every message costs whatever its size is spread over
-these values: on a GPU a small tensor would show little else, on a CPU a large one takes long."""
+"""(B, N, C) and dtype of a typical tensor on such a device. The fixed cost of a message is spread over these values: on
+a GPU a small tensor would show little but that cost, on a CPU a large one takes long."""
 CHANGE = 0.1
-"""How much of the tensor is new at every call."""
+"""The random part of the tensor that is new at every call."""
 CALLS = 10
 """Messages per codec. The first is the warm-up and the second is the first of its codec, so they are not timed."""
 TAG = Tag("probe", "kv", (("probe", 0),))
 
 
 def codec_seconds_per_value(device: torch.device) -> dict[str, float]:
-    """Seconds that packing one value and unpacking it at one receiver take, for every codec that auto may choose.
+    """Seconds to pack one value and unpack it at one receiver, for every codec that auto may choose.
 
-    The whole stream is measured, not the codec alone, which is a third of it: prediction, residual, the sender's own
-    decoding, checks. The fastest message of a codec counts, since nothing makes one too fast. Takes about 0.1 s on one
-    CPU core; no memory is kept.
+    The whole stream is measured (prediction, residual, the sender's own decoding, checks), because the codec is only a
+    third of it. The fastest message of each codec counts: disturbances only make messages slower. Takes about 0.1 s on
+    one CPU core; no memory is kept.
     """
     fastest = _fastest(device)
     if device.type == "cuda":
@@ -40,7 +40,7 @@ def codec_seconds_per_value(device: torch.device) -> dict[str, float]:
 
 
 def _fastest(device: torch.device) -> dict[str, float]:
-    """Seconds of the fastest message by codec. Codecs take turns: a busy moment then hits all alike."""
+    """Seconds of the fastest message by codec. Codecs take turns, so a busy moment affects all alike."""
     shape_BNC, dtype = TYPICAL[device.type]
     generator = torch.Generator(device).manual_seed(0)
     start_BNC = torch.randn(shape_BNC, generator=generator, device=device)
@@ -61,7 +61,7 @@ def _fastest(device: torch.device) -> dict[str, float]:
 
 
 def _wires(codec: str) -> tuple[Wire, Wire]:
-    """Sender and receiver."""
+    """The wires of a sender and a receiver."""
     config = CompressionConfig(mode="codec", codec=codec, warmup_calls=1)
     return make_wire(config, Ledger(), expected_calls=CALLS), make_wire(config, Ledger(), expected_calls=CALLS)
 

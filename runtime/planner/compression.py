@@ -1,4 +1,4 @@
-"""Decides what mode "auto" of Residual Compression means on a measured link."""
+"""Resolves mode "auto" of Residual Compression for a measured link: off, or a codec."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ CANDIDATES = tuple(
     for codec in sorted(BY_NAME.values(), key=lambda codec: codec.bits(*TYPICAL), reverse=True)
     if codec.in_auto
 )
-"""What auto chooses from, the most exact first."""
+"""Names of the codecs that auto chooses from, the most exact first."""
 CLEARLY = 0.4
-"""Compression pays where a value takes less than this part of its uncompressed time. What is uncompressed hides half of
-its time on the link behind attention (measured at 1 Gbit/s), while coding takes the time of attention itself; and
-estimates are off by some, where a link that is fast enough must never be made slower."""
+"""Compression is used if a value takes less than this part of its uncompressed time. Without compression half of the
+time on the link is hidden behind attention (measured at 1 Gbit/s), while coding takes time from attention itself.
+Estimates also have errors, and a link that is fast enough must never be made slower."""
 NEARLY = 1.25
-"""A more exact codec is taken where it takes at most so many times as long as the fastest."""
+"""A more exact codec is preferred if it takes at most this many times as long as the fastest."""
 
 
 def seconds_per_value(link: Link, *, dtype_itemsize: int) -> dict[str, float]:
-    """Seconds until one value has crossed the link: "off" uncompressed, and by codec name, coding included.
+    """Seconds for one value to cross the link: uncompressed under "off", and under each codec's name, coding included.
 
-    `dtype_itemsize`: bytes of an uncompressed value. Latency is left out, as compression changes no number of messages.
+    `dtype_itemsize`: bytes of an uncompressed value. Latency is left out, because compression does not change the
+    number of messages.
     """
     coded = {
         name: BY_NAME[name].bits(*TYPICAL) / 8 / link.bytes_per_second + link.codec_seconds_per_value[name]
@@ -36,11 +37,11 @@ def seconds_per_value(link: Link, *, dtype_itemsize: int) -> dict[str, float]:
 
 
 def resolve(config: CompressionConfig, link: Link | None, *, dtype_itemsize: int) -> CompressionConfig:
-    """`config` with mode "auto" replaced by "off", or by "codec" and the codec; any other mode is the user's choice.
+    """`config` with mode "auto" replaced by "off", or by "codec" and a codec; other modes stay as the user chose them.
 
-    Off where there is no measured link and where no codec saves clearly (CLEARLY). Else the most exact of CANDIDATES
-    that does save clearly and is nearly (NEARLY) as fast as the fastest. Auto never chooses 1 bit, however slow the
-    link: that much loss is for a person to accept. `dtype_itemsize`: bytes of a value of the tensors that are sent.
+    "off" if there is no measured link or no codec is clearly faster (CLEARLY). Else the most exact of CANDIDATES that
+    is clearly faster than no compression and nearly (NEARLY) as fast as the fastest. Auto never chooses 1 bit, however
+    slow the link: that much loss is for a person to accept. `dtype_itemsize`: bytes of a value of the sent tensors.
     """
     if config.mode != "auto":
         return config

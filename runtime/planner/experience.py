@@ -1,6 +1,6 @@
-"""What earlier runs of a workflow have shown that cannot be known before one: kept by this process, for mode "auto".
+"""Remembers what earlier runs of a workflow showed, for mode "auto": conditions per call, idle parallelism, failures.
 
-A workflow is known by a hashable value that whoever runs it makes (see job/fingerprint.py).
+Kept in memory by this process. The key of a workflow is a hashable value from its caller (see job/fingerprint.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 KEPT = 256
 TRIES = 2
-"""Failures of a workflow in the workers, one after the other, that are believed to come again."""
+"""After this many failures of a workflow in the workers in a row, the next run is expected to fail too."""
 
 
 @dataclass
@@ -32,32 +32,32 @@ class Experience:
         self._known: OrderedDict[Hashable, _Known] = OrderedDict()
 
     def conditions(self, asking: Hashable) -> int | None:
-        """How many conditions most calls of the last run that asked this way have asked for; None before the first."""
+        """How many conditions most calls of the last run with the key `asking` had; None before the first run."""
         return self._of(asking).conditions
 
     def idle(self, workflow: Hashable) -> frozenset[str]:
-        """The kinds of parallelism that found nothing to do when this workflow last had them."""
+        """The kinds of parallelism that had nothing to divide when this workflow last used them."""
         return self._of(workflow).idle
 
     def learn(self, asking: Hashable, conditions: int) -> None:
-        """What most calls have asked for."""
+        """Stores how many conditions most calls of a run had."""
         self._keep(asking).conditions = conditions
 
     def ran(self, workflow: Hashable, busy: Iterable[str], idle: Iterable[str]) -> None:
-        """A run has ended well: these kinds had something to do, and those had nothing."""
+        """Records a successful run: the kinds of parallelism that divided something (`busy`) and those that did not."""
         known = self._keep(workflow)
         known.idle = known.idle - frozenset(busy) | frozenset(idle)
         known.failures = 0
 
     def failed(self, workflow: Hashable, starts: int, why: str) -> None:
-        """A run has failed in the workers, which had been started `starts` times by then."""
+        """Records a run that failed in the workers, which had been started `starts` times by then."""
         known = self._keep(workflow)
         known.failures, known.starts, known.why = known.failures + 1, starts, why
 
     def expected_failure(self, workflow: Hashable, starts: int) -> str:
-        """Why the next run will fail in the workers, "" where it may not.
+        """The reason why the next run is expected to fail in the workers; "" if it is not.
 
-        Workers that have been started again since then are worth another try.
+        Workers that were restarted since the last failure are worth another try.
         """
         known = self._of(workflow)
         return known.why if known.failures >= TRIES and starts == known.starts else ""
@@ -75,5 +75,5 @@ class Experience:
 
 @functools.cache
 def experience() -> Experience:
-    """The one of this process."""
+    """The one `Experience` of this process."""
     return Experience()

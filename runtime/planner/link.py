@@ -1,32 +1,32 @@
-"""The link between the workers, in numbers. Measured by pool.probe and codec_speed, decided upon in compression."""
+"""The measured link between the workers. pool.probe and codec_speed measure it; compression.py decides by it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 FAST = 1e9
-"""Bytes per second above which splitting the tokens of a few calls, uncompressed, does not take longer than it saves:
-PCIe and NVLink are above it, Ethernet up to 10 Gbit/s is not."""
+"""Bytes per second above which splitting the tokens of a few calls, uncompressed, saves more time than it costs: PCIe
+and NVLink are above it, Ethernet up to 10 Gbit/s is not."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What the slowest rank measured; equal on all ranks."""
+    """The link as the slowest rank measured it; equal on all ranks."""
 
     bytes_per_second: float
-    """Of one direction, while every rank sends and receives."""
+    """Throughput of one direction, while every rank sends and receives."""
     latency_s: float
     """Seconds until a small message has arrived."""
     codec_seconds_per_value: dict[str, float]
-    """By codec name: what packing and unpacking one value takes on the workers' device (see codec_speed)."""
+    """By codec name: seconds to pack and unpack one value on the workers' device (see codec_speed)."""
 
     @property
     def fast(self) -> bool:
-        """Whether tokens may be split for a few calls that would run on one worker else."""
+        """Whether to split tokens for a few calls that would otherwise run on one worker."""
         return self.bytes_per_second >= FAST
 
     def to_json(self) -> dict:
-        """As the pool's status shows it: plain values, in milliseconds and nanoseconds."""
+        """The link as the pool's status shows it: plain values, times in milliseconds and nanoseconds."""
         return {
             "bytes_per_second": self.bytes_per_second,
             "latency_ms": 1e3 * self.latency_s,

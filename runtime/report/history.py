@@ -1,4 +1,4 @@
-"""The reports of the last runs of this process, and which latent came from which run."""
+"""Keeps the reports of the last runs of this process, and finds the report of the run that made a latent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunHistory:
         self._made = WeakTensorKeyDictionary()
 
     def add(self, report: dict, latent: torch.Tensor, origins: Iterable[str] = ()) -> None:
-        """Keep a report, and remember the latent that the run returned and by what else it can be found."""
+        """Keeps a report, to be found by the latent that the run returned or by one of `origins`."""
         self._reports.append(report)
         self._origins.append(frozenset(origins))
         self._made[latent] = report
@@ -31,19 +31,19 @@ class RunHistory:
         return self._reports[-1] if self._reports else None
 
     def all(self) -> list[dict]:
-        """Every report that is kept, newest first."""
+        """All kept reports, newest first."""
         return list(reversed(self._reports))
 
     def find(self, run_id: str) -> dict | None:
-        """The report of this run, None if it is not kept."""
+        """The report of the run with this id, None if it is not kept."""
         return next((report for report in self._reports if report["run_id"] == run_id), None)
 
     def of(self, latent: object) -> dict | None:
-        """The report of the run that returned this very tensor, None where none did."""
+        """The report of the run that returned this very tensor, None if no run did."""
         return self._made.get(latent) if isinstance(latent, torch.Tensor) else None
 
     def made_by(self, origin: str) -> dict | None:
-        """The report of the newest run with this origin, None where there is none."""
+        """The report of the newest run with this origin, None without one."""
         runs = zip(reversed(self._reports), reversed(self._origins))
         return next((report for report, origins in runs if origin in origins), None)
 

@@ -1,6 +1,7 @@
-"""What a run did, written down while it happens: one `Ledger` per rank and job, put together by `run_report`.
+"""Records bytes, seconds, errors and codecs of a run: one `Ledger` per rank and job, merged by `run_report`.
 
-Seconds are wall seconds of the host, bytes are bytes put on links (an own chunk that stays where it is does not count).
+Seconds are wall seconds of the host. Bytes are bytes put on links; a rank's local shard, which stays where it is, does
+not count.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Record:
 
 @dataclass
 class _Shared:
-    """How often something was divided, how often not, and why not."""
+    """How often a kind of parallelism divided its work, how often it did not, and why not."""
 
     divided: int = 0
     whole: int = 0
@@ -44,7 +45,7 @@ class _Shared:
 
 
 class Ledger:
-    """What one rank did in one job. Not shared between threads."""
+    """The record of one rank in one job. Not shared between threads."""
 
     def __init__(self) -> None:
         self._calls: dict[int, _Record] = {}
@@ -54,36 +55,36 @@ class Ledger:
         self._corrections = 0
         self._totals = [0, 0]
         self.first_not_finite = ""
-        """Where NaN or Inf was first met in a tensor on its way; "" if nowhere."""
+        """Where a tensor to be sent, or one received, first held NaN or Inf; "" if none did."""
         self._warnings: dict[str, None] = {}
         self._asked: Counter[int] = Counter()
         self._shared: dict[str, _Shared] = {}
 
     def begin_call(self, index: int, sigma: float) -> None:
-        """Later records belong to model call `index` (from 0), made at noise level `sigma`."""
+        """Begins model call `index` (from 0) at noise level `sigma`; what is recorded from now on belongs to it."""
         self._current = self._calls.setdefault(index, _Record(sigma=float(sigma) if math.isfinite(sigma) else None))
 
     def sent(self, nbytes: int, nbytes_uncompressed: int) -> None:
-        """This rank put `nbytes` on links; at 16 bits per value the same tensors are `nbytes_uncompressed`."""
+        """Adds bytes that this rank sent; at 16 bits per value the same tensors have `nbytes_uncompressed`."""
         self._current.bytes_sent += int(nbytes)
         self._current.bytes_uncompressed += int(nbytes_uncompressed)
         self._totals[0] += int(nbytes)
         self._totals[1] += int(nbytes_uncompressed)
 
     def totals(self) -> tuple[int, int]:
-        """Bytes this rank has sent so far, and what they would be at 16 bits per value."""
+        """(bytes that this rank has sent so far, bytes of the same tensors at 16 bits per value)."""
         return self._totals[0], self._totals[1]
 
     def not_finite(self, place: str) -> None:
-        """A tensor that was to cross a link held NaN or Inf; the first such place is kept."""
+        """Records where a tensor that crosses a link held NaN or Inf; the first such place is kept."""
         self.first_not_finite = self.first_not_finite or place
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the wall seconds of the block to phase `name`.
+        """Adds the wall seconds of the `with` block to phase `name`.
 
-        Seconds of a phase inside a phase count for the inner one only, so the phases of a call add up to its time and
-        "model" around everything keeps what is not "encode", "decode" or "exposed": the compute.
+        In nested phases seconds count for the inner phase only. So the phases of a call add up to its time, and the
+        outermost phase, "model", keeps the seconds that are not "encode", "decode" or "exposed": the compute.
         """
         record = self._current
         self._inner_seconds.append(0.0)
@@ -99,15 +100,15 @@ class Ledger:
                 self._inner_seconds[-1] += elapsed
 
     def corrected(self) -> None:
-        """The ranks' latents differed at a call, and all took rank 0's."""
+        """Counts a call at which the ranks' latents differed, so that all took the latent of rank 0."""
         self._corrections += 1
 
     def hidden(self, seconds: float) -> None:
-        """Communication took `seconds` behind compute; nobody waited for it."""
+        """Adds seconds of communication that overlapped with compute, so that nobody waited for it."""
         self._current.hidden_seconds += seconds
 
     def stream_error(self, relative_error: float, bits: float, codec: str) -> None:
-        """One tensor was encoded: ||x - x_hat|| / ||x||, the bits sent per value, and the codec's name.
+        """Records an encoded tensor: ||x - x_hat|| / ||x||, the bits sent per value, and the codec's name.
 
         An error that is not finite becomes a warning and is left out.
         """
@@ -121,15 +122,15 @@ class Ledger:
             self.warn("The error of a compressed tensor is not a finite number.")
 
     def base_bytes(self, nbytes: int) -> None:
-        """Residual bases hold `nbytes` now; the largest value is kept."""
+        """Records that residual bases hold `nbytes` at present; the largest value is kept."""
         self._base_bytes = max(self._base_bytes, int(nbytes))
 
     def asked(self, conditions: int) -> None:
-        """The guider has asked for the predictions of so many conditions at once."""
+        """Counts a call in which the guider asked for the predictions of this many conditions at once."""
         self._asked[conditions] += 1
 
     def shared(self, kind: str, divided: bool, reason: str = "") -> None:
-        """What `kind` of parallelism divides has come by, and was `divided` or, for a `reason`, not."""
+        """Counts one opportunity for a `kind` of parallelism: whether it divided its work or, for a `reason`, not."""
         shared = self._shared.setdefault(kind, _Shared())
         shared.divided += divided
         shared.whole += not divided
@@ -141,7 +142,7 @@ class Ledger:
         self._warnings[sentence] = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; the order of the calls is that of their indices."""
+        """The record as plain JSON values, with the calls in order of their indices."""
         return {
             "calls": [{"index": index, **asdict(record)} for index, record in sorted(self._calls.items())],
             "outside": asdict(self._outside),
@@ -162,7 +163,7 @@ def _maximum(values: Sequence[float | None]) -> float | None:
 
 
 def _bits(records: Sequence[dict[str, Any]]) -> float:
-    """Mean bits per value of what was encoded; where nothing was, what the bytes say; 0 where nothing was sent."""
+    """Mean bits per value of the encoded tensors; without any, computed from the bytes; 0 if nothing was sent."""
     tensors = sum(record["tensors"] for record in records)
     if tensors:
         return sum(record["bits_sum"] for record in records) / tensors
@@ -171,7 +172,7 @@ def _bits(records: Sequence[dict[str, Any]]) -> float:
 
 
 def _codecs(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Encoded tensors by codec."""
+    """Number of encoded tensors by codec."""
     total: Counter[str] = Counter()
     for record in records:
         total.update(record["codecs"])
@@ -179,7 +180,7 @@ def _codecs(records: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Seconds per phase; what is left of "model" is called "compute"."""
+    """Seconds per phase; the rest of phase "model" is called "compute"."""
     total: dict[str, float] = {}
     for record in records:
         for name, seconds in record["seconds"].items():
@@ -205,16 +206,16 @@ def run_report(
     fallbacks: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The report of one run: what every rank's `Ledger.to_json()` says, put together. Plain JSON values, no NaN.
+    """The report of one run, merged from every rank's `Ledger.to_json()`. Plain JSON values, no NaN.
 
     Args:
         ledgers: one per rank, in rank order.
         devices: one per rank.
         strategy, compression, step_reuse: as chosen, in their JSON form.
-        seconds: of the whole job as the parent saw it; `sampling_seconds`: of the sampler alone.
+        seconds: of the whole job as the parent measured it; `sampling_seconds`: of the sampler alone.
         accepted: committed calls per round of step reuse; without it every call is a round of its own.
-    Bytes are sums over ranks. `exposed_seconds` and `hidden_seconds` are those of the rank that has most, because ranks
-    wait at the same time; `phases` has every rank's. Errors are the worst over ranks.
+    Bytes are sums over ranks. `exposed_seconds` and `hidden_seconds` are the maximum over ranks, because ranks wait at
+    the same time; `phases` has the seconds of every rank. Errors are the maximum over ranks.
     """
     per_rank = [[ledger["outside"], *ledger["calls"]] for ledger in ledgers]
     indices = sorted({call["index"] for ledger in ledgers for call in ledger["calls"]})

@@ -1,7 +1,7 @@
-"""What the runs of this process are doing now, and a word to whoever shows it.
+"""The state of the current runs of this process, with listeners for its changes and texts that describe it.
 
-One `LiveRun` per pool: the run that goes on, or the last one. Figures of a run that goes on are those of worker 0, the
-only ones that travel with its progress; once it is done, its report counts (see history.py).
+There is one `LiveRun` per pool: the current run, or the last one. The figures of a current run are those of worker 0,
+the only ones sent with its progress; once the run is done, its report counts (see history.py).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .history import runs
 log = logging.getLogger(__name__)
 
 LEAST_RATIO = 1.05
-"""From here on the result says how much less was sent."""
+"""From this effective ratio on the result line says how much less data was sent."""
 LEAST_SHOWN = 0.001
 
 
 @dataclass
 class LiveRun:
-    """A run as it can be told while it goes on.
+    """The progress of a run.
 
-    `outcome` is "" until it is "done", "failed" (then `error` says why) or "cancelled". `total` steps there will be; 0
-    where nobody knows. `seconds` are those of the sampler so far, `bytes_sent` and `bytes_uncompressed` those of worker
-    0. `rounds` and `ahead` belong to Step Reuse: rounds evaluated, and calls that were taken over from a round beyond
-    its first.
+    `outcome` is "" while the run goes on, then "done", "failed" (`error` says why) or "cancelled". `total` is the
+    number of steps, 0 if it is not known. `seconds` are those of the sampler so far, `bytes_sent` and
+    `bytes_uncompressed` those of worker 0. `rounds` and `ahead` belong to Step Reuse: the number of rounds evaluated,
+    and of calls that were accepted from a round beyond its first call.
     """
 
     pool: str
@@ -49,7 +49,7 @@ class LiveRun:
     result: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, seconds per step and the ratio of the bytes; None for a quotient that does not exist yet."""
+        """The fields, seconds per step and effective ratio; None for a quotient that does not exist yet."""
         return {
             **asdict(self),
             "seconds_per_step": self.seconds / self.step if self.step else None,
@@ -58,7 +58,7 @@ class LiveRun:
 
 
 class Live:
-    """The runs by pool, and the listeners. What a listener raises is logged: whoever looks on must not end a run."""
+    """The runs by pool, and the listeners. Exceptions of a listener are logged, so that a listener cannot end a run."""
 
     def __init__(self) -> None:
         self._runs: dict[str, LiveRun] = {}
@@ -66,11 +66,12 @@ class Live:
         self._telling = threading.RLock()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call `listener` at every change of a pool or a run, in the thread that changed it."""
+        """Calls `listener` at every change of a pool or a run, in the thread that changed it."""
         self._listeners.append(listener)
 
     def changed(self) -> None:
-        """A pool or a run is not what it was. One thread tells of it at a time, so that what is told last is so."""
+        """Calls the listeners after a change of a pool or a run. One thread calls them at a time, so that the state
+        that they see last is the current one."""
         with self._telling:
             for listener in self._listeners:
                 try:
@@ -88,7 +89,8 @@ class Live:
 
     @contextlib.contextmanager
     def run(self, run: LiveRun, cancelled: type[BaseException]) -> Iterator[LiveRun]:
-        """Tell about `run` until the block ends; `cancelled` is the exception that means that the user ended it."""
+        """Makes `run` the current run of its pool until the block ends; an exception of type `cancelled` means that the
+        user ended it."""
         self._runs[run.pool] = run
         self.changed()
         try:
@@ -103,12 +105,12 @@ class Live:
             self.changed()
 
     def again(self, run: LiveRun) -> None:
-        """The run begins anew, in another way: what it was so far counts no more."""
+        """Resets a run that begins anew in another way."""
         vars(run).update(vars(LiveRun(run.pool, run.workers, run.model)))
         self.changed()
 
     def step(self, run: LiveRun, step: int, total: int, figures: dict[str, Any]) -> None:
-        """Step `step` (from 1) of `total` (0: nobody knows) is done; `figures` are fields of `LiveRun`."""
+        """Records that step `step` (from 1) of `total` (0: not known) is done; `figures` are fields of `LiveRun`."""
         run.step, run.total = step, total
         for name, value in figures.items():
             setattr(run, name, value)
@@ -117,21 +119,21 @@ class Live:
 
 @functools.cache
 def live() -> Live:
-    """The one of this process."""
+    """The one `Live` of this process."""
     return Live()
 
 
 Said = tuple[str, dict[str, Any]]
-"""A text with {holes}, and what goes into them: so it can be said in other languages."""
+"""A text with {placeholders} and their values, so that the text can be translated."""
 
 
 def say(parts: list[Said], words: Mapping[str, str] | None = None) -> str:
-    """The parts in one line; `words` are translations by the English text."""
+    """The parts as one line; `words` has the translations by the English text."""
     return ", ".join((words or {}).get(text, text).format(**values) for text, values in parts)
 
 
 def result_line(report: dict[str, Any], words: Mapping[str, str] | None = None) -> str:
-    """A finished run in one line, with nothing in it that this run did not measure; `words` as for `say`.
+    """A finished run in one line, with only what this run measured; `words` as for `say`.
 
     "2 workers, 0.41 s per step, 6.9x less data sent, worst error 0.4 %".
     """
@@ -158,7 +160,7 @@ def _result(report: dict[str, Any]) -> list[Said]:
 
 
 def status_line(run: LiveRun, pool: dict[str, Any] | None, words: Mapping[str, str] | None = None) -> str:
-    """What a run is doing, in a few words; `pool` is the status of its pool, None where there is none (yet)."""
+    """The state of a run in a few words; `pool` is the status of its pool, None if there is none (yet)."""
     return say(status(run, pool), words)
 
 
@@ -177,7 +179,7 @@ def status(run: LiveRun, pool: dict[str, Any] | None) -> list[Said]:
 
 
 def _silent(pool: dict[str, Any] | None) -> list[Said]:
-    """The workers of a run that do not answer."""
+    """Texts about workers of a run that do not answer."""
     workers = pool["workers"] if pool else []
     silent = [(worker["rank"], worker["silent_seconds"]) for worker in workers if worker.get("silent_seconds")]
     text = "worker {rank} has not answered for {seconds} s"
@@ -185,7 +187,7 @@ def _silent(pool: dict[str, Any] | None) -> list[Said]:
 
 
 def _doing(run: LiveRun, pool: dict[str, Any] | None, steps: dict[str, int]) -> list[Said]:
-    """What a run that goes on does."""
+    """Texts about the progress of a current run."""
     if run.step:
         pace = ("{seconds} s per step", {"seconds": _short(run.seconds / run.step)})
         return [("Step {step} of {total}" if run.total else "Step {step}", steps), pace]
@@ -210,7 +212,7 @@ def _counted(count: int, one: str, more: str) -> Said:
 
 
 def _short(number: float) -> str:
-    """Two significant digits, never as 1e-05: "0.41", "12", "0.0032"."""
+    """A number with two significant digits, never as 1e-05: "0.41", "12", "0.0032"."""
     if 0 < number < LEAST_SHOWN:
         return f"below {LEAST_SHOWN}"
     return f"{number:.0f}" if number >= 9.95 else f"{number:.2g}"

@@ -1,4 +1,4 @@
-"""How different two pictures or two latents are.
+"""Metrics of the difference between two pictures or two latents: relative error, PSNR, SSIM.
 
 Legend: B batch, H height, W width, C channels. Pictures are ComfyUI's IMAGE, x_BHWC in 0..1.
 """
@@ -23,9 +23,9 @@ def _same_shape(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relative_error(x: Tensor, reference: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value of `reference`; any shape, equal in both.
+    """Largest absolute difference divided by the largest absolute value of `reference`; any shape, equal in both.
 
-    Two zero tensors differ by 0, anything else from a zero reference by infinity. Raises ValueError for unequal shapes.
+    0 for two zero tensors; infinity for other tensors against a zero reference. Raises ValueError for unequal shapes.
     """
     x, reference = _same_shape(x, reference)
     difference = (x - reference).abs().max().item()
@@ -46,7 +46,7 @@ def psnr(x: Tensor, reference: Tensor, peak: float = 1.0) -> float:
 
 
 def ssim(x_BHWC: Tensor, reference_BHWC: Tensor, peak: float = 1.0) -> float:
-    """Mean structural similarity, 1 for equal pictures, over all places a whole window fits.
+    """Mean structural similarity, 1 for equal pictures, over all positions where a whole window fits.
 
     Wang, Bovik, Sheikh, Simoncelli: Image quality assessment: from error visibility to structural similarity, 2004; the
     standard 11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03. Raises ValueError for unequal shapes and for

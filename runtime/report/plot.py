@@ -1,6 +1,6 @@
-"""One figure of a run's report: time per phase and worker; bytes, codecs and error per model call.
+"""Draws a run's report as one figure: time per phase and worker; bytes, codecs and error per model call.
 
-Drawn with matplotlib's object interface alone, so that nothing global changes in the process that draws.
+Uses matplotlib's object interface only, so that no global state of the process changes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WIDTH, _DPI = 9.0, 100
 def draw(report: dict[str, Any], codecs: Sequence[str]) -> Figure:
     """The figure of a report (see `run_report`), 900 pixels wide; it grows with the number of workers.
 
-    `codecs`: their names from coarse to exact, in which order they are stacked; others follow by name.
+    `codecs`: codec names from coarse to exact, the order in which they are stacked; others follow by name.
     """
     bars = 1.0 + 0.3 * report["workers"]
     figure = Figure(figsize=(_WIDTH, bars + 9.0), dpi=_DPI, layout="constrained", facecolor="white")
@@ -95,7 +95,7 @@ def _draw_bytes(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def _draw_bits(axes: Axes, report: dict[str, Any], order: Sequence[str]) -> None:
-    """The share of every codec in the tensors of a call, and over each bar the mean bits per value."""
+    """Draws the share of each codec in the tensors of a call, and above each bar the mean bits per value."""
     axes.set_title("Codecs of the tensors sent (above: mean bits per value)", loc="left", fontsize=10)
     counts = report["codecs_per_call"]
     total = Counter(name for call in counts for name in call)

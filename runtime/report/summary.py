@@ -1,4 +1,4 @@
-"""The report in plain words."""
+"""Describes a run's report in plain sentences: headline, traffic and a summary of a few lines."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def format_bytes(nbytes: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as a person would say them: "0.04 s", "6.4 s", "75 s"."""
+    """Seconds with a sensible number of digits: "0.04 s", "6.4 s", "75 s"."""
     return f"{seconds:.{0 if seconds >= 59.5 else 1 if seconds >= 0.95 else 2}f} s"
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 worker", "2 workers"."""
+    """A count with its noun: "1 worker", "2 workers"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def format_devices(devices: Sequence[str]) -> str:
-    """Devices in order with equal ones counted, many shortened: "cpu x 2", "cuda:0, cuda:1", "cuda:0 ... cuda:7"."""
+    """Devices in order, equal ones counted, long lists shortened: "cpu x 2", "cuda:0, cuda:1", "cuda:0 ... cuda:7"."""
     names = [device if count == 1 else f"{device} x {count}" for device, count in Counter(devices).items()]
     return ", ".join(names) if len(names) <= _MAX_DEVICES else f"{names[0]} ... {names[-1]}"
 
 
 def headline(report: dict[str, Any]) -> str:
-    """What ran, where and how long: one line. What ComfyUI does without the workers counts no calls."""
+    """One line with the model, the devices and the seconds. A run without the workers has no count of model calls."""
     if report["fallbacks"]:
         where = f"one device ({format_devices(report['devices'])}), without the workers"
         return f"{report['model']} on {where}: {format_seconds(report['sampling_seconds'])}"
@@ -49,7 +49,7 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def traffic(report: dict[str, Any]) -> str:
-    """What crossed the links: one line; "" where there were none."""
+    """One line about the bytes sent over links; "" for a run without the workers."""
     if report["fallbacks"]:
         return ""
     sent, ratio = report["bytes_sent"], report["effective_ratio"]
@@ -63,7 +63,7 @@ def traffic(report: dict[str, Any]) -> str:
 
 
 def summarize(report: dict[str, Any]) -> str:
-    """A few lines for a person: what ran, what was sent, the largest error, and every fallback and warning."""
+    """The report in a few lines: headline, traffic, the largest error, and every fallback and warning."""
     lines = [f"{line}." for line in (headline(report), traffic(report)) if line]
     if report["bytes_sent"]:
         lines.append(f"Workers waited {format_seconds(report['exposed_seconds'])} for links at most.")
