@@ -1,4 +1,4 @@
-"""Parallel Compare: how far two pictures are apart, and how long each took."""
+"""The node Parallel Compare: difference and PSNR of two pictures, and the seconds of the runs that made them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _distance(decibels: float, largest: float) -> str:
 
 
 def _run(name: str, text: str | None) -> dict[str, Any] | None:
-    """The report in `text`, the output of a Parallel Report; None where nothing is plugged in. Raises ValueError."""
+    """The report in `text`, the output of a Parallel Report; None if nothing is plugged in. Raises ValueError."""
     if text is None:
         return None
     try:
@@ -105,7 +105,7 @@ def _run(name: str, text: str | None) -> dict[str, Any] | None:
 
 
 def _seconds(run: dict[str, Any] | None, reference: dict[str, Any] | None) -> list[str]:
-    """One line for each run there is, and how many times as fast the first was if there are both."""
+    """One line per given run; for two, the speedup of the first, too. Raises ValueError if both are the same run."""
     lines = [
         f"{name}: {format_seconds(one['sampling_seconds'])} of sampling on {plural(one['workers'], 'worker')} "
         f"({format_devices(one['devices'])})."

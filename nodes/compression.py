@@ -1,4 +1,4 @@
-"""Residual Compression: what crosses a link gets smaller."""
+"""The node Residual Compression: how the tensors that workers exchange are compressed."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ DEFAULT = CompressionConfig()
 
 
 class CompactParallelCompression(io.ComfyNode):
-    """Chooses how what the workers exchange is compressed."""
+    """Chooses how the tensors that workers exchange are compressed."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -151,7 +151,7 @@ class CompactParallelCompression(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, mode: Any = None) -> bool | str:
-        """Before anything runs: is there such a mode, and are these its inputs?"""
+        """Checks, before anything runs, that the mode exists and has these inputs."""
         return verdict(cls, "mode")
 
     @classmethod
@@ -165,7 +165,7 @@ class CompactParallelCompression(io.ComfyNode):
         mode: dict | None = None,
         **idle: Any,
     ) -> io.NodeOutput:
-        """`idle` are inputs of modes that are not chosen."""
+        """`idle` has the inputs of modes that are not chosen; they are ignored."""
         config = CompressionConfig(
             predictor=predictor,
             error_feedback=error_feedback,

@@ -1,4 +1,4 @@
-"""The vocabulary of the tiny demo model and its encoding; needs torch only, so that trainers can import it."""
+"""The vocabulary of the tiny demo model and its one-hot encoding. Needs only torch, so that training can import it."""
 
 import torch
 
@@ -17,7 +17,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 REGISTERS = 3
-"""Blank tokens after the attributes; they give the text stream some room and make its length 8."""
+"""Blank tokens after the attributes; they give the text stream some room and make its length 8 tokens."""
 
 TOKENS = len(ATTRIBUTES) + REGISTERS
 _SIZES = [1 + len(values) for values in ATTRIBUTES.values()]
@@ -41,7 +41,7 @@ def choices_to_indices(**choices: str) -> torch.Tensor:
 
 
 def encode(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encodes attribute indices [B, 5] (0 = "any") as what the tiny model was trained on.
+    """Encodes attribute indices [B, 5] (0 = "any") as the conditioning that the tiny model was trained on.
 
     Returns:
         tokens [B, TOKENS, CONTEXT_DIM]: one one-hot token per attribute, then the registers.

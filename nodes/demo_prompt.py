@@ -1,4 +1,4 @@
-"""A prompt for the tiny demo model: attributes instead of text, so the demo needs no text encoder."""
+"""The node Tiny Picture Prompt: attributes instead of text, so the demo needs no text encoder."""
 
 from comfy_api.latest import io
 

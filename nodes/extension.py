@@ -1,4 +1,4 @@
-"""What ComfyUI loads: the nodes, the routes, and the folder with the tiny demo model."""
+"""The ComfyUI extension of this pack: registers its nodes, routes and hooks, and the folder of the tiny demo model."""
 
 import logging
 from pathlib import Path
@@ -29,10 +29,11 @@ MODELS = Path(__file__).resolve().parent.parent / "workflows" / "models"
 
 
 class CompactParallelExtension(ComfyExtension):
-    """The pack."""
+    """The pack as a ComfyUI extension."""
 
     async def on_load(self) -> None:
-        """Make the tiny demo model visible to the stock loaders, add our routes, tell browsers of changes."""
+        """Makes the tiny demo model visible to the stock loaders, warns of internals of ComfyUI that do not fit, applies
+        the settings, and adds routes, browser events, translations and validation."""
         for kind in ("diffusion_models", "vae"):
             folder_paths.add_model_folder_path(kind, str(MODELS / kind))
         for misfit in misfits():
@@ -60,5 +61,5 @@ class CompactParallelExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> CompactParallelExtension:
-    """ComfyUI's way in."""
+    """The entry point that ComfyUI calls."""
     return CompactParallelExtension()

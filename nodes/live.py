@@ -1,4 +1,4 @@
-"""Tells the browser what pools and runs are doing: the panel over ComfyUI's websocket, and a line on Parallel Model."""
+"""Sends the state of pools and runs to the browser: to the panel by websocket, and as a text on Parallel Model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NODE_TYPE = "CompactParallelModel"
 
 
 def pool_view(pool: Pool) -> dict[str, Any]:
-    """A pool's status, the memory of its processes, and its current or last run (None before the first)."""
+    """A pool's status with the memory of its processes and its current or last run (None before the first)."""
     seen = pool.status()
     for worker in seen["workers"]:
         worker["process_bytes"] = _process_bytes(worker["pid"])
@@ -35,7 +35,7 @@ def pool_view(pool: Pool) -> dict[str, Any]:
 
 
 def pool_views() -> list[dict[str, Any]]:
-    """Every pool, as the panel shows it."""
+    """The view of every pool, for the panel."""
     return [pool_view(pool) for pool in pools().all()]
 
 
@@ -46,7 +46,7 @@ def _process_bytes(pid: int | None) -> int | None:
 
 
 def nearest_parallel_model(prompt: Any, node: str) -> str | None:
-    """The id of the Parallel Model that a node of a running prompt (DynamicPrompt) is fed by, None without one."""
+    """The id of the nearest Parallel Model upstream of a node of a running prompt (DynamicPrompt), None without one."""
     waiting, seen = [node], {node}
     while waiting:
         found = waiting.pop(0)
@@ -64,7 +64,7 @@ def nearest_parallel_model(prompt: Any, node: str) -> str | None:
 
 @dataclass
 class _Line:
-    """The line of one run: on which node, for which browser, in which words, and what it says."""
+    """The text about one run on its node: node id, browser (client id), translations and the text last sent."""
 
     run: LiveRun
     node: str | None
@@ -74,14 +74,14 @@ class _Line:
 
 
 class Forwarder:
-    """Sends every change to the browsers."""
+    """A listener of `Live` that sends every change to the browsers."""
 
     def __init__(self, server: PromptServer) -> None:
         self._server = server
         self._lines: dict[str, _Line] = {}
 
     def __call__(self) -> None:
-        """Pools or runs are not what they were. Any thread may call it."""
+        """Sends the state after a change of a pool or a run. Any thread may call it."""
         if self._server.loop.is_closed():  # ComfyUI ends, and its pools with it
             return
         latest = runs().latest()
@@ -94,7 +94,7 @@ class Forwarder:
         line = self._lines.get(run.pool)
         if line is None or line.run is not run:
             context = get_executing_context()
-            if context is None:  # the thread that runs it, which knows the node, tells of it soon
+            if context is None:  # the thread that executes the node, which knows its id, will call this soon
                 return
             node = nearest_parallel_model(get_progress_state().dynprompt, context.node_id)
             line = self._lines[run.pool] = _Line(run, node, self._server.client_id, words_of(stored(LANGUAGE, "en")))
@@ -106,5 +106,5 @@ class Forwarder:
 
 
 def forward_events(server: PromptServer) -> None:
-    """From now on, browsers are told of every change."""
+    """Registers a `Forwarder`, so that browsers are told of every change."""
     live().listen(Forwarder(server))

@@ -1,6 +1,6 @@
-"""The pack's translations: what ComfyUI tells browsers at /i18n, with those of web/locales added.
+"""Adds the pack's translations in web/locales to ComfyUI's answer at /i18n.
 
-ComfyUI itself looks for them in a folder of the pack's top level; this pack keeps all that is for browsers in web/.
+ComfyUI itself looks for translations in a folder at the pack's top level; this pack keeps all browser files in web/.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROUTES = ("/i18n", "/api/i18n")
 
 @functools.cache
 def translations() -> dict[str, dict[str, Any]]:
-    """By language: what main.json has, and nodeDefs and settings from the files of these names."""
+    """By language: the content of main.json, and nodeDefs and settings from the files of these names."""
     found: dict[str, dict[str, Any]] = {}
     for folder in LOCALES.iterdir():
         files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
@@ -28,12 +28,12 @@ def translations() -> dict[str, dict[str, Any]]:
 
 
 def words_of(language: str) -> dict[str, str]:
-    """Translations of what the pack says to users, by the English text; empty for English."""
+    """Translations of the pack's messages, by the English text; empty for English."""
     return translations().get(language, {}).get("compactParallel", {})
 
 
 def merged(first: Any, second: Any) -> Any:
-    """Two nested dicts in one; where both have a value, the second's."""
+    """Two nested dicts merged; where both have a value, the second's is taken."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return second
     shared = {key: merged(first[key], second[key]) for key in first.keys() & second.keys()}
@@ -42,7 +42,7 @@ def merged(first: Any, second: Any) -> Any:
 
 @web.middleware
 async def add_translations(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Adds ours to what ComfyUI answers at /i18n."""
+    """Middleware that adds this pack's translations to ComfyUI's answer at /i18n."""
     answer = await handler(request)
     if request.path not in ROUTES or not isinstance(answer, web.Response) or answer.status != 200:
         return answer

@@ -1,4 +1,4 @@
-"""Parallel Model: the one node a workflow needs."""
+"""The node Parallel Model, the only one that a workflow needs: makes a MODEL sample on a pool of workers."""
 
 import importlib
 import logging
@@ -84,12 +84,12 @@ class CompactParallelModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, strategy: Any = None) -> bool | str:
-        """Before anything runs: do the degrees go with the workers, and with Step Reuse?"""
+        """Checks, before anything runs, that the degrees fit the number of workers and Step Reuse."""
         return verdict(cls, "strategy", _wrong_together)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> str:
-        """A run after other default devices were set is another run."""
+        """The default devices of the settings, so that ComfyUI runs the node again after they change."""
         return str(stored(DEFAULT_DEVICES, ""))
 
     @classmethod
@@ -148,6 +148,6 @@ def _wrong_together(inputs: Inputs) -> str:
 
 
 def _not_here(config: ParallelConfig) -> str:
-    """What the installed ComfyUI has against this, whatever the model is."""
+    """Why the installed ComfyUI cannot run this configuration, whatever the model; "" if it can."""
     misfit = against(EVERYTHING)
     return _not_at_all(misfit) if misfit else refusal(config.strategy.degrees_set())

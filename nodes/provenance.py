@@ -1,4 +1,4 @@
-"""Which run made a latent, and what other nodes did to it since."""
+"""Finds the run that made a latent, and the nodes that changed the latent since."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..runtime.comfy.seam import EVERYTHING
 from ..runtime.job.workflow import Place, origin
 from ..runtime.report.history import runs
 
-# What a link may be to carry a latent on; the others are those of nodes that pass on whatever they are given.
+# Output types that may carry a latent; besides LATENT those of nodes that pass on whatever they are given.
 _CARRIERS = ("LATENT", "*", "COMFY_MATCHTYPE_V3")
 
 
 def report_of(samples: Any, place: Place | None) -> dict[str, Any]:
-    """The report of the run that `samples` came from; `place` is where the node is that asks.
+    """The report of the run that `samples` came from; `place` is the node that asks.
 
     A tensor that no run returned (the second output of SamplerCustomAdvanced, a latent that another node changed) is
-    traced back along the latents of the workflow; what changed it on the way becomes a warning.
-    Raises ValueError where it did not come from a run, or from several.
+    traced back along the latents of the workflow; the nodes that changed it on the way become a warning.
+    Raises ValueError if it came from no run, or from several.
     """
     if (report := runs().of(samples)) is not None:
         return report
@@ -51,7 +51,7 @@ def report_of(samples: Any, place: Place | None) -> dict[str, Any]:
 
 
 def _behind(place: Place) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """The nearest runs on the ways that latents come to a node, each with the nodes in between."""
+    """The nearest runs upstream of a node along its latents, each with the nodes in between."""
     prompt = place.prompt
     waiting = [(source, ()) for source in _latents(prompt, place.node)]
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Parallel Report: what the run that made a latent did."""
+"""The node Parallel Report: plot, summary and JSON of the run that made a latent."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the web panel and scripts can ask of the pools and the runs, on ComfyUI's own server."""
+"""The /parallel HTTP routes on ComfyUI's server, through which the web panel and scripts access pools and runs."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ async def _list_pools(request: web.Request) -> web.Response:
 
 
 async def _act(request: web.Request) -> web.Response:
-    """Start, restart or stop a pool; answers with its status. The unnamed pool is called "default" here."""
+    """Starts, restarts or stops a pool; answers with its status. The unnamed pool is called "default" here."""
     name = request.match_info["name"]
     pool = pools().find("" if name == "default" else name)
     if pool is None:
@@ -40,7 +40,7 @@ async def _act(request: web.Request) -> web.Response:
     loop = asyncio.get_running_loop()
 
     def check_interrupt() -> None:
-        if not loop.is_running():  # Python would not end before this thread does
+        if not loop.is_running():  # Python waits for this thread before it ends
             raise PoolError("ComfyUI ended while the workers started.")
 
     try:
@@ -58,7 +58,7 @@ async def _latest_run(request: web.Request) -> web.Response:
 
 
 async def _list_runs(request: web.Request) -> web.Response:
-    """The reports of the last runs, newest first; their one-line result in the language that is asked for."""
+    """The reports of the last runs, newest first, each with a one-line result in the requested language."""
     words = words_of(request.query.get("language", "en"))
     return web.json_response([{**report, "result": result_line(report, words)} for report in runs().all()])
 
@@ -79,7 +79,7 @@ async def _plot(request: web.Request) -> web.Response:
 
 
 async def _settings(request: web.Request) -> web.Response:
-    """GET: {"idle_minutes"} of the pools; POST: the same, takes effect at once for every pool."""
+    """GET answers {"idle_minutes"} of the pools; POST sets it, at once for every pool."""
     if request.method == "POST":
         asked = await request.json()
         try:
@@ -90,7 +90,7 @@ async def _settings(request: web.Request) -> web.Response:
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """Add the /parallel routes to ComfyUI's."""
+    """Adds the /parallel routes to ComfyUI's."""
     routes.get("/parallel/pools")(_list_pools)
     routes.post(f"/parallel/pools/{{name}}/{{action:{'|'.join(ACTIONS)}}}")(_act)
     routes.get("/parallel/runs/latest")(_latest_run)

@@ -1,4 +1,4 @@
-"""The pack's settings, where ComfyUI keeps its own: its dialog writes them, every run reads them, browser or not."""
+"""Reads the pack's settings from ComfyUI's settings file, which its dialog writes; headless runs read them, too."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ DEFAULT_DEVICES = "CompactParallel.DefaultDevices"
 LANGUAGE = "Comfy.Locale"
 MOST_IDLE_MINUTES = 7 * 24 * 60
 _USER = "default"
-"""Workers serve everybody, so with --multi-user, too, there is one set of these settings."""
+"""The user whose settings are read. Workers serve all users, so even with --multi-user there is one set."""
 
 
 def stored(name: str, default: Any) -> Any:
-    """A setting as it was last saved; `default` where nobody has changed it."""
+    """A setting as it was last saved; `default` if it was never changed."""
     try:
         text = Path(folder_paths.get_public_user_directory(_USER), "comfy.settings.json").read_text(encoding="utf-8")
         return json.loads(text).get(name, default)
-    except (OSError, ValueError):  # no file yet, or one that ComfyUI takes for empty, too
+    except (OSError, ValueError):  # no file yet, or one that ComfyUI also treats as empty
         return default
 
 
 def default_pool() -> PoolConfig:
-    """The pool of a Parallel Model that none is plugged into. Raises ConfigError, also for absent devices."""
+    """The pool of a Parallel Model with none plugged in. Raises ConfigError, also for devices that do not exist."""
     try:
         pool = PoolConfig(devices=str(stored(DEFAULT_DEVICES, PoolConfig().devices)))
         devices_of(ParallelConfig(pool=pool))
@@ -43,7 +43,7 @@ def default_pool() -> PoolConfig:
 
 
 def set_idle_minutes(minutes: Any) -> None:
-    """After how many minutes without work pools stop, from now on. Raises ConfigError."""
+    """Sets after how many minutes without work pools stop. Raises ConfigError."""
     if not isinstance(minutes, int | float) or not 0 < minutes <= MOST_IDLE_MINUTES:
         raise ConfigError(f"idle_minutes is {minutes!r}; it must be a number above 0 and at most {MOST_IDLE_MINUTES}.")
     pools().idle_seconds = minutes * 60.0
@@ -52,7 +52,7 @@ def set_idle_minutes(minutes: Any) -> None:
 
 
 def apply_settings() -> None:
-    """What ComfyUI's start applies of what was saved."""
+    """Applies the saved idle time when ComfyUI starts."""
     try:
         set_idle_minutes(stored(IDLE_MINUTES, pools().idle_seconds / 60))
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Step Reuse: neighbouring steps at the same time."""
+"""The node Step Reuse: how many neighbouring calls of the sampler are evaluated at the same time."""
 
 from typing import Any
 
@@ -100,10 +100,10 @@ class CompactParallelStepReuse(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, mode: Any = None) -> bool | str:
-        """Before anything runs: is there such a mode, and are these its inputs?"""
+        """Checks, before anything runs, that the mode exists and has these inputs."""
         return verdict(cls, "mode")
 
     @classmethod
     def execute(cls, mode: dict | None = None, **idle: Any) -> io.NodeOutput:
-        """`idle` are inputs of modes that are not chosen."""
+        """`idle` has the inputs of modes that are not chosen; they are ignored."""
         return io.NodeOutput(StepReuseConfig(**chosen(mode, "off")))

@@ -1,4 +1,4 @@
-"""Parallel Strategy: how the workers share one model call."""
+"""The node Parallel Strategy: the degrees of parallelism."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def _degree(name: str, tooltip: str) -> io.Int.Input:
 
 
 class CompactParallelStrategy(io.ComfyNode):
-    """Chooses the degrees of parallelism, or leaves them to the job."""
+    """Sets the degrees of parallelism, or has them chosen for each job."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -101,12 +101,12 @@ class CompactParallelStrategy(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, mode: Any = None) -> bool | str:
-        """Before anything runs: is there such a mode, and are these its inputs?"""
+        """Checks, before anything runs, that the mode exists and has these inputs."""
         return verdict(cls, "mode")
 
     @classmethod
     def execute(
         cls, weights: str = WEIGHTS[0], overlap: bool = True, mode: dict | None = None, **idle: Any
     ) -> io.NodeOutput:
-        """`idle` are inputs of modes that are not chosen."""
+        """`idle` has the inputs of modes that are not chosen; they are ignored."""
         return io.NodeOutput(StrategyConfig(weights=weights, overlap=overlap, **chosen(mode, "auto")))

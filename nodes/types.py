@@ -1,4 +1,4 @@
-"""The types of the links between our nodes. What travels on them are the config dataclasses of runtime/config.py."""
+"""The link types between the nodes of this pack. Their values are the config dataclasses of runtime/config.py."""
 
 from comfy_api.latest import io
 
@@ -11,5 +11,5 @@ CATEGORY = "parallel"
 
 
 def chosen(mode: dict | None, default: str) -> dict:
-    """What a DynamicCombo called mode chose. ComfyUI gives None for what a saved workflow does not have."""
+    """The values of a DynamicCombo called mode. ComfyUI gives None for inputs that a saved workflow does not have."""
     return {name: value for name, value in (mode or {"mode": default}).items() if value is not None}

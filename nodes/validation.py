@@ -1,7 +1,8 @@
-"""Judges what a workflow asks of our nodes before any node of it runs, so that ComfyUI refuses it with the sentence.
+"""Validates the inputs of this pack's nodes before a workflow runs, so that ComfyUI refuses it with a clear sentence.
 
-ComfyUI itself checks every value against its range and choices, and leaves out in silence what a node does not know.
-Here is what it cannot see: choices and inputs that do not exist (any more), and values that do not go together.
+ComfyUI itself checks every value against its range and choices, and silently drops inputs that a node does not know.
+This module finds what ComfyUI does not see: choices and inputs that do not exist (any more), and values that do not go
+together.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ Inputs = dict[str, Any]
 """A node's inputs as in API form: "mode" and "mode.codec"; a link is a list [node, output]."""
 
 SHOWN_ONLY = "$$"
-"""How ComfyUI's browser names what it only shows on a node."""
+"""Prefix of the inputs that ComfyUI's front end only shows on a node."""
 
 _prompt: ContextVar[dict[str, Any] | None] = ContextVar("prompt", default=None)
 
 
 def remember(request: dict[str, Any]) -> dict[str, Any]:
-    """ComfyUI's on-prompt handler: what follows in this task is the validation of this request's workflow."""
+    """ComfyUI's on-prompt handler: keeps the workflow, whose validation follows in the same task."""
     _prompt.set(request.get("prompt"))
     return request
 
 
 @web.middleware
 async def forget(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Connections serve many requests in one task: what one of them asked is none of the next one's business."""
+    """Middleware that drops the workflow of the last request, because one task serves all requests of a connection."""
     _prompt.set(None)
     return await handler(request)
 
 
 def verdict(node_class: type[io.ComfyNode], shown_at: str, *checks: Callable[[Inputs], str]) -> bool | str:
-    """What a node's validate_inputs returns: True, or the sentence of the first thing that is wrong.
+    """The result of a node's validate_inputs: True, or the sentence of the first error.
 
-    ComfyUI shows the sentence at the input `shown_at`, which is the one its validate_inputs takes. Where the workflow
-    does not have that input ComfyUI ignores what is returned, so there the sentence is raised as ConfigError.
+    ComfyUI shows the sentence at the input `shown_at`, which is the one that the node's validate_inputs takes. If the
+    workflow does not have that input, ComfyUI ignores the result, so the sentence is raised as ConfigError.
     """
     context = get_executing_context()
-    if context is None or _prompt.get() is None:  # somebody else's validation, of which ComfyUI did not tell us
+    if context is None or _prompt.get() is None:  # called outside of a request, so the workflow is not known
         return True
     inputs = _node(context.node_id).get("inputs", {})
     sentence = next(filter(None, (check(inputs) for check in (_Unknown(node_class), *checks))), "")
@@ -56,7 +57,7 @@ def verdict(node_class: type[io.ComfyNode], shown_at: str, *checks: Callable[[In
 
 
 def plugged(inputs: Inputs, name: str, node_class: type[io.ComfyNode]) -> Any:
-    """What the node behind the link `name` will give. Raises Untold where that shows only once it runs."""
+    """The output of the node behind the link `name`. Raises Untold if it is known only once that node runs."""
     source = _node(inputs[name][0]) if isinstance(inputs[name], list) else {}
     if source.get("class_type") != node_class.define_schema().node_id:
         raise Untold
@@ -76,7 +77,7 @@ def plugged(inputs: Inputs, name: str, node_class: type[io.ComfyNode]) -> Any:
 
 
 class Untold(Exception):
-    """What a node will be given is not known before the workflow runs."""
+    """The value of an input is not known before the workflow runs."""
 
 
 def _node(number: str) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _node(number: str) -> dict[str, Any]:
 
 
 def _dynamic(node_class: type[io.ComfyNode]) -> dict[str, dict[str, list[str]]]:
-    """The names of the inputs that each choice of each DynamicCombo brings."""
+    """The names of the inputs of each choice of each DynamicCombo."""
     return {
         one.id: {option.key: [f"{one.id}.{inner.id}" for inner in option.inputs] for option in one.options}
         for one in node_class.define_schema().inputs
@@ -93,7 +94,7 @@ def _dynamic(node_class: type[io.ComfyNode]) -> dict[str, dict[str, list[str]]]:
 
 
 class _Unknown:
-    """The check for choices and inputs that a node does not have."""
+    """The check that finds choices and inputs that a node does not have."""
 
     def __init__(self, node_class: type[io.ComfyNode]) -> None:
         self._schema = node_class.define_schema()

@@ -1,4 +1,4 @@
-"""Parallel Worker Pool: which processes there are."""
+"""The node Parallel Worker Pool: the devices of the worker processes."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ class CompactParallelPool(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, devices: Any = None) -> bool | str:
-        """Before anything runs: are there such devices, and can the backend use them?"""
+        """Checks, before anything runs, that the devices exist and the backend can use them."""
         return verdict(cls, "devices", _wrong_devices)
 
     @classmethod
