@@ -32,8 +32,8 @@ class CompactParallelExtension(ComfyExtension):
     """The pack as a ComfyUI extension."""
 
     async def on_load(self) -> None:
-        """Makes the tiny demo model visible to the stock loaders, warns of internals of ComfyUI that do not fit, applies
-        the settings, and adds routes, browser events, translations and validation."""
+        """Makes the tiny demo model visible to the stock loaders, warns of internals of ComfyUI that do not fit,
+        applies the settings, and adds routes, browser events, translations and validation."""
         for kind in ("diffusion_models", "vae"):
             folder_paths.add_model_folder_path(kind, str(MODELS / kind))
         for misfit in misfits():

@@ -36,9 +36,9 @@ except ModuleNotFoundError as error:
 Workflow = dict[str, Any]
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _HEARTBEAT_SECONDS = 120
-"""How often an idle connection is tried; a server that is busy loading a model answers late."""
+"""Interval of the websocket's heartbeat; long, because a server that is busy loading a model answers late."""
 _ANSWER_SECONDS = 120
-"""For as long a server may be silent that was asked something."""
+"""Timeout of an HTTP request while the server sends nothing."""
 
 
 class ClientError(Exception):
@@ -46,7 +46,7 @@ class ClientError(Exception):
 
 
 class Refused(ClientError):
-    """The server did not accept the workflow; the message has every reason it gave."""
+    """The server did not accept the workflow; the message has all its reasons."""
 
 
 class Interrupted(ClientError):
@@ -58,7 +58,7 @@ class ConnectionLost(ClientError):
 
 
 class NodeError(ClientError):
-    """A node raised: its id, its class, the kind and text of the error, and the server's traceback."""
+    """A node raised an error. Holds its id, its class, the type and text of the error, and the server's traceback."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.node: str = data["node_id"]
@@ -71,14 +71,14 @@ class NodeError(ClientError):
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened at `seconds` (time.perf_counter of this client)."""
+    """An event of a workflow; `seconds` is the time.perf_counter of this client."""
 
     seconds: float = field(default_factory=time.perf_counter, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Executing(Event):
-    """A node began; None: the workflow ended."""
+    """A node began; with None the workflow ended."""
 
     node: str | None
 
@@ -109,7 +109,7 @@ class Preview(Event):
 
 @dataclass(frozen=True)
 class Executed(Event):
-    """An output node has shown something, for instance {"images": [...]}."""
+    """An output node gave its output, for instance {"images": [...]}."""
 
     node: str
     output: dict[str, Any]
@@ -117,7 +117,7 @@ class Executed(Event):
 
 @dataclass(frozen=True)
 class Result:
-    """A finished workflow: all its events, and what its output nodes showed, by node id."""
+    """A finished workflow: all its events, and the output of its output nodes by node id."""
 
     prompt_id: str
     events: list[Event]
@@ -128,15 +128,15 @@ class Result:
         return self.outputs[node][kind]
 
     def text(self, node: str) -> str:
-        """What a "Preview as Text" node shows."""
+        """The text that a "Preview as Text" node shows."""
         return self.outputs[node]["text"][0]
 
     def cached(self) -> set[str]:
-        """Nodes that did not run."""
+        """Ids of the nodes that did not run because their outputs were cached."""
         return {node for event in self.events if isinstance(event, Cached) for node in event.nodes}
 
     def node_seconds(self, node: str) -> float:
-        """Wall seconds from the start of a node to the start of what follows.
+        """Wall seconds from the start of a node to the start of the next one.
 
         Raises ClientError if the node did not run, for instance because its output was cached.
         """
@@ -184,9 +184,9 @@ class Client:
         return data["prompt_id"]
 
     async def events(self, prompt_id: str) -> AsyncIterator[Event]:
-        """Yields what happens to a queued workflow until it has ended.
+        """Yields the events of a queued workflow until it has ended.
 
-        Raises NodeError, Interrupted or ConnectionLost where that is the end.
+        Raises NodeError, Interrupted or ConnectionLost if it ends that way.
         """
         failure: ClientError | None = None
         async for message in self._socket:
@@ -229,7 +229,7 @@ class Client:
         return await self.wait(await self.queue(workflow, **extra_data), on_event)
 
     async def cancel(self, prompt_id: str) -> None:
-        """Asks the server to stop a workflow, whether it runs or waits."""
+        """Asks the server to stop a workflow, whether it runs or is queued."""
         await self._post("/interrupt", {"prompt_id": prompt_id})
         await self._post("/queue", {"delete": [prompt_id]})
 
@@ -238,9 +238,9 @@ class Client:
         await self._post("/free", {"unload_models": True, "free_memory": True})
 
     async def upload(self, file: Path) -> str:
-        """Puts a file into the server's input folder, over one of the same name; returns its name there.
+        """Puts a file into the server's input folder, replacing one of the same name; returns its name there.
 
-        Raises ClientError, or OSError where the file cannot be read.
+        Raises ClientError, or OSError if the file cannot be read.
         """
         form = aiohttp.FormData({"overwrite": "true"})
         form.add_field("image", file.read_bytes(), filename=file.name)
@@ -250,13 +250,13 @@ class Client:
             return (await answer.json())["name"]
 
     async def _is_forgotten(self, prompt_id: str) -> bool:
-        """Whether the server neither runs a workflow, nor will, nor has: it was deleted while it waited."""
+        """Whether a workflow is neither in the server's queue nor in its history: it was removed from the queue."""
         queue = await self.get("/queue")
         waiting = {item[1] for item in (*queue["queue_running"], *queue["queue_pending"])}
         return prompt_id not in waiting and prompt_id not in await self.get(f"/history/{prompt_id}")
 
     async def history(self, prompt_id: str) -> dict[str, Any]:
-        """What the server remembers of a workflow that has ended."""
+        """The server's history entry of a workflow that has ended."""
         return (await self.get(f"/history/{prompt_id}"))[prompt_id]
 
     async def get(self, path: str) -> Any:
@@ -293,9 +293,9 @@ def _event(kind: str, data: dict[str, Any]) -> Event | None:
 
 
 def _preview(message: bytes) -> Preview | None:
-    """A binary message: its kind, then the picture's format, or the length of its metadata and these, then the picture.
+    """The preview in a binary message; None if it holds no preview.
 
-    None for what is no preview.
+    Layout: kind; then the picture's format, or the length of the metadata and the metadata; then the picture.
     """
     kind, number = struct.unpack_from(">II", message)
     if kind == _PREVIEW:
@@ -306,7 +306,7 @@ def _preview(message: bytes) -> Preview | None:
 
 
 def _reasons(data: dict[str, Any]) -> str:
-    """What the server says about a workflow that it does not accept, as sentences."""
+    """The server's reasons for refusing a workflow, as sentences."""
     error = data["error"]
     reasons = [error if isinstance(error, str) else f"{error['message']} {error['details']}".strip()]
     for node, found in data.get("node_errors", {}).items():

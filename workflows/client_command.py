@@ -50,7 +50,7 @@ _CODES = {Refused: REFUSED, NodeError: NODE_ERROR, Interrupted: INTERRUPTED, Con
 
 
 class WrongUsage(Exception):
-    """The command cannot do this; nothing was queued."""
+    """The command line cannot be carried out; nothing was queued."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _until_a_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Does the work, and cancels it where it waits when Ctrl+C or SIGTERM comes.
+    """Awaits `work`, and cancels it at its current await on Ctrl+C or SIGTERM.
 
     Python's own handler raises KeyboardInterrupt wherever the code happens to be. Within a coroutine that is not a
     cancellation: it would end the command and leave the workflow running on the server.
@@ -144,7 +144,7 @@ async def _run(asked: argparse.Namespace) -> None:
 
 
 def load(path: Path) -> Workflow:
-    """The workflow in a file. Raises WrongUsage unless it is one in API form."""
+    """Loads a workflow from a file. Raises WrongUsage unless it is in API form."""
     try:
         workflow = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -160,7 +160,7 @@ def load(path: Path) -> Workflow:
 
 
 async def _follow(client: Client, workflow: Workflow, bar: _Bar) -> tuple[list[dict], dict[str, dict]]:
-    """Runs a workflow and shows its progress. Returns the reports of its parallel runs and what its outputs showed."""
+    """Runs a workflow and shows its progress. Returns the reports of its parallel runs and its nodes' outputs."""
     prompt_id = await client.queue(workflow)
     try:
         async for event in client.events(prompt_id):
@@ -175,7 +175,7 @@ async def _follow(client: Client, workflow: Workflow, bar: _Bar) -> tuple[list[d
 
 
 async def _runs(client: Client) -> list[dict[str, Any]]:
-    """The parallel runs that the server remembers, newest first; none where it does not have this pack."""
+    """The reports of the parallel runs that the server keeps, newest first; empty if it does not have this pack."""
     try:
         return await client.get("/parallel/runs")
     except ClientError:
@@ -183,7 +183,7 @@ async def _runs(client: Client) -> list[dict[str, Any]]:
 
 
 async def _save(client: Client, workflow: Workflow, outputs: dict[str, dict], folder: Path) -> None:
-    """Saves the files that nodes made, in their subfolders, and the texts that they showed, and prints where."""
+    """Saves the files (in their subfolders) and texts that output nodes gave, and prints their paths."""
     for node, shown in outputs.items():
         for kind, entries in shown.items():
             files = [entry for entry in entries if isinstance(entry, dict) and "filename" in entry]
@@ -195,7 +195,7 @@ async def _save(client: Client, workflow: Workflow, outputs: dict[str, dict], fo
 
 
 def inside(folder: Path, file: dict[str, str]) -> Path:
-    """Where a file of the server goes, never outside of `folder`. Raises ClientError."""
+    """The path in `folder` where a file of the server is saved. Raises ClientError if it would be outside."""
     path = PurePosixPath(file.get("subfolder", "").replace("\\", "/"), file["filename"].replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in str(path):
         raise ClientError(f"The server names a file outside of its folder: {path}.")
@@ -209,7 +209,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class _Bar:
-    """A line per node that counts, on standard error."""
+    """Shows a progress bar, on standard error, for each node that reports progress."""
 
     def __init__(self, workflow: Workflow, *, disable: bool) -> None:
         self._workflow = workflow
@@ -218,7 +218,7 @@ class _Bar:
         self._bar: tqdm | None = None
 
     def show(self, event: Event) -> None:
-        """Moves the bar where the event says."""
+        """Updates the bar for an event."""
         if isinstance(event, Executing):
             self.close()
         elif isinstance(event, Progress):
@@ -227,14 +227,14 @@ class _Bar:
                 name = title_of(self._workflow, event.node) if event.node in self._workflow else event.node
                 self._bar = tqdm(total=event.maximum, desc=name, disable=self._disable)
                 self._node = event.node
-            # ComfyUI counts no further than it said at first; a node that goes on (dpm_adaptive) tells its end again.
+            # ComfyUI never counts beyond the announced maximum; a node that goes on (dpm_adaptive) repeats the maximum.
             beyond = event.value == event.maximum == self._bar.n
             self._bar.total = None if beyond else event.maximum
             self._bar.set_postfix_str("and more" if beyond else "", refresh=False)
             self._bar.update(event.value - self._bar.n)
 
     def close(self) -> None:
-        """Ends the line."""
+        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None

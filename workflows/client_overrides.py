@@ -1,4 +1,4 @@
-"""Changes inputs of a workflow by what a person writes: "node.input=value", the node by its id or its title."""
+"""Sets inputs of a workflow from texts "node.input=value", where the node is named by its id or its title."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from .client import Workflow
 
 Spec = list[Any]
-"""An input as GET /object_info describes it: its type, or its choices, then its options."""
+"""An input as described by GET /object_info: its type, or its list of choices, followed by its options."""
 
 _DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _NUMBERS: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "BOOLEAN": (bool,)}
 
 
 class WrongOverride(Exception):
-    """The text changes nothing in this workflow; the message says what there is to change."""
+    """The text does not fit this workflow; the message says which nodes and inputs there are."""
 
 
 def inputs_of(info: dict[str, Any]) -> dict[str, Spec]:
-    """Every input of a node by its name in the API form, those of a DynamicCombo's options as "combo.input".
+    """All inputs of a node by their names in API form; those of a DynamicCombo's options as "combo.input".
 
     `info` is the node's entry of GET /object_info, or the "inputs" of an option.
     """
@@ -34,7 +34,7 @@ def inputs_of(info: dict[str, Any]) -> dict[str, Spec]:
 
 
 def split(text: str, workflow: Workflow) -> tuple[str, str, str]:
-    """Node id, input and value of "node.input=value"; titles and inputs may have dots. Raises WrongOverride."""
+    """(node id, input, value) of "node.input=value"; titles and inputs may contain dots. Raises WrongOverride."""
     target, equals, value = text.partition("=")
     dots = [i for i, letter in enumerate(target) if letter == "."]
     if not equals or not dots:
@@ -53,7 +53,7 @@ def split(text: str, workflow: Workflow) -> tuple[str, str, str]:
 
 
 def title_of(workflow: Workflow, node: str) -> str:
-    """What a person calls the node: its title, or its class where it has none."""
+    """The title of a node, or its class if it has no title."""
     return workflow[node].get("_meta", {}).get("title") or workflow[node]["class_type"]
 
 
@@ -61,7 +61,8 @@ def override(workflow: Workflow, text: str, object_info: dict[str, Any]) -> None
     """Sets one input of the workflow in place.
 
     Args:
-        object_info: what the server says of the workflow's classes; one it does not know is left for it to refuse.
+        object_info: the server's description of the workflow's classes; the input of an unknown class is set unchecked,
+            because the server will refuse the workflow.
     Raises:
         WrongOverride: there is no such node or input, or the value is of another type.
     """

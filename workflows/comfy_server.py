@@ -1,4 +1,4 @@
-"""Starts a real ComfyUI server with this pack as its custom node, in a folder of its own, and stops it.
+"""Starts and stops a real ComfyUI server with this pack as its only custom node, in a folder of its own.
 
 with ComfyServer(python, comfyui, pack, folder) as server:
     print(server.url)
@@ -29,7 +29,7 @@ class ServerError(Exception):
 
 
 def free_port(port: int = 0) -> int:
-    """A loopback port that nobody listens on now; this one, unless it is 0. Raises ServerError if it is taken."""
+    """A free loopback port: `port`, or any if it is 0. Raises ServerError if `port` is taken."""
     with socket.socket() as probe:
         if os.name != "nt":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,13 +46,13 @@ class ComfyServer:
     Args:
         python, comfyui: the interpreter and ComfyUI's folder.
         pack: this repository, made visible to ComfyUI by a link.
-        folder: gets everything that ComfyUI writes (models, input, output, user, temp); must exist.
-        log: the file that gets the server's output; `folder`/comfyui.log by default.
+        folder: ComfyUI's base directory (models, input, output, user, temp); must exist.
+        log: file for the server's output; `folder`/comfyui.log by default.
         port: any free one by default; raises ServerError if it is taken.
-        threads: of torch in the server, by OMP_NUM_THREADS; workers inherit the variable.
-        arguments: more of ComfyUI's command line; ("--cpu",) by default.
-        api_nodes: whether the nodes that call paid services on the internet are there.
-        environ: more environment variables.
+        threads: number of torch threads in the server, set by OMP_NUM_THREADS; workers inherit the variable.
+        arguments: additional command-line arguments of ComfyUI; ("--cpu",) by default.
+        api_nodes: whether to load the nodes that call paid services on the internet.
+        environ: additional environment variables.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ComfyServer:
 
     @property
     def url(self) -> str:
-        """Where the server answers, without a slash at the end."""
+        """The server's URL, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -152,7 +152,7 @@ class ComfyServer:
         return True
 
     def get(self, path: str) -> Any:
-        """The JSON that the server answers to GET `path`. Raises OSError while it does not answer."""
+        """The JSON answer to GET `path`. Raises OSError while the server does not answer."""
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
             return json.load(answer)
 
@@ -161,7 +161,7 @@ class ComfyServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
     def stop(self) -> None:
-        """Ends the server and all processes of its group; asks first, then insists. Can be called twice."""
+        """Ends the server and all processes of its group, by SIGTERM, after 10 s by SIGKILL. Can be called twice."""
         if self._process is None:
             return
         self._signal_group(signal.SIGTERM)

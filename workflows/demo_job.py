@@ -1,4 +1,4 @@
-"""The demo inside its environment: three runs on one real ComfyUI server, compared and written down."""
+"""Runs the demo inside its environment: three runs on one real ComfyUI server, a comparison and a report."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .comfy_server import ComfyServer, ServerError
 SEED = 7
 WARMUP_STEPS = 3
 HIGHEST_PSNR_DB = 100.0
-"""Stands for the infinite PSNR of equal pictures, which JSON cannot say."""
+"""Reported for the infinite PSNR of equal pictures, which JSON cannot represent."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One timed run: seconds of sampling, the picture, its latent and, of a parallel run, plot and report."""
+    """One timed run: seconds of sampling, the picture, its latent and, for a parallel run, plot and report."""
 
     seconds: float
     png: bytes
@@ -47,7 +47,7 @@ class Run:
 
 
 def main(comfyui: Path, pack: Path, out: Path) -> int | str:
-    """Runs the demo and writes its files to `out`. Returns what sys.exit wants: 0, or a sentence about what failed."""
+    """Runs the demo and writes its files to `out`. Returns 0, or a sentence about what failed, for sys.exit."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         log = out / "comfyui.log"
@@ -79,7 +79,7 @@ async def _run_all(url: str, folder: Path) -> dict[str, Run]:
 
 
 async def _run(client: Client, name: str, workflow: Workflow) -> Run:
-    """A short warm-up, so that loading a model and starting workers are not timed, then the timed run."""
+    """Does a short warm-up, so that loading a model and starting workers are not timed, then the timed run."""
     await _follow(client, f"{name}, warm-up", with_sampling(workflow, seed=SEED + 1, steps=WARMUP_STEPS))
     result = await _follow(client, name, with_sampling(workflow, seed=SEED))
     (picture,) = result.files(find(workflow, "Save Image"), "images")
@@ -118,14 +118,14 @@ def find(workflow: Workflow, title: str) -> str:
 
 
 def with_sampling(workflow: Workflow, **inputs: Any) -> Workflow:
-    """A copy of the workflow with other inputs of its KSampler."""
+    """A copy of the workflow with these inputs of its KSampler changed."""
     changed = copy.deepcopy(workflow)
     changed[find(changed, "KSampler")]["inputs"].update(inputs)
     return changed
 
 
 def compare(serial: Run, parallel: Run, exact: Run) -> dict[str, Any]:
-    """The demo's report: seconds are of sampling alone, differences are against the serial run."""
+    """The demo's report: seconds are those of sampling alone, differences are relative to the serial run."""
     return {
         "seed": SEED,
         "serial_seconds": serial.seconds,

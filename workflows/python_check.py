@@ -1,4 +1,4 @@
-"""Refuses a Python that this project does not run on. Any Python 3 must be able to parse this file and its callers."""
+"""Refuses unsupported Python versions. Any Python 3 must be able to parse this file and the files that import it."""
 
 import sys
 

