@@ -1,4 +1,4 @@
-"""What every benchmark starts with: the environment of the tests, the pack under a fixed name, ComfyUI on the CPU.
+"""The common start of all benchmarks: the environment of the tests, the pack's import name, ComfyUI on the CPU.
 
     import bench
     bench.begin(__file__)
@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def begin(script: str) -> None:
-    """Continue inside the tests' environment, then print the machine and the versions. Import ComfyUI after it."""
+    """Restarts `script` inside the tests' environment, then prints the machine and the versions. Import ComfyUI only
+    after this call."""
     sys.path[:0] = [str(ROOT / "workflows"), str(ROOT / "tests")]
     setup = importlib.import_module("setup_environment")
     try:
@@ -45,7 +46,7 @@ def begin(script: str) -> None:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, as far as the system gives it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,12 +1,12 @@
 """Error of every codec in its closed loop, on real keys and values:  python3 tests/bench/closed_loop.py [--steps N]
 
-Samples the tiny trained model serially and takes the keys and values of all its layers, of the image tokens that the
-second of two ranks would send (516 of 256 channels at 512 pixels). They are sent as a stream sends them: int8 for two
-calls, then the codec; least-squares predictor. The tensors are those of the exact run: nothing acts back on the model,
-which is what tests/bench/fidelity.py is for.
+Samples the tiny trained model serially and records the keys and values of all its layers, for the image tokens that the
+second of two ranks would send (516 of 256 channels at 512 pixels). They are coded as in a stream: int8 for two calls,
+then the codec; least-squares predictor. The tensors are those of the exact run: errors do not act back on the model
+(tests/bench/fidelity.py measures that).
 
 Prints, per codec: bits per value after the warm-up, and the mean and the largest relative error of a call. Low-rank
-codecs are also shown as they would be with one round of their search instead of two, and without a warm start.
+codecs are also measured with one round of their search instead of two, and without a warm start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WARMUP_CALLS = 2
 
 
 def keys_and_values(steps: int) -> list[list[Any]]:
-    """Per layer and tensor its (N, C) values, call after call; the positive condition's."""
+    """The (N, C) values of each layer's keys and values, call after call, for the positive condition."""
     import tiny_picture
 
     seen: dict[tuple, list[Any]] = {}
@@ -40,7 +40,7 @@ def keys_and_values(steps: int) -> list[list[Any]]:
 
 
 def errors(codec: Any, series: list[Any], warm: bool) -> list[float]:
-    """Relative error of each call after the warm-up."""
+    """The relative error of each call after the warm-up."""
     from compact_parallel.runtime.compression.codecs import BY_NAME
 
     older, base, previous, found = 0 * series[0], 0 * series[0], None, []

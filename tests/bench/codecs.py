@@ -15,7 +15,7 @@ import bench
 
 
 def best_ms(function: Callable[[], object], repeats: int = 10) -> float:
-    """Wall milliseconds of the fastest of `repeats` runs, after one that does not count."""
+    """Wall milliseconds of the fastest of `repeats` runs, after one that is not counted."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

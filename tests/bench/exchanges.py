@@ -1,15 +1,15 @@
 """What an exchange costs beside the attention itself:  python3 tests/bench/exchanges.py [tokens ...]
 
 Two processes on one machine, one thread each; batch 2, 8 heads, float32, (B, H, L, D) as most models call attention.
-Per tokens x head dim, exchange, codec and number of shares the heads go in, for one attention call:
+Per tokens x head dim, exchange, codec and number of head chunks ("shares"), for one attention call, in milliseconds:
 
-- "attention": milliseconds of processor time in the attention function,
+- "attention": processor time in the attention function,
 - "beside it": processor time of the calling thread outside the attention function (packing, copying, decoding, ...),
 - "all threads": that of the whole process outside the attention function (with gloo's thread and the watcher),
-- "exposed", "hidden": seconds of communication as the ledger has them, wall clock.
+- "exposed", "hidden": wall time of communication, from the ledger.
 
-Processor time, the lower quartile of the calls: the figures stand although the machine has other work. The number of
-shares that `attention.sequence` chooses by itself is marked *.
+Figures are the lower quartile of the calls, in processor time, so that other work on the machine hardly changes them.
+The number of head chunks that `attention.sequence` chooses by itself is marked *.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ COUNTS = (1, 2, 4)
 
 
 def calls(rank: int, world: int, cases: list[tuple]) -> list[dict[str, float]]:
-    """One rank: per case (tokens, dim, exchange, codec, shares) the lower quartiles over the calls, in milliseconds."""
+    """Runs all cases (tokens, dim, exchange, codec, head chunks) on one rank. Returns for each the lower quartiles over
+    the calls, in milliseconds."""
     return [_case(rank, world, *case) for case in cases]
 
 

@@ -1,9 +1,9 @@
 """How far a compressed picture is from the serial one:  python3 tests/bench/fidelity.py [--seeds N] [--size PIXELS]
 
 Samples the tiny trained model serially and on two CPU workers (tokens split by ring_degree 2) with every codec and
-predictor, and prints the PSNR and SSIM of the decoded pictures against the serial ones. One seed is one prompt and one
-noise. The rows "reference" have the settings of CompactFusion's published implementation: its 2-bit levels, a 16-bit
-warm-up of one call and a constant predictor. They flatter it by exact scales and by our exact own chunk.
+predictor, and prints the PSNR and SSIM of the decoded pictures against the serial ones. Each seed is another prompt and
+another noise. The rows "reference" have the settings of CompactFusion's published implementation: its 2-bit levels, a
+16-bit warm-up of one call and a constant predictor. They flatter it by exact scales and by our exact local shard.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Time of the fused kernels against the memory traffic they cannot avoid:  python3 tests/bench/kernels.py
 
 Per model and rank, K and V (bfloat16, one base each) of one attention in one message: microseconds to encode, to decode
-into the bases alone, and to decode into a slot of the attention as well; in brackets the ratio to the time that copying
-so many bytes takes here. With b bits per value, scales included, that floor is, in bytes per value:
+into the bases alone, and to decode into a slot of the attention as well; in brackets the ratio to the floor, which is
+the time to copy as many bytes on this GPU. With b bits per value, scales included, the floor in bytes per value is:
 
     encode   10 + b / 8 (1 to 4 bits: the scales need a pass of their own),  6 + b / 8 (int8, fp8)
     decode    4 + b / 8,  into a slot 6 + b / 8
 
-Each figure is the mean over a CUDA graph of enough messages of their own that none is found in a cache. "host" is what
-one call of the operator takes on the processor. On a machine without CUDA the table says "not measured". Needs torch
-and triton; without them in this Python the environment of the tests is used.
+Each figure is the mean over a CUDA graph of many separate messages, enough that none is found in a cache. "host" is the
+processor time of one call of the operator. On a machine without CUDA the table says "not measured". Needs torch and
+triton; if this Python lacks them, the environment of the tests is used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHAPES = {
 CODECS = ("1bit", "2bit", "3bit", "4bit", "int8", "fp8")
 TENSORS = 2
 CACHE = 512 << 20
-"""Bytes that a graph goes through at least, ten times the cache of any GPU."""
+"""The least number of bytes that a graph processes, ten times the cache of any GPU."""
 HEADER = ("rank of", "values", "codec", "encode µs", "decode µs", "into a slot µs", "host encode µs", "host decode µs")
 
 
@@ -51,14 +51,14 @@ def begin() -> None:
 
 
 def floors(codec: Any, tokens: int, channels: int) -> tuple[float, float, float]:
-    """Bytes that encoding, decoding and decoding into a slot move for one message."""
+    """The bytes that encoding, decoding and decoding into a slot must move for one message."""
     values, sent = TENSORS * tokens * channels, TENSORS * codec.nbytes(tokens, channels)
     encode = 6 if codec.name in ("int8", "fp8") else 10
     return encode * values + sent, 4 * values + sent, 6 * values + sent
 
 
 class Messages:
-    """Enough messages of K and V to fill CACHE, and what runs on them."""
+    """Enough messages of K and V to fill CACHE, and functions that encode and decode them."""
 
     def __init__(self, codec: Any, tokens: int, channels: int, device: str) -> None:
         import torch
@@ -76,7 +76,7 @@ class Messages:
         self.bodies = [list(x) for x in buffer]
 
     def runs(self) -> tuple[Callable, Callable, Callable]:
-        """Functions that encode all, decode all, decode all into slots, with tables made beforehand."""
+        """Functions that encode all messages, decode all, and decode all into slots, with tables made beforehand."""
         from compact_parallel.runtime.compression.kernels import block, lloyd_max, ops
         from compact_parallel.runtime.compression.kernels.message import make_message
 
@@ -106,7 +106,7 @@ class Messages:
         return encode, lambda: decode(decoding), lambda: decode(filling)
 
     def operators(self) -> tuple[Callable, Callable]:
-        """Functions that encode and decode the first message as the wire does."""
+        """Functions that encode and decode the first message by the operators that the wire calls."""
         from compact_parallel.runtime.compression.kernels import ops
 
         none, one, ident = [0.0] * TENSORS, [1] * TENSORS, self.codec.ident
@@ -118,7 +118,7 @@ class Messages:
 
 
 def graph_seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """Device seconds of what `run` launches: the least of `repeats` replays of its graph."""
+    """Device seconds of the kernels that `run` launches: the fastest of `repeats` replays of its CUDA graph."""
     import torch
 
     run()
@@ -137,7 +137,7 @@ def graph_seconds(run: Callable[[], object], repeats: int = 5) -> float:
 
 
 def host_seconds(run: Callable[[], object], repeats: int = 50) -> float:
-    """Seconds until a call returns, the mean of `repeats`."""
+    """Mean seconds until a call returns, over `repeats` calls."""
     import torch
 
     run()
@@ -159,7 +159,7 @@ def copy_bandwidth() -> float:
 
 
 def measure(codec: Any, tokens: int, channels: int, bandwidth: float) -> list[str]:
-    """The cells of one row after the codec."""
+    """The measured cells of one row, which follow the codec's name."""
     messages = Messages(codec, tokens, channels, "cuda")
     count = len(messages.xs)
     cells = []

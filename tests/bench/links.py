@@ -1,12 +1,12 @@
 """Seconds per image over shaped links:  sudo python3 tests/bench/links.py [--images] [--attention] [--equal-time]
 
 Joins network namespaces on this machine by a switch whose ports are limited to a rate (Linux, root, iproute2), runs the
-pool's workers inside of them, and prints three tables; with none of the three switches, all:
-  --images      seconds per image of the tiny trained model, and its likeness to the serial image, for every exchange
-                uncompressed and compressed;
+pool's workers inside them, and prints the chosen tables; all three without an option:
+  --images      seconds per image of the tiny trained model, and PSNR and SSIM against the serial image, for every
+                exchange, uncompressed and compressed;
   --attention   milliseconds of one attention against diffusers' Ulysses and yunchang's ring on the same tensors;
-  --equal-time  likeness that can be had in the time of ours at 2 bit, with as many steps as fit.
-Each worker has one thread. Everything that was made is removed at the end, also after Ctrl+C.
+  --equal-time  PSNR and SSIM at equal time: the time of our run at 2 bit, with as many steps as fit into it.
+Each worker has one thread. Namespaces and workers are removed at the end, also after Ctrl+C.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def say(line: str) -> None:
-    """Progress, to stderr: the tables on stdout stay clean."""
+    """Prints progress to stderr, so that stdout has only the tables."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """Returns 1 if a row failed (a row that is not available has not)."""
+    """Measures and prints the tables. Returns 1 if a row failed; a row that is not available is no failure."""
     chosen = options()
     bench.begin(__file__)
     signal.signal(signal.SIGTERM, _stop)
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def measure(links: Links, chosen: argparse.Namespace, parts: set[str], found: dict) -> None:
-    """Measures and prints what was asked for, for the workers of one network; adds it to `found`."""
+    """Measures and prints the chosen tables for the workers of one network; adds the results to `found`."""
     import comfy.utils
     from links_parts import attention_part, equal_time, image_tables, images
     from links_parts.cases import SERIAL, cases, equal_time_cases

@@ -1,13 +1,13 @@
 """Step parallelism against fewer steps:  python3 tests/bench/steps.py [--trained] [--mixture] [--caches] [--seeds N]
 
-For every sampler, number of steps and look_ahead, how far the result is from that of all steps in turn, over fresh
+For every sampler, number of steps and look_ahead, prints how close the result is to that of serial sampling, over fresh
 seeds: ours with each predictor, plain reuse (ParaStep's rule: hold the last prediction, no check, no tail), and the
-fair rival: the same sampler with as many steps as ours has rounds, which takes the same time. In this process, on one
-device.
+fair rival: the same sampler with as many steps as ours has rounds, which takes the same time. Runs in this process, on
+one device.
   --trained   the tiny trained model with CFG 3: PSNR of the decoded picture, worst and mean, in dB;
   --mixture   the exact posterior mean of Gaussian mixtures, as flow and as epsilon model: 20 log10 of the relative
               error of the samples, mean in dB with the sign of PSNR (more is better);
-  --caches    ComfyUI's EasyCache and LazyCache on the trained model: what one device can save without us;
+  --caches    ComfyUI's EasyCache and LazyCache on the trained model: the savings on one device without this pack;
   --batch     seconds of Step Reuse on one worker (BatchStep) against stock ComfyUI.
 """
 
@@ -67,7 +67,8 @@ def main() -> None:
 
 
 def compare(title: str, source: Callable, chosen: argparse.Namespace, seeds: Sequence[int]) -> None:
-    """Prints one table. `source`(sampler, steps, seed, reuse or None) gives (what `likeness` compares, rounds)."""
+    """Prints one table. `source`(sampler, steps, seed, reuse or None) gives (result, rounds); `source.likeness`
+    compares two results."""
     print(f'\n## {title}, dB, and after "in" the rounds it took\n', flush=True)
     header = ("sampler", "steps", "look_ahead", *PREDICTORS, "plain reuse", "fewer steps")
     print(bench.table(header, []), flush=True)
@@ -94,7 +95,7 @@ def _row(source: Callable, sampler: str, steps: int, ahead: int, exact: dict) ->
 
 
 def _cell(runs: list[tuple[float, int]]) -> str:
-    """Worst and mean likeness, and the mean number of rounds, which is what the run takes."""
+    """Worst and mean likeness, and the mean number of rounds, which determines the time of a run."""
     likeness, rounds = zip(*runs)
     return f"{min(likeness):.1f} / {statistics.mean(likeness):.1f} in {statistics.mean(rounds):.1f}"
 

@@ -1,10 +1,10 @@
 """What Parallel Model makes of ComfyUI's official templates:  python3 tests/bench/templates.py [--only WORD ...]
 
 Puts Parallel Model before each sampler and guider of every workflow template, also within subgraphs, lets ComfyUI's own
-front end turn it into a prompt, and tells what mode "auto" would do with it on two workers. Nothing is sampled: the
-family of a model is told by the name of its file, and CFG is read from the workflow. What only a run can show is not
-in the table: patches that keep conditions together or that cannot be split, and CFG Override. Of a release that is
-newer than the front end (--wheel) some values stand in other fields, as a person sees them too.
+front end turn it into a prompt, and prints what mode "auto" would do with it on two workers. Nothing is sampled: the
+family of a model is known by the name of its file, and CFG is read from the workflow. The table leaves out what only a
+run can show: patches that keep conditions together or that cannot be split, and CFG Override. In a release that is
+newer than the front end (--wheel) some values are in other fields, as a user sees them, too.
 Needs Chromium, node and playwright-core as the browser tests do; takes a few minutes. Ends with 1 if a sampler of an
 active node has no Parallel Model before it.
 """
@@ -29,7 +29,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Returns 1 if a sampler has no Parallel Model before it."""
+    """Prints the tables. Returns 1 if a sampler has no Parallel Model before it."""
     chosen = options()
     bench.begin(__file__)
     sys.path.append(str(bench.ROOT / "tests" / "browser"))

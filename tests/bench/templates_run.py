@@ -1,13 +1,13 @@
 """Runs official ComfyUI templates with and without Parallel Model:  python3 tests/bench/templates_run.py [--only WORD]
 
-At least one template of every family that can be made small, under the file names that it asks for, on a real ComfyUI
-server, with tiny random weights (templates_tiny/models.py), small sizes and four steps (templates_tiny/prompts.py).
-The latents of every sampler are compared: with two workers and mode "auto", without Parallel Model, and, to see that
-the measure shows a change, with another text. Families marked * have one size in ComfyUI, and are told another one by
-the custom node pack templates_tiny/tiny_weights, which also stands in for text encoders and CLIP vision. Loaders of
-models and VAEs, LoRAs, patches, ControlNets, guiders, samplers and savers are ComfyUI's own.
-Needs what templates.py needs; takes some minutes. Ends with 1 if a template fails, its latents differ, or it was not
-divided as templates.py says.
+Runs at least one template of every family that can be made small, under the file names that it asks for, on a real
+ComfyUI server, with tiny random weights (templates_tiny/models.py), small sizes and four steps
+(templates_tiny/prompts.py). Compares the latents of every sampler with two workers and mode "auto", without Parallel
+Model, and, as a control that the measure shows a change, with another text. Families marked * have only one size in
+ComfyUI, and get another one from the custom node pack templates_tiny/tiny_weights, which also replaces text encoders
+and CLIP vision. Loaders of models and VAEs, LoRAs, patches, ControlNets, guiders, samplers and savers are ComfyUI's.
+Has the requirements of templates.py; takes some minutes. Ends with 1 if a template fails, its latents differ, or it was
+not divided as templates.py says.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Returns 1 if a template is not equal to stock, or not divided as predicted."""
+    """Runs the templates. Returns 1 if one is not equal to stock, or not divided as predicted."""
     chosen = options()
     bench.begin(__file__)
     sys.path.append(str(bench.ROOT / "tests" / "browser"))

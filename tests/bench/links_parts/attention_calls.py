@@ -1,6 +1,6 @@
-"""One attention, many times, in the workers: ours and the two libraries on the same tensors.
+"""Times one attention, call after call, in the workers: ours and the two libraries on the same tensors.
 
-B batch, N tokens of all ranks, L tokens of one rank, H heads, D head dim, P ranks.
+Legend: B batch, N tokens of all ranks, L tokens of one rank, H heads, D head dim, P ranks.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from .attention_ways import WAYS, Job, Way
 
 ANGLE = 0.15
 NOISE = 0.05
-"""Between calls K, V and Q turn by ANGLE radians and get fresh noise: 17 % of their length, as between two steps."""
+"""From call to call Q, K and V turn by ANGLE radians and get fresh noise, a change of 17 % as between two steps."""
 WARM_UP = 3
-"""Calls that the median leaves out: streams warm up in two, allocators and sockets in the first."""
+"""First calls that the median leaves out: streams warm up in two calls, allocators and sockets in one."""
 
 
 class Tensors:
-    """Q, K and V of every call, equal on all ranks: a turning plane plus noise, tokens and channels of unequal size."""
+    """Q, K and V of every call, equal on all ranks: vectors that turn in a plane, plus noise, with unequal scales of
+    tokens and channels."""
 
     def __init__(self, job: Job) -> None:
         self._dtype = getattr(torch, job.dtype)
@@ -50,33 +51,34 @@ class Tensors:
 
 
 def whole(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
-    """Attention on one rank, (B, N, H, D)."""
+    """Attention over all tokens on one rank, (B, N, H, D)."""
     return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q_BNHD, k_BNHD, v_BNHD))).transpose(1, 2)
 
 
 class AttentionHandler:
-    """A handler of the pool whose jobs are `Job`s; see pool.worker.Handler."""
+    """A handler of the pool (see pool.worker.Handler) that runs `Job`s."""
 
     def __init__(self, orders: Orders) -> None:
         self._rank, self._world = orders.rank, orders.world
         sys.path.append(orders.options["peers"])
 
     def prepare(self, payload: bytes) -> Job:
-        """The job from its JSON."""
+        """Decodes the job from its JSON."""
         return Job(**json.loads(payload))
 
     def run(self, job: Job, control: JobControl) -> tuple[bytes, dict]:
-        """{way: {"ms": [slowest rank's per call], "error": of the last output, "bytes": this rank's per call}}."""
+        """{way: {"ms": [milliseconds of the slowest rank, per call], "error": of the last output}}, or
+        {way: {"problem": why the way is not available}}."""
         with torch.inference_mode():
             found = {way: self._times(way, job, Tensors(job)) for way in job.ways}
         return json.dumps(found).encode(), {}
 
     def park(self) -> int:
-        """Nothing is held on a device."""
+        """0 bytes: the handler holds nothing on a device."""
         return 0
 
     def about(self) -> dict:
-        """Nothing to show."""
+        """Empty: there is nothing to show."""
         return {}
 
     def _times(self, way: str, job: Job, tensors: Tensors) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The table of one attention against the two libraries."""
+"""Makes the table of one attention, ours against the two libraries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOTE = (
 
 
 def table(links: Links, rates: list[str], calls: int, say: Callable[[str], None]) -> tuple[str, list[dict]]:
-    """One table per shape, milliseconds per attention by link, and the rows as JSON."""
+    """One table per shape with milliseconds per attention by link, and the rows as JSON."""
     options = {"namespaces": links.namespaces, "peers": str(peers.folder())}
     config = PoolConfig(devices=f"cpu*{links.world}", name="attention")
     pool = Pool(config, ("cpu",) * links.world, Entry(HANDLER, ("main.py",), options), IDLE_S)

@@ -1,8 +1,9 @@
-"""The ways to compute one attention over tokens that are split over the ranks. Each is f(q, k, v) -> out, (B, L, H, D).
+"""The compared implementations of one attention over sharded tokens: ours, diffusers' and yunchang's.
 
-What a library cannot do on a CPU is replaced by the nearest torch operation, and nothing else:
-diffusers 0.42.1: nothing. `dispatch_attention_fn` with its "native" backend and a ContextParallelConfig, as its
-    models call it; the all-to-alls and the layout are its own.
+Each is f(q, k, v) -> out, all (B, L, H, D). Only operations that a library cannot run on a CPU are replaced, by the
+nearest torch operation:
+diffusers 0.42.1: none. `dispatch_attention_fn` with its "native" backend and a ContextParallelConfig, as its models
+    call it; the all-to-alls and the layout are its own.
 yunchang 0.6.4: `ring_pytorch_attn_func` calls aten._scaled_dot_product_flash_attention, which exists for CUDA only; it
     gets the CPU kernel of the same name, with the same results (output, log-sum-exp). The ring, its RingComm and the
     merging are its own. Its "math" kernel would run, but gives a zero log-sum-exp and so a wrong result.
@@ -33,7 +34,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: (B, N, H, D) tensors of a torch dtype by name, `calls` attentions of every way."""
+    """A job for `AttentionHandler`: `calls` attentions of each way on (B, N, H, D) tensors of the named torch dtype."""
 
     shape: tuple[int, int, int, int]
     dtype: str
@@ -47,13 +48,13 @@ class Job:
 
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 Maker = Callable[[int, int, Job, ExitStack], Way]
-"""Called with rank, world, the job, and a stack that is closed after the last attention."""
+"""Makes a way from rank, world, the job, and an exit stack that is closed after the last attention."""
 
 
 def attention_pytorch(
     q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, skip_reshape: bool = False, **kwargs: Any
 ) -> Tensor:
-    """What ComfyUI's function of this name does: torch's attention."""
+    """Torch's attention with the signature of ComfyUI's function of this name."""
     if not skip_reshape:
         q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     out_BHLD = scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -106,7 +107,7 @@ def _yunchang_ring(rank: int, world: int, job: Job, stack: ExitStack) -> Way:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = flash(q, k, v, 0.0, causal, scale=softmax_scale)
-        return out.transpose(1, 2), lse.to(q.dtype)  # the cast is theirs, too
+        return out.transpose(1, 2), lse.to(q.dtype)  # yunchang casts, too
 
     ring_pytorch_attn.pytorch_attn_forward = forward
     return lambda q, k, v: ring_pytorch_attn.ring_pytorch_attn_func(q, k, v, group=dist.group.WORLD)

@@ -1,4 +1,4 @@
-"""How much of the machine others used meanwhile: a row measured on a busy machine must say so."""
+"""Measures how many cores other processes used during a measurement, because a row from a busy machine must say so."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _USER_OF_PROCESS = 13  # field utime of /proc/PID/stat, see proc(5)
 
 
 class Bystanders:
-    """Counts from its making: the cores that processes other than `pids` kept busy, or a hypervisor took away."""
+    """Counts, from its creation on, the cores that processes other than `pids` kept busy or a hypervisor took away."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._pids = tuple(pids)
         self._started, self._before = time.perf_counter(), self._seconds()
 
     def cores(self) -> float:
-        """The mean since the beginning. Kernel time is left out: that of the links is ours."""
+        """The mean number of cores since the creation. Kernel time is left out, because that of the links is ours."""
         return max(0.0, (self._seconds() - self._before) / (time.perf_counter() - self._started))
 
     def _seconds(self) -> float:

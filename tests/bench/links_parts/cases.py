@@ -1,4 +1,4 @@
-"""What is compared: every row of the tables as data."""
+"""The compared cases: every row of the tables, as data."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _COMPRESSION = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way to sample: which exchange, by the inputs of Parallel Strategy (None is one device), and what it sends.
+    """One way to sample: its exchange, given by the inputs of Parallel Strategy (None is one device), and the form in
+    which tensors are sent.
 
-    `rates`: the links it is measured on; None is all. `look_ahead`: of Step Reuse, 1 is off.
+    `rates`: the links on which it is measured; None is all. `look_ahead`: that of Step Reuse; 1 is off.
     """
 
     exchange: str
@@ -38,7 +39,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the row is called."""
+        """The name of the row."""
         if self.look_ahead > 1:
             return f"{self.exchange}, look_ahead {self.look_ahead}"
         return f"{self.exchange}, {self.sent}" if self.sent else self.exchange
@@ -54,7 +55,8 @@ STEPS = "steps"
 
 
 def cases(world: int) -> list[Case]:
-    """The rows for `world` workers. The tiny model has two attention heads: Ulysses over more goes with a ring."""
+    """The rows for `world` workers. The tiny model has two attention heads, so more than two workers combine Ulysses
+    with an all_gather."""
     ulysses = "ulysses" if world == 2 else f"ulysses 2 x all_gather {world // 2}"
     by_condition = "cfg split" if world == 2 else f"cfg 2 x all_gather {world // 2}"
     strategies = {
@@ -84,7 +86,7 @@ def cases(world: int) -> list[Case]:
 
 
 def equal_time_cases(world: int) -> list[Case]:
-    """Who is compared at equal wall clock; ours at 2 bit is the budget."""
+    """The cases that are compared at equal wall clock; the time of BUDGET, ours at 2 bit, is the budget."""
     chosen = {("all_gather", sent) for sent in (EXACT, SIXTEEN, REFERENCE, "2 bit", "1 bit")}
     return [
         case

@@ -1,4 +1,4 @@
-"""Likeness at equal wall clock: how many steps fit into the time of ours, and how near the serial image they come."""
+"""Compares PSNR and SSIM at equal wall clock: how many steps of each case fit into our time, and what they give."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .images import Image, OnLink, Result, Shape, image, workers_in
 from .namespaces import Links
 
 TOLERANCE = 0.01
-"""A budget may be exceeded by so much: times vary more than that."""
+"""The part by which a budget may be exceeded; times vary by more than that."""
 HEADER = ("link", "budget s", "how", "steps that fit", "their seconds", "PSNR dB, worst / mean", "SSIM, worst / mean")
 NOTE = (
     "Against the serial image of all steps, which is why nobody gets more steps than that. LPIPS and FID are not "
@@ -26,7 +26,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class _Fit:
-    """What a case can do within a budget of one link."""
+    """The number of steps of a case that fit into the budget on one link, and their seconds."""
 
     rate: str
     budget: float
@@ -36,13 +36,13 @@ class _Fit:
 
 
 def _seconds_by_steps(result: Result, steps: int) -> list[float]:
-    """Seconds of the first 1, 2, ... steps of a measured run: those of the warm-up take longer than later ones."""
+    """Seconds of the first 1, 2, ... steps of a measured run; steps of the warm-up take longer than later ones."""
     calls = result.images[-1].report.get("seconds_per_call", [1.0] * steps)
     return [result.seconds * part / sum(calls) for part in itertools.accumulate(calls)]
 
 
 def _fits(rate: str, results: Sequence[Result], cases: Sequence[Case], steps: int) -> list[_Fit]:
-    """The steps of each rival in the time of ours; none where it, or ours, could not be measured."""
+    """The steps of each case that fit into our time; without cases, or our time, that could not be measured."""
     done = {result.case.name: result for result in results if result.images}
     if BUDGET not in done:
         return []
@@ -63,7 +63,7 @@ def table(
     seeds: int,
     say: Callable[[str], None],
 ) -> tuple[str, list[dict]]:
-    """The table and its rows as JSON. Images do not depend on the link, so each is made once, on the fastest."""
+    """The table, and its rows as JSON. Images do not depend on the link, so each is made once, on an unlimited link."""
     wanted = [fit for rate in measured for fit in _fits(rate, measured[rate].results, cases, shape.steps)]
     likeness: dict[tuple[str, int], list[tuple[float, float]]] = {}
     serial = {seed: image(SERIAL, None, Shape(shape.size, shape.steps, seed)) for seed in range(seeds)}
@@ -90,7 +90,7 @@ def table(
 
 
 def _likeness(fit: _Fit, pool: Pool, size: int, serial: dict[int, Image]) -> list[tuple[float, float]]:
-    """PSNR and SSIM of every seed."""
+    """(PSNR, SSIM) of every seed against its serial image."""
     found = []
     for seed, reference in serial.items():
         made = image(fit.case, pool, Shape(size, fit.steps, seed))

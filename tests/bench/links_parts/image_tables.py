@@ -1,4 +1,4 @@
-"""The results of one link as a table, as sentences and as JSON. The first result is the serial one."""
+"""Formats the results of one link as a table, as sentences and as JSON. The first result must be the serial one."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _REPORTED = (
 
 
 def to_json(on_link: OnLink) -> dict[str, Any]:
-    """Plain JSON values: what the pool measured of the link, and one dict per case."""
+    """Plain JSON values: the link as the pool measured it, and one dict per case."""
     serial = on_link.results[0].images[-1]
     return {"link": on_link.link, "rows": [_row(result, serial) for result in on_link.results]}
 
 
 def text(on_link: OnLink, rows: Sequence[dict[str, Any]]) -> str:
-    """What the pool measured of the link, the table of the rows of `to_json`, and the sentences."""
+    """The link as the pool measured it, the table of the rows of `to_json`, and the summary sentences."""
     table = bench.table(HEADER, [_cells(row, rows[0]["seconds"]) for row in rows])
     return "\n".join([_measured(on_link.link), "", table, "", *_summary(on_link.results)])
 
@@ -75,14 +75,14 @@ def _cells(row: dict[str, Any], serial_seconds: float) -> tuple:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """With what auto has chosen."""
+    """The name of the row; for "auto" with the codec or mode that was chosen."""
     chosen = row.get("compression", {})
     became = f" ({chosen['codec'] if chosen['mode'] == 'codec' else chosen['mode']})" if chosen else ""
     return row["case"] + (became if row["case"].endswith(AUTO) else "")
 
 
 def _measured(link: dict | None) -> str:
-    """What the pool measured of the link when it started."""
+    """A sentence with the link as the pool measured it when it started."""
     if link is None:
         return "The pool measured no link."
     megabits = 8e-6 * link["bytes_per_second"]
@@ -90,7 +90,7 @@ def _measured(link: dict | None) -> str:
 
 
 def _summary(results: Sequence[Result]) -> list[str]:
-    """What a reader looks for: ours against the best uncompressed exchange, and what auto costs."""
+    """Sentences: our codecs against the fastest uncompressed exchange, and the cost of auto against the best case."""
     done = [r for r in results if r.images and r.case.rates is None and "cfg_degree" not in (r.case.strategy or {})]
     sentences = []
     for sent in OURS:

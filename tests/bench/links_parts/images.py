@@ -1,4 +1,4 @@
-"""Seconds per image and its likeness to the serial one, on the product's own pool with its workers in namespaces."""
+"""Measures sampling on the product's own pool, with its workers in network namespaces: seconds, images and reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SLOWEST_IMAGE_S = 600.0
 
 @dataclass(frozen=True)
 class Shape:
-    """Of every image: pixels of a side, Euler steps, and the number of the prompt and noise."""
+    """Settings of an image: pixels of a side, Euler steps, and the seed of prompt and noise."""
 
     size: int
     steps: int
@@ -44,7 +44,7 @@ class Shape:
 class Image:
     """One sampled image: x_BHWC in 0..1, the seconds of the sampler, and the run's report ({} for serial).
 
-    `others`: cores that processes which are not ours kept busy meanwhile.
+    `others`: the mean number of cores that other processes kept busy during sampling.
     """
 
     picture: torch.Tensor
@@ -55,7 +55,7 @@ class Image:
 
 @dataclass
 class Result:
-    """All images of one case on one link. `problem` says why there are none or no more."""
+    """All images of one case on one link. `problem` says why there are no images, or no more."""
 
     case: Case
     images: list[Image] = field(default_factory=list)
@@ -63,13 +63,13 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """The median."""
+        """The median of the images' seconds."""
         return statistics.median(image.seconds for image in self.images)
 
 
 @dataclass(frozen=True)
 class OnLink:
-    """The results of every case on one link; `link` is what the pool measured of it."""
+    """The results of every case on one link; `link` is the link as the pool measured it."""
 
     link: dict | None
     results: list[Result]
@@ -77,7 +77,8 @@ class OnLink:
 
 @contextmanager
 def workers_in(namespaces: Sequence[str]) -> Iterator[Pool]:
-    """The pool that `sampling.parallel` finds, its workers in these namespaces; not started, stopped at the end."""
+    """Registers the pool that `sampling.parallel` uses, with its workers in these namespaces; it is not started yet,
+    and stopped at the end."""
     devices = ("cpu",) * len(namespaces)
     entry = Entry(HANDLER, ("main.py",), {"namespaces": list(namespaces)})
     pool = pools().get(sampling.config(len(namespaces)).pool, devices, entry)
@@ -88,7 +89,7 @@ def workers_in(namespaces: Sequence[str]) -> Iterator[Pool]:
 
 
 class _Clock:
-    """A SAMPLER_SAMPLE wrapper that measures what the workers measure: the sampler alone."""
+    """A SAMPLER_SAMPLE wrapper that measures the seconds of the sampler alone, as the workers do."""
 
     seconds = 0.0
 
@@ -100,7 +101,7 @@ class _Clock:
 
 
 def serial_image(shape: Shape) -> Image:
-    """The image of one thread of this process."""
+    """Samples the image in this process, on one thread."""
     clock = _Clock()
     bystanders = Bystanders([os.getpid()])
     patcher = tiny_picture.model().clone()
@@ -111,8 +112,8 @@ def serial_image(shape: Shape) -> Image:
 
 
 def image(case: Case, pool: Pool, shape: Shape) -> Image:
-    """The image of a pool's workers, which are started if need be. Raises what the product raises, or PoolError after
-    SLOWEST_IMAGE_S.
+    """Samples the image on the workers of a pool, which are started if necessary. Raises the errors of the product, and
+    PoolError after SLOWEST_IMAGE_S seconds.
     """
     if case.strategy is None:
         return serial_image(shape)
@@ -133,7 +134,7 @@ def image(case: Case, pool: Pool, shape: Shape) -> Image:
 
 
 def measure(cases: Sequence[Case], pool: Pool, shape: Shape, repeats: int, say: Callable[[str], None]) -> list[Result]:
-    """One short run of every case that does not count, then `repeats` rounds of one image of every case."""
+    """Does one short run of every case as a warm-up, then `repeats` rounds of one image of every case."""
     results = [Result(case) for case in cases]
     for round_number in range(repeats + 1):
         for result in results:
@@ -158,7 +159,7 @@ def measure(cases: Sequence[Case], pool: Pool, shape: Shape, repeats: int, say: 
 
 
 def _short(shape: Shape, case: Case) -> Shape:
-    """The shape of a run that does not count; Step Reuse needs more steps than others."""
+    """The shape of a warm-up run; Step Reuse needs more steps than other cases."""
     steps = WARM_UP_STEPS if case.look_ahead == 1 else WARM_UP_CALLS_AHEAD
     return Shape(shape.size, min(steps, shape.steps), shape.seed)
 
@@ -166,7 +167,7 @@ def _short(shape: Shape, case: Case) -> Shape:
 def over(
     rate: str, links: Links, pool: Pool, cases: Sequence[Case], shape: Shape, repeats: int, say: Callable[[str], None]
 ) -> OnLink:
-    """The results on one link. The pool starts anew, as it measures the link when it starts."""
+    """The results on one link. The pool is restarted, because it measures the link when it starts."""
     say(f"{links.world} workers, {rate}")
     links.limit(RATES[rate])
     pool.restart()

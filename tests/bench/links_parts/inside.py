@@ -1,4 +1,4 @@
-"""What runs in the workers: the pool's own worker loop calls these, before it joins the process group."""
+"""Makers of the workers' handlers, in network namespaces: a worker calls one before it joins the process group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 def _enter(namespace: str) -> None:
-    """Moves this thread, and those it starts, into a network namespace: what `ip netns exec` does."""
+    """Moves this thread, and those it starts, into a network namespace, as `ip netns exec` does."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open(f"/run/netns/{namespace}", "rb") as file:
         if libc.setns(file.fileno(), _CLONE_NEWNET):

@@ -1,7 +1,7 @@
 """Network namespaces joined by a switch, every port limited to one rate in both directions. Linux, root, iproute2.
 
-Each worker gets a namespace with one interface, `eth0`; the other end is a port of a bridge in a namespace of its own,
-so nothing is changed outside of them. A token bucket (tbf) on both ends limits what a worker sends and what it
+Each worker gets a namespace with one interface, `eth0`; its other end is a port of a bridge in another namespace, so
+nothing outside of these namespaces changes. A token bucket (tbf) on both ends limits the bytes that a worker sends and
 receives, as the port of an Ethernet switch does. TCP uses reno: bbr, where it is the default, does not fill a tbf.
 """
 
@@ -16,8 +16,8 @@ from contextlib import suppress
 
 PREFIX = "compact-parallel"
 RATES = {"unlimited": None, "1gbit": "1gbit burst 128kb", "100mbit": "100mbit burst 16kb"}
-"""What `--rates` offers, in the words of `tc`. A burst is a millisecond: with less, a busy processor that serves the
-bucket late loses some of the rate; with more, small messages would pass for nothing."""
+"""The choices of `--rates`, in the syntax of `tc`. A burst is a millisecond: with less, a busy processor that serves
+the bucket late loses some of the rate; with more, small messages would take no time."""
 INTERFACE = "eth0"
 _SHAPE = "tbf rate {} latency 50ms"
 _NAME = re.compile(rf"^{PREFIX}-(\d+)-")
@@ -35,7 +35,7 @@ def _run(command: str) -> str:
 
 
 class Links:
-    """A context manager: `namespaces` of `world` workers, gone at its end. Raises CannotShape."""
+    """A context manager that creates `namespaces` for `world` workers and removes them. Raises CannotShape."""
 
     def __init__(self, world: int) -> None:
         self.world = world
@@ -60,7 +60,7 @@ class Links:
         signal.signal(signal.SIGINT, before)
 
     def limit(self, rate: str | None) -> None:
-        """Limit every port, both ways, to one of the values of RATES; None lifts the limit."""
+        """Limits every port, in both directions, to one of the values of RATES; None lifts the limit."""
         for rank, name in enumerate(self.namespaces):
             for where, interface in ((name, INTERFACE), (self._hub, f"port{rank}")):
                 if rate is not None:
@@ -89,7 +89,7 @@ def _remove(name: str) -> None:
 
 
 def _remove_left_over() -> None:
-    """Namespaces of a process that was killed."""
+    """Removes the namespaces of processes that were killed."""
     for line in _run("ip netns list").splitlines():
         owner = _NAME.match(line)
         if owner is not None and not os.path.exists(f"/proc/{owner[1]}"):

@@ -1,4 +1,4 @@
-"""The two libraries people would use instead, in a folder of their own beside the tests' environment."""
+"""Installs the two compared libraries, diffusers and yunchang, in a folder beside the tests' environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ FOLDER = bench.ROOT / ".cache" / "peers"
 
 
 def folder() -> Path:
-    """Where the libraries are, installed there if they are not. Without their dependencies: ComfyUI has the same."""
+    """The folder of the libraries, after installing them if they are missing. Their dependencies are left out, because
+    ComfyUI has the same."""
     done = FOLDER / "installed"
     if not (done.is_file() and done.read_text() == " ".join(PACKAGES)):
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(FOLDER)]

@@ -1,4 +1,4 @@
-"""BatchStep: Step Reuse on one worker, whose calls go through the model as a batch, against stock ComfyUI."""
+"""Measures BatchStep (Step Reuse on one worker, with the calls of a round as one batch) against stock ComfyUI."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ REUSE = StepReuseConfig(mode="look_ahead", look_ahead=2)
 
 
 def batches(seeds: Sequence[int]) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows: seconds of stock and of BatchStep, the median, with all cores each; and of every pair of runs,
-    one right after the other and the other way round the next time, how many times as fast, the median."""
+    """Header and rows: median seconds of stock and of BatchStep, with all cores each, and the median speedup over pairs
+    of runs. The two runs of a pair follow each other directly, in alternating order."""
     rows = []
     torch.set_num_threads(os.cpu_count() or 1)  # as many as the one worker has
     for size in SIZES:
@@ -67,7 +67,7 @@ def _sample(patcher, seed: int, size: int):
 
 
 class _Clock:
-    """A SAMPLER_SAMPLE wrapper that measures what the workers measure: the sampler alone."""
+    """A SAMPLER_SAMPLE wrapper that measures the seconds of the sampler alone, as the workers do."""
 
     seconds = 0.0
 

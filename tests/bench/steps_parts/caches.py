@@ -1,4 +1,4 @@
-"""ComfyUI's own caches on the trained model: model calls saved, and the likeness of the picture."""
+"""Measures ComfyUI's own caches (EasyCache, LazyCache) on the trained model: model calls made, PSNR of the picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NODES = {"EasyCache": caching.EasyCacheNode, "LazyCache": caching.LazyCacheNode}
 
 
 class _Counter:
-    """A DIFFUSION_MODEL wrapper inside of the cache's: how often the model was really run."""
+    """A DIFFUSION_MODEL wrapper inside of the cache's wrapper that counts how often the model really runs."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -27,7 +27,7 @@ class _Counter:
 
 
 def caches(size: int, seeds: Sequence[int]) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows: cache, steps, threshold, calls of the model as a share of all, PSNR worst and mean."""
+    """Header and rows: cache, steps, threshold, model calls made as a part of all, PSNR worst and mean."""
     rows = []
     for steps in STEPS:
         exact = {

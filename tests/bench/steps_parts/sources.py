@@ -1,4 +1,4 @@
-"""What the step benchmark samples: the trained model and the mixtures, each with its measure of likeness."""
+"""The models of the step benchmark: the trained model and the mixtures, each with its measure of likeness."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.report.metrics import psnr
 
 MOST = 120.0
-"""Decibels at which two results are called the same."""
+"""The largest likeness in decibels; results that are closer count as equal."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Pictures (1, H, W, 3) of the tiny trained model; likeness is their PSNR."""
+    """Samples pictures (1, H, W, 3) from the tiny trained model; likeness is their PSNR."""
 
     size: int
 
@@ -36,7 +36,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """One sample (1, 4, 8, 8) of a mixture; likeness is -20 log10 |x - x0| / |x0|."""
+    """Samples (1, 4, 8, 8) from a mixture; likeness is -20 log10 |x - x0| / |x0|."""
 
     flow: bool
 
@@ -53,7 +53,7 @@ class Mixtures:
 
 
 def calls_of(sampler: str, steps: int) -> int:
-    """The model calls of a sampler, counted on a mixture."""
+    """The number of model calls of a sampler, counted on a mixture."""
     model = stepping.Mixture(flow=True, seed=0)
     return len(stepping.sample_mixture(model, sampler, steps, 0, batch=1)[1])
 

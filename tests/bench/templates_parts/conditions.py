@@ -1,4 +1,4 @@
-"""How many conditions a guider asks for in a call, as the pack counts them."""
+"""Counts the conditions that a guider asks for in a call, with the pack's own count."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LEVELS = (1.0, 0.0)
 
 
 def conditions(sampling: Sampling) -> int | None:
-    """The conditions of a usual call; None where a number of the guider (CFG) comes out of a run, or is not known.
+    """The conditions of a usual call; None if a number of the guider (CFG) is computed in a run, or is not known.
 
-    ComfyUI's own node makes the guider, of a model without a part, and the pack counts (runtime/job/asking.py).
+    ComfyUI's own node makes the guider, with an empty model, and runtime/job/asking.py counts.
     """
     node = getattr(guiders, sampling.guider, None)
     numbers = [value for name, value in sampling.inputs.items() if "cfg" in name]
@@ -37,7 +37,7 @@ def conditions(sampling: Sampling) -> int | None:
 
 
 def _made(name: str, value: Any, model: ModelPatcher) -> Any:
-    """What a run would give the guider: the model, a condition, or a number."""
+    """The value of an input of the guider in a run: the model, a condition, or a number."""
     if name in _MODELS:
         return model
     return [[torch.zeros(1, 1, 1), {}]] if value is True else value

@@ -1,4 +1,4 @@
-"""The family of a model, told by the name of its file: templates come without the files."""
+"""Finds the family of a model by the name of its file, because templates come without the files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS
 
 UNET = "UNet"
 BY_FILE = (
-    # What is derived from another family comes before it.
+    # Families that derive from another one come before it.
     ("pid_flux", "PiD"),
     ("longcat_image", "Flux"),
     ("ovis_image", "Flux"),
@@ -73,19 +73,19 @@ BY_FILE = (
     ("stable_audio", "Stable Audio"),
     ("yue2", "YuE 2"),
 )
-"""(what the file's name contains, the family as its plan names it). Names are compared in lower case, "-" as "_"."""
+"""(part of the file's name, name of the family in its plan). Names are compared in lower case, "-" as "_"."""
 WITHOUT_PLAN = {"MiniMax Music 3", "Trellis 2", "YuE 2"}
-"""Families of newer ComfyUIs that this pack has no plan for yet; take a name out when its plan comes."""
+"""Families of newer ComfyUIs without a plan in this pack; remove a name when its plan is added."""
 _ROWS = {plan.family for plan in ROW_PLANS}
 _TOKENS = {plan.family for plan in PLANS}
 
 
 def family_of(file: str) -> str | None:
-    """The family of the model in this file; None where the table does not know it."""
+    """The family of the model in this file; None if the table does not have it."""
     name = file.lower().replace("-", "_").replace(" ", "_")
     return next((family for part, family in BY_FILE if part in name), None)
 
 
 def split(family: str) -> str:
-    """What of a picture the family's plan splits: "tokens" or "rows"; empty where it has no plan."""
+    """The dimension that the family's plan splits: "tokens" or "rows"; "" without a plan."""
     return "tokens" if family in _TOKENS else "rows" if family in _ROWS else ""

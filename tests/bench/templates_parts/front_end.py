@@ -1,4 +1,4 @@
-"""ComfyUI's own front end, in a browser, makes a prompt of a saved workflow.
+"""Converts a saved workflow into a prompt with ComfyUI's own front end, in a browser.
 
 Import it with tests/browser on the path.
 """
@@ -37,16 +37,16 @@ class FrontEnd:
     def __init__(self, front: Front) -> None:
         self._front = front
         self.object_info: dict[str, Any] = front.server.get("/object_info")
-        """What the server says of every node, API nodes included."""
+        """The server's description of every node, API nodes included."""
 
     def prompt(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """What the front end would queue for this workflow: {id: {"class_type": ..., "inputs": ...}}."""
+        """The prompt that the front end would queue for this workflow: {id: {"class_type": ..., "inputs": ...}}."""
         return self._front.browser.evaluate(_CONVERT, graph)
 
 
 @contextmanager
 def opened() -> Iterator[FrontEnd]:
-    """The front end of a ComfyUI with this pack and API nodes, in a browser; `front.missing()` tells what it needs."""
+    """The front end of a ComfyUI with this pack and API nodes, in a browser; `front.missing()` says what it needs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         comfyui = Path(os.environ["COMFYUI_PATH"])

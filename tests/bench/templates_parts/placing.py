@@ -1,4 +1,4 @@
-"""Puts Parallel Model before every sampler and guider of a saved workflow, as a person does by hand."""
+"""Inserts Parallel Model before every sampler and guider of a saved workflow, as a user does by hand."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SAMPLES = {"LATENT", "GUIDER"}
 def placed(workflow: dict[str, Any]) -> dict[str, Any]:
     """A copy of a workflow in the front end's form, with a Parallel Model in front of each sampler and guider.
 
-    The link to the sampler ends at the new node, so that what it comes from (a node's output, a subgraph's input, a
-    chain of reroutes) stays as it is, and a new link goes on from there.
+    The link to the sampler now ends at the new node, so that its origin (a node's output, a subgraph's input, a chain
+    of reroutes) stays unchanged, and a new link leads from there to the sampler.
     """
     changed = copy.deepcopy(workflow)
     nodes = [node["id"] for graph in graphs(changed) for node in graph["nodes"]]
@@ -33,10 +33,10 @@ def placed(workflow: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_slot(node: dict[str, Any]) -> int | None:
-    """The number of the input by which this node samples a MODEL; None if it does not sample.
+    """The index of the input with the MODEL that this node samples; None if it does not sample.
 
-    A sampler or a guider takes a MODEL and CONDITIONING, and makes a LATENT or a GUIDER. What gives the MODEL on is a
-    patch. Of the two models of DualModelGuider the first one is it: the guider belongs to that.
+    A sampler or a guider takes a MODEL and CONDITIONING, and outputs a LATENT or a GUIDER. A node that outputs a MODEL
+    is a patch. For DualModelGuider it is the first of the two models, to which the guider belongs.
     """
     inputs = [one["type"] for one in node.get("inputs") or []]
     outputs = {output["type"] for output in node.get("outputs") or []}
@@ -45,7 +45,7 @@ def model_slot(node: dict[str, Any]) -> int | None:
 
 
 def _insert(graph: dict[str, Any], sampler: dict[str, Any], slot: int, node_id: int, link_id: int) -> None:
-    """Puts the new node between the sampler's input number `slot` and what is linked to it."""
+    """Inserts the new node into the link of the sampler's input number `slot`."""
     old = sampler["inputs"][slot]["link"]
     (place,) = (place for place, link in enumerate(graph["links"]) if _id(link) == old)
     into, on = graph["links"][place], (link_id, node_id, 0, sampler["id"], slot, "MODEL")
@@ -76,7 +76,7 @@ def _insert(graph: dict[str, Any], sampler: dict[str, Any], slot: int, node_id: 
 
 
 def _place(pos: list[float] | dict[str, float]) -> tuple[float, float]:
-    """The place of a node, which older front ends saved as {"0": x, "1": y}."""
+    """The position of a node, which older front ends saved as {"0": x, "1": y}."""
     return (pos["0"], pos["1"]) if isinstance(pos, dict) else (pos[0], pos[1])
 
 
@@ -86,7 +86,7 @@ def _id(link: list | dict[str, Any]) -> int:
 
 
 def _numbers(workflow: dict[str, Any], key: str, state_key: str, used: list[int]) -> Callable[[], int]:
-    """A function that gives new ids, greater than all of the workflow, and notes the last one where it is kept."""
+    """A function that returns new ids, greater than all in the workflow, and records the last one in the workflow."""
     states = [workflow, *(subgraph["state"] for subgraph in subgraphs(workflow))]
     last = max([*map(int, used), *(state.get(kept, 0) for state in states for kept in (key, state_key))])
 

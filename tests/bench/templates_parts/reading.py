@@ -1,4 +1,4 @@
-"""ComfyUI's official workflow templates, as the package that ComfyUI's requirements bring has them."""
+"""Reads ComfyUI's official workflow templates from the package that ComfyUI requires, or from a wheel of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 PACKAGE = "comfyui-workflow-templates-json"
 _MODULE = "comfyui_workflow_templates_json"
 _VIRTUAL = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")
-"""Nodes of the front end that never reach the server."""
+"""Types of nodes that exist only in the front end and never reach the server."""
 _DIFFUSION = ("checkpoints", "diffusion_models")
 
 
 @dataclass(frozen=True)
 class Template:
-    """One template: its name, and its graph in the form in which the front end saves it."""
+    """One template: its name, and its graph as saved by the front end."""
 
     name: str
     graph: dict[str, Any]
@@ -33,7 +33,7 @@ class Template:
 
     @property
     def models(self) -> set[str]:
-        """The files of diffusion models that its nodes list for download."""
+        """The names of the diffusion model files that its nodes list for download."""
         nodes = (node for graph in graphs(self.graph) for node in graph["nodes"])
         listed = (one for node in nodes for one in node.get("properties", {}).get("models") or [])
         return {one["name"] for one in listed if one.get("directory") in _DIFFUSION}
@@ -56,7 +56,7 @@ class Release:
 
 
 def installed() -> Release:
-    """The release that is installed."""
+    """The installed release."""
     return Release(importlib.metadata.version(PACKAGE), importlib.resources.files(_MODULE) / "templates")
 
 
@@ -66,7 +66,7 @@ def in_wheel(file: Path) -> Release:
 
 
 def subgraphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
-    """The definitions of the subgraphs of a workflow; those that stand in others are among them."""
+    """The definitions of all subgraphs of a workflow, nested ones included."""
     return graph.get("definitions", {}).get("subgraphs", [])
 
 

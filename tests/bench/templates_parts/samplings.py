@@ -1,4 +1,4 @@
-"""Where a prompt samples, with which model files and guider: read from the prompt, nothing runs."""
+"""Finds the samplers of a prompt with their model file, guider and inputs, without running anything."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Sampling:
     """One sampler node of a prompt.
 
     Attributes:
-        file: the model file it samples with; None where no loader is known at the beginning of its model's chain.
-        guider, inputs: the guider node's class, and its inputs: values, or True for what is linked.
-        sampler: the name of a sampler of ComfyUI's list, else the class of the node that makes it.
+        file: the model file; None if the chain of nodes that makes the model begins with no known loader.
+        guider, inputs: the guider node's class, and its inputs: values, or True for models and conditions.
+        sampler: the name of the sampler in ComfyUI's list, else the class of the node that makes it.
         parallel: whether its model comes from Parallel Model.
     """
 
@@ -37,7 +37,7 @@ class Sampling:
 
 
 def samplings(prompt: Prompt) -> Iterator[Sampling]:
-    """Every sampler node of the prompt, in its order."""
+    """Every sampler node of the prompt, in the order of the prompt."""
     for node in prompt.values():
         kind, inputs = node.get("class_type", ""), node["inputs"]
         if kind in _BY_CFG:
@@ -66,7 +66,7 @@ def _sampler(prompt: Prompt, inputs: dict[str, Any]) -> str:
 
 
 def _file(prompt: Prompt, link: Any) -> str | None:
-    """The model file at the beginning of the chain of nodes that this MODEL comes from."""
+    """The model file of the loader at the beginning of the chain of nodes that makes this MODEL."""
     while node := _source(prompt, link):
         if name := next((name for name in _FILES if name in node["inputs"]), None):
             value = value_of(prompt, node["inputs"][name])
@@ -76,7 +76,7 @@ def _file(prompt: Prompt, link: Any) -> str | None:
 
 
 def value_of(prompt: Prompt, given: Any) -> Any:
-    """The value of an input, also where a primitive or a switch gives it; None where only a run can tell."""
+    """The value of an input, also if it comes from a primitive or a switch; None if it is known only in a run."""
     given = _through_switches(prompt, given)
     if not _is_link(given):
         return given
@@ -84,13 +84,13 @@ def value_of(prompt: Prompt, given: Any) -> Any:
 
 
 def _source(prompt: Prompt, given: Any) -> dict[str, Any] | None:
-    """The node that an input is linked to; None where it is not, or only a run can tell."""
+    """The node that an input is linked to; None if it is not linked, or the node is known only in a run."""
     given = _through_switches(prompt, given)
     return prompt.get(given[0]) if _is_link(given) else None
 
 
 def _through_switches(prompt: Prompt, given: Any) -> Any:
-    """What an input is given by the switches before it; None where only a run can tell how they stand."""
+    """The value or link that the switches before an input pass on; None if their state is known only in a run."""
     while _is_link(given) and (node := prompt.get(given[0], {})).get("class_type") == _SWITCH:
         switch = value_of(prompt, node["inputs"].get("switch"))
         given = None if switch is None else node["inputs"].get("on_true" if switch else "on_false")

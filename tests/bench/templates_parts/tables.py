@@ -1,4 +1,4 @@
-"""The verdicts as Markdown tables."""
+"""Formats the verdicts as Markdown tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .verdicts import VERDICTS, Verdict
 
 
 def text(found: Sequence[Verdict]) -> str:
-    """How many templates have each verdict, how many of each family do, and one line per template."""
+    """Three tables: the number of templates by verdict, the same for each family, and one line per template."""
     kinds = Counter(one.kind for one in found)
     families = Counter((family, one.kind) for one in found for family in one.families)
     shown = [kind for kind in VERDICTS if any(kind == other for _, other in families)]

@@ -1,4 +1,4 @@
-"""What Parallel Model makes of a template: divided and how, on one device and why, or not known."""
+"""Decides for a template whether Parallel Model would divide it on two workers, and how, or why not."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NOT_PLACED = "a sampler without Parallel Model"
 VERDICTS = (DIVIDED, ONE_DEVICE, UNKNOWN_FAMILY, UNKNOWN_NODES, API, NO_SAMPLER, NOT_PLACED)
 
 _BLOCK_BY_BLOCK = "SamplerARVideo"
-"""It keeps what its calls have seen in a KV cache, which the plan of causal Wan refuses to split."""
+"""A sampler whose calls share a KV cache, which the plan of causal Wan refuses to split."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of one template, the families it samples with, and a few words on how or why."""
+    """The verdict on one template (`kind`, one of VERDICTS), its families, and a few words on how or why."""
 
     name: str
     kind: str
@@ -39,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Share:
-    """What becomes of one sampler; `family` is None where the model's file does not tell it."""
+    """Whether one sampler is divided, and how or why not; `family` is None if the model's file is not known."""
 
     family: str | None
     divided: bool
@@ -49,7 +49,7 @@ class Share:
 def verdict(template: Template, prompt: Prompt, object_info: Mapping[str, Any]) -> Verdict:
     """The verdict on a template by its prompt, in which Parallel Model has been put before the samplers.
 
-    Where several samplers have different fates, one that is divided decides, and each is told of.
+    If several samplers differ, one that is divided decides, and `why` describes each.
     """
     found = list(samplings(prompt))
     listed = {family for file in template.models if (family := family_of(file))}
@@ -70,10 +70,10 @@ def verdict(template: Template, prompt: Prompt, object_info: Mapping[str, Any]) 
 
 
 def share(sampling: Sampling, listed: Set[str] = frozenset()) -> Share:
-    """What mode "auto" does with one sampler on two workers.
+    """The decision of mode "auto" for one sampler on two workers.
 
-    `listed`: the families of the models that the template lists. Where the prompt does not tell the file, as the front
-    end puts values of a subgraph with unknown nodes in other fields, and this is one family only, it is taken.
+    `listed`: the families of the models that the template lists. If the prompt does not give the file (the front end
+    puts values of a subgraph with unknown nodes in other fields) and only one family is listed, that family is taken.
     """
     family = family_of(sampling.file or "") or (next(iter(listed)) if len(listed) == 1 else None)
     if family is None:
@@ -92,7 +92,7 @@ def share(sampling: Sampling, listed: Set[str] = frozenset()) -> Share:
 
 
 def _settings(sampling: Sampling) -> str:
-    """What decides on the number of conditions: the guider or its CFG, and a sampler that needs all whatever CFG is."""
+    """The settings that decide the number of conditions: the guider or its CFG, and a sampler that always needs all."""
     numbers = [f"{value:g}" for name, value in sampling.inputs.items() if "cfg" in name]
     guider = f"CFG {' and '.join(numbers)}" if numbers else sampling.guider
     return f"{guider}, {sampling.sampler}" if "cfg_pp" in sampling.sampler else guider

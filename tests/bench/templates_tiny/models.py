@@ -1,7 +1,7 @@
-"""Tiny sizes of the diffusion models that templates ask for, each by a part of its file's name.
+"""Tiny configurations of the diffusion models that templates ask for, by a part of the file's name.
 
-The configurations are those that ComfyUI's detection would make: families whose sizes it tells from the weights need no
-more than the weights.
+The configurations are those that ComfyUI's detection would make: for families whose sizes it detects from the weights,
+the weights alone are enough.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WIDTH = 256
-"""Of a token in most: two heads of the 128 that most families have."""
+"""Channels of a token in most models: two heads of 128, the head dim of most families."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Tiny:
 
     Attributes:
         family: the class of comfy.supported_models.
-        config: the arguments of its module, and what else its class asks for.
-        text, vision: what its text encoder and CLIP vision give (the pack tiny_weights makes it).
-        more: names and shapes of weights beside the module's.
+        config: its unet_config: the arguments of its module, and further entries that its class needs.
+        text, vision: shapes of the outputs of its text encoder and CLIP vision (made by the pack tiny_weights).
+        more: names and shapes of weights in addition to the module's.
     """
 
     family: str
@@ -253,11 +253,11 @@ BY_FILE: tuple[tuple[str, Tiny], ...] = (
     ),
     ("hunyuan3d-dit-v2", Tiny("Hunyuan3Dv2", _HUNYUAN3D, vision={"width": 1536, "tokens": 257, "embeds": 1024})),
 )
-"""(what the file's name contains, in lower case; what is written). What is derived from another comes before it."""
+"""(part of the file's name in lower case, the model to write). Models that derive from another one come before it."""
 
 
 def tiny(file: str) -> Tiny:
-    """What to write for a model file. Raises KeyError for one that the table does not know."""
+    """The model to write for a file. Raises KeyError if the table does not have it."""
     for part, model in BY_FILE:
         if part in file.lower():
             return model

@@ -1,4 +1,4 @@
-"""Changes to a template's prompt, the same for every one: small sizes, few steps, a pool, and latents to compare."""
+"""Changes the prompt of any template: small sizes, few steps, a pool, and latents to compare."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = {
     "tile_size": 128,
     "octree_resolution": 16,
 }
-"""What replaces inputs of these names, whether typed in or linked, where they are greater and may be as small."""
+"""New values for inputs of these names, typed in or linked, if they are greater; never below the input's minimum."""
 STEPS = 4
 _STEP_INPUTS = ("steps", "start_at_step", "end_at_step")
 _SEEDS = ("seed", "noise_seed")
@@ -35,7 +35,7 @@ LATENT = "parallel_latent_"
 def small(prompt: Prompt, object_info: dict[str, Any]) -> Prompt:
     """The prompt with small pictures and at most `STEPS` steps, and with a node that saves the latent of each sampler.
 
-    Where a run has more steps, the steps it begins and ends at change in proportion.
+    If a run has more steps, its start and end step change in proportion.
     """
     changed = copy.deepcopy(prompt)
     for node in changed.values():
@@ -60,7 +60,7 @@ def small(prompt: Prompt, object_info: dict[str, Any]) -> Prompt:
 
 
 def _numbers(info: dict[str, Any]) -> dict[str, float]:
-    """The inputs of a node that are numbers, with the least that each may be."""
+    """The inputs of a node that are numbers, each with its minimum."""
     sections = (section for section in info["input"].values() if isinstance(section, dict))
     inputs = {name: one for section in sections for name, one in section.items()}
     return {name: one[1].get("min", 0) for name, one in inputs.items() if one[0] in ("INT", "FLOAT")}
@@ -90,7 +90,7 @@ def stock(prompt: Prompt) -> Prompt:
 
 
 def other(prompt: Prompt) -> Prompt:
-    """The prompt with other texts, which a model that does nothing would not see; with other noise if it has none."""
+    """The prompt with other texts, or with other noise if it has no text: the control, which must change the result."""
     changed = copy.deepcopy(prompt)
     every = [(node["inputs"], name) for node in changed.values() for name in _TEXTS]
     texts = [(inputs, name) for inputs, name in every if isinstance(inputs.get(name), str)]

@@ -1,4 +1,4 @@
-"""Runs a template on a real ComfyUI server, as it is and with Parallel Model, and compares what is sampled."""
+"""Runs a template on a real ComfyUI server, without and with Parallel Model, and compares the latents."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from .weights import remove_files, write_files
 DEVICES = "cpu,cpu"
 _PACK = Path(__file__).parent / "tiny_weights"
 TOLERANCE = 1e-5
-"""The greatest difference of equal latents, relative to the greatest number in them: rounding of 32-bit numbers."""
+"""The largest difference of equal latents, relative to their largest value, which allows for float32 rounding."""
 SAME = "both workers the same"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a template.
+    """The results of a template.
 
     Attributes:
-        samplers: how many there are.
-        ways: how the pool divided each sampling, as the runs' reports say: "CFG x2", "sequence x2" or `SAME`.
-        told: families whose file says its sizes, as ComfyUI does not tell them from the weights.
-        difference: of the latents with Parallel Model from stock's, relative to the greatest number in those.
-        control: that of another text, or of another seed where there is no text.
-        stock_seconds, parallel_seconds: of the whole prompt, loading included.
+        samplers: the number of samplers.
+        ways: how the pool divided each sampling, by the runs' reports: "CFG x2", "sequence x2" or `SAME`.
+        told: families whose files state their sizes, because ComfyUI does not detect them from the weights.
+        difference: between the latents with Parallel Model and those of stock, relative to the largest value of stock.
+        control: the same difference for another text, or for another seed if there is no text.
+        stock_seconds, parallel_seconds: seconds of the whole prompt, loading included.
     """
 
     samplers: int
@@ -64,9 +64,9 @@ class Runner:
         self._object_info = server.get("/object_info")
 
     def run(self, prompt: dict[str, Any]) -> Run:
-        """Runs a template's prompt, in which Parallel Model has been put before the samplers, three times.
+        """Runs a template's prompt, with Parallel Model before its samplers, three times: stock, parallel, control.
 
-        Raises what the client raises for a node that fails, and KeyError where a file cannot be made small.
+        Raises the client's error for a node that fails, and KeyError if a file cannot be made small.
         """
         self._post("/free", {"unload_models": True, "free_memory": True})
         remove_files(self._folder)
@@ -119,7 +119,7 @@ def way(report: dict[str, Any]) -> str:
 
 
 def difference(some: list[torch.Tensor], stock: list[torch.Tensor]) -> float:
-    """The greatest difference of latents, each relative to the greatest number of its stock one."""
+    """The largest difference of latents, each relative to the largest value of its stock latent."""
     if not stock or len(some) != len(stock):
         raise ValueError(f"{len(some)} and {len(stock)} latents cannot be compared")
     each = [(one - other).abs().max() / other.abs().max() for one, other in zip(some, stock)]
@@ -128,7 +128,7 @@ def difference(some: list[torch.Tensor], stock: list[torch.Tensor]) -> float:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Runner]:
-    """A ComfyUI with this pack and tiny_weights, which writes to `folder`."""
+    """A ComfyUI server with this pack and tiny_weights, with base directory `folder`."""
     packs = folder / "custom_nodes"
     packs.mkdir()
     (packs / _PACK.name).symlink_to(_PACK, target_is_directory=True)

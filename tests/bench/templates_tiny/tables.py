@@ -1,4 +1,4 @@
-"""What came of the templates as a Markdown table."""
+"""Formats the results of the templates as a Markdown table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEADER = ("template", "family", "divided", "max difference", "with another text
 
 @dataclass(frozen=True)
 class Row:
-    """One template: what templates.py says of it, and the run or why there is none."""
+    """One template: the verdict of templates.py, and the run or the error."""
 
     verdict: Verdict
     run: Run | None
@@ -27,12 +27,12 @@ class Row:
 
     @property
     def is_right(self) -> bool:
-        """Whether it is equal to stock and every sampler was divided as templates.py says."""
+        """Whether the latents equal those of stock and every sampler was divided as templates.py says."""
         return self.run is not None and self.run.is_equal and _is_as_told(self.run, self.verdict)
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """A line of the table."""
+        """The cells of the template's line in the table."""
         family = ", ".join(self.verdict.families) + (" *" if self.run and self.run.told else "")
         if self.run is None:
             return (self.verdict.name, family, self.error, *[""] * (len(_HEADER) - 3))
@@ -45,7 +45,7 @@ class Row:
 
 
 def run_or_error(runner: Runner, prompt: dict[str, Any]) -> tuple[Run | None, str]:
-    """The run of a prompt, or the first line of what a node said."""
+    """The run of a prompt, or None with the first line of the error."""
     try:
         return runner.run(prompt), ""
     except ClientError as error:
@@ -53,7 +53,7 @@ def run_or_error(runner: Runner, prompt: dict[str, Any]) -> tuple[Run | None, st
 
 
 def predicted(verdict: Verdict) -> set[str]:
-    """The ways in which the reports of its runs are to say that it was divided."""
+    """The values of `Run.ways` that the verdict predicts."""
     return {_plain(way) for way in _WAYS.findall(verdict.why)} or {SAME}
 
 
@@ -62,12 +62,12 @@ def _is_as_told(run: Run, verdict: Verdict) -> bool:
 
 
 def _plain(way: str) -> str:
-    """As a report says it, which calls both tokens and rows a sequence."""
+    """The way as a report names it, which calls both tokens and rows "sequence"."""
     return re.sub("tokens|rows", "sequence", way)
 
 
 def text(rows: Sequence[Row]) -> str:
-    """One line per template, and how many were equal."""
+    """The table with one line per template, and a sentence with the number that were equal."""
     right = [row for row in rows if row.is_right]
     families = {family for row in right for family in row.verdict.families}
     summary = (

@@ -1,4 +1,4 @@
-"""Writes the files that a prompt's loaders ask for, with tiny random weights, and its pictures and sounds."""
+"""Writes the files that a prompt's loaders ask for: models with tiny random weights, and input pictures."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _CLIP_NAMES = ("clip_name", "clip_name1", "clip_name2", "clip_name3", "clip_name
 _LORA_LAYERS = 4
 _LORA_RANK = 4
 _LARGE = 20_000_000
-"""From so many weights on, those of a VAE are written with 16 bits."""
+"""A VAE with more weights than this is written in float16."""
 _MAGE = {"dconv_encoder.": "student.dconv_encoder.", "decoder_model.": "pipeline."}
-"""How ComfyUI's names of the parts of Mage's VAE are called in its file."""
+"""Prefixes of the weights of Mage's VAE: in ComfyUI's module -> in its file."""
 
 
 def files_of(prompt: Prompt, input_name: str, kind: str = "") -> list[str]:
-    """The values of an input of the prompt's loaders; `kind`: a part of the node's class."""
+    """The values of an input over all nodes of the prompt whose class name contains `kind`."""
     nodes = (node for node in prompt.values() if kind in node["class_type"])
     return [*dict.fromkeys(value for node in nodes if isinstance(value := node["inputs"].get(input_name), str))]
 
 
 def write_files(prompt: Prompt, folder: Path) -> set[str]:
-    """Writes all files that the prompt asks for under ComfyUI's base directory `folder`; returns the families of which
-    ComfyUI does not tell the sizes from the weights. Raises KeyError for a file that nobody knows how to make small."""
+    """Writes all files that the prompt asks for under ComfyUI's base directory `folder`. Returns the families whose
+    sizes ComfyUI does not detect from the weights. Raises KeyError for a file that is in no table of tiny sizes."""
     told, models = set(), {}
     for name, place in _MODELS.items():
         for file in files_of(prompt, name):
@@ -81,13 +81,13 @@ def _made(path: Path) -> Path:
 
 
 def _save(weights: Weights, path: Path, said: dict[str, Any] | None = None) -> None:
-    """`said`: what the pack tiny_weights is to be told."""
+    """Writes a safetensors file; `said` is its metadata for the pack tiny_weights."""
     held = weights or {"empty": torch.zeros(1)}
     safetensors.torch.save_file(held, _made(path), metadata={KEY: json.dumps(said)} if said else None)
 
 
 def _model(file: str, model: Tiny, *, checkpoint: bool) -> tuple[Weights, dict[str, Any]]:
-    """The weights of a diffusion model, or of a checkpoint with its VAE, and what the file has to say."""
+    """The weights of a diffusion model, or of a checkpoint with its VAE, and the metadata for tiny_weights."""
     made = random_weights(_module(model), file)
     said = {key: value for key, value in (("text", model.text), ("vision", model.vision)) if checkpoint and value}
     if not _is_detected(made, model):
@@ -112,7 +112,7 @@ def _module(model: Tiny) -> torch.nn.Module:
 
 
 def _is_detected(weights: Weights, model: Tiny) -> bool:
-    """Whether ComfyUI tells exactly this configuration from the weights."""
+    """Whether ComfyUI detects exactly this configuration from the weights."""
     try:
         config = comfy.model_detection.model_config_from_unet(dict(weights), "")
     except (KeyError, AttributeError):
@@ -126,7 +126,7 @@ def _text(config: dict[str, Any]) -> str:
 
 
 def random_weights(module: torch.nn.Module, file: str) -> Weights:
-    """Weights for a module by which an output is about as large as its input, the same for the same file."""
+    """Random weights of a module, scaled so that output and input are of about equal size, seeded by the file name."""
     kept = {name: value for name, value in module.state_dict().items() if not value.is_floating_point()}
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items() if name not in kept}
     return kept | _random(shapes, file)
@@ -159,7 +159,7 @@ def _lora(file: str, model: Tiny) -> Weights:
 
 
 def _sd35_controlnet(file: str) -> Weights:
-    """Stability's ControlNet for SD3.5, for edges, as wide as the tiny model."""
+    """Stability's ControlNet for SD3.5 (for edges), with the width of the tiny model."""
     module = comfy.cldm.dit_embedder.ControlNetEmbedder(
         img_size=None, patch_size=2, in_chans=16, num_layers=2, main_model_double=2, double_y_emb=False,
         attention_head_dim=64, num_attention_heads=2, adm_in_channels=2048, device=None, dtype=torch.float32,
@@ -230,7 +230,7 @@ _VAES: tuple[tuple[str, Callable[[], torch.nn.Module]], ...] = (
     ("netayume", lambda: _taesd(16)),
     ("ae.safetensors", lambda: _taesd(16)),
 )
-"""(what the file's name contains, a VAE of a kind that ComfyUI knows by its weights, for the family's latents)."""
+"""(part of the file's name, maker of a VAE that ComfyUI detects by its weights and that fits the family's latents)."""
 
 
 def _vae(file: str) -> Weights:
@@ -244,7 +244,7 @@ def _vae(file: str) -> Weights:
 
 
 def _picture(file: str) -> Image.Image:
-    """A picture, with a mask from left to right where its format has one."""
+    """A random picture; a PNG also has a mask, a gradient from left to right."""
     drawn = torch.randint(256, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(len(file)))
     picture = Image.fromarray(drawn.numpy()).resize(PICTURE_SIZE, Image.Resampling.BICUBIC)
     if file.lower().endswith(".png"):
@@ -253,7 +253,7 @@ def _picture(file: str) -> Image.Image:
 
 
 def remove_files(folder: Path) -> None:
-    """Removes what the last prompt was given."""
+    """Removes the files that were written for the last prompt."""
     for place in ("models", "input"):
         for path in (folder / place).rglob("*"):
             if path.is_file():

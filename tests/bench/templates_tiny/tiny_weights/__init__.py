@@ -1,9 +1,10 @@
-"""A custom node pack for tests: ComfyUI's own loaders take model files that are smaller than they know.
+"""A custom node pack for tests, with which ComfyUI's own loaders load model files of sizes that they do not know.
 
-ComfyUI tells the sizes of most models from their weights, and reads those of Wan, LTX and MiniMax from the metadata of
-the file. For what has one size only, this pack lets every file do the latter: a diffusion model says its family and
-sizes, a text encoder or CLIP vision what it gives. Diffusion models and VAEs are ComfyUI's own all the same. What is
-replaced are text encoders and CLIP vision: they give random numbers of the right shape, drawn by the text or picture.
+ComfyUI detects the sizes of most models from their weights, and reads those of Wan, LTX and MiniMax from the metadata
+of the file. This pack extends the latter to every file, for models with one size only: the metadata of a diffusion
+model states its family and sizes, that of a text encoder or CLIP vision the shapes of its outputs. Diffusion models and
+VAEs stay ComfyUI's own. Text encoders and CLIP vision are replaced: they give random numbers of the right shape, seeded
+by the text or picture.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 KEY = "tiny_weights"
-"""In a file's metadata: {"family": a class of supported_models, "sizes": its unet_config, "text": .., "vision": ..}."""
+"""Key in a file's metadata, whose value is JSON: {"family": a class of supported_models, "sizes": its unet_config,
+"text": ..., "vision": ...}."""
 _TOKENS = 5
 
 _load_diffusion_model = comfy.sd.load_diffusion_model
@@ -32,13 +34,13 @@ _model_config_from_unet = comfy.model_detection.model_config_from_unet
 
 
 def said(path: str) -> dict[str, Any]:
-    """What a file says of itself; empty where it says nothing."""
+    """The entry KEY of a file's metadata; empty if there is none."""
     _, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     return json.loads((metadata or {}).get(KEY, "{}"))
 
 
 def model_config_from_unet(state_dict, unet_key_prefix, use_base_if_no_match=False, metadata=None):
-    """As ComfyUI's, of a file that says its family and sizes."""
+    """Replaces ComfyUI's function: takes family and sizes from the metadata, if they are there."""
     given = json.loads((metadata or {}).get(KEY, "{}"))
     if "family" not in given:
         return _model_config_from_unet(state_dict, unet_key_prefix, use_base_if_no_match, metadata)
@@ -46,12 +48,12 @@ def model_config_from_unet(state_dict, unet_key_prefix, use_base_if_no_match=Fal
 
 
 def load_diffusion_model(unet_path, model_options={}, disable_dynamic=False):  # noqa: B006, as ComfyUI has it
-    """ComfyUI's; workers call it from here, so that they load this pack."""
+    """Calls ComfyUI's function; workers call it from here, so that they load this pack."""
     return _load_diffusion_model(unet_path, model_options, disable_dynamic)
 
 
 def load_checkpoint_guess_config(ckpt_path, output_vae=True, output_clip=True, *args, **kwargs):
-    """ComfyUI's, with the stand-ins that the file asks for; workers call it from here."""
+    """Calls ComfyUI's function, with the stand-ins that the file asks for; workers call it from here."""
     given = said(ckpt_path)
     stands_in = output_clip and "text" in given
     clip_is_there = output_clip and not stands_in
@@ -61,7 +63,7 @@ def load_checkpoint_guess_config(ckpt_path, output_vae=True, output_clip=True, *
 
 
 def load_clip(ckpt_paths, embedding_directory=None, clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION, **more):
-    """ComfyUI's, or the stand-in where a file asks for it."""
+    """Calls ComfyUI's function, or makes the stand-in if the first file asks for it."""
     given = said(ckpt_paths[0])
     if "text" in given:
         return TextEncoder(given["text"])
@@ -69,21 +71,21 @@ def load_clip(ckpt_paths, embedding_directory=None, clip_type=comfy.sd.CLIPType.
 
 
 def load_vision(ckpt_path):
-    """ComfyUI's, or the stand-in where the file asks for it."""
+    """Calls ComfyUI's function, or makes the stand-in if the file asks for it."""
     given = said(ckpt_path)
     return Vision(given["vision"]) if "vision" in given else _load_vision(ckpt_path)
 
 
 def drawn(shape: list[int], by: bytes) -> torch.Tensor:
-    """Random numbers of this shape, the same for the same bytes."""
+    """Random numbers of this shape, seeded by the bytes `by`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(by)))
 
 
 class TextEncoder(comfy.sd.CLIP):
-    """Gives what a text encoder gives: `_TOKENS` tokens or one or two more, by the text.
+    """A stand-in for a text encoder: random conditioning of `_TOKENS` tokens, or one or two more, by the text.
 
-    `gives`: {"width": of a token, "pooled": of the pooled text, and of more conditioning "numbers", "ids", "ones": {its
-    name: its shape, in which 0 is the count of tokens}}.
+    `gives`: {"width": of a token, "pooled": width of the pooled text, and, for further conditioning, "numbers", "ids",
+    "ones": {name: shape, in which 0 stands for the number of tokens}}.
     """
 
     def __init__(self, gives: dict[str, Any]) -> None:
@@ -94,22 +96,22 @@ class TextEncoder(comfy.sd.CLIP):
         self.patcher = comfy.model_patcher.ModelPatcher(self.cond_stage_model, load_device=cpu, offload_device=cpu)
 
     def clone(self, disable_dynamic: bool = False) -> TextEncoder:
-        """Another one, as loaders of LoRAs make it."""
+        """A new stand-in with the same outputs; loaders of LoRAs call this."""
         return TextEncoder(self.gives)
 
     def set_tokenizer_option(self, option_name: str, value: Any) -> None:
-        """There is no tokenizer."""
+        """Does nothing: there is no tokenizer."""
 
     def clip_layer(self, layer_idx: int) -> None:
-        """There are no layers."""
+        """Does nothing: there are no layers."""
 
     def tokenize(self, text: str, return_word_ids: bool = False, **more: Any) -> bytes:
-        """What the numbers are drawn by."""
+        """The bytes of text, lyrics and pictures, by which the numbers are seeded."""
         pictures = [picture.cpu().numpy().tobytes() for picture in more.get("images") or []]
         return b"".join([str(text).encode(), str(more.get("lyrics", "")).encode(), *pictures])
 
     def encode_from_tokens(self, tokens: bytes, return_pooled: bool = False, return_dict: bool = False) -> Any:
-        """As ComfyUI's."""
+        """Has the signature of ComfyUI's method."""
         count = _TOKENS + zlib.crc32(tokens) % 3
 
         def made(kind: str) -> dict[str, torch.Tensor]:
@@ -125,27 +127,27 @@ class TextEncoder(comfy.sd.CLIP):
         return (given["cond"], given["pooled_output"]) if return_pooled else given["cond"]
 
     def encode_from_tokens_scheduled(self, tokens: bytes, unprojected=False, add_dict=None, show_pbar=True) -> Any:
-        """As ComfyUI's."""
+        """Has the signature of ComfyUI's method."""
         given = self.encode_from_tokens(tokens, return_dict=True)
         return [[given.pop("cond"), given | (add_dict or {})]]
 
     def generate(self, tokens: bytes, **more: Any) -> bytes:
-        """A text that it is said to have written."""
+        """Stands in for generated token ids."""
         return tokens
 
     def decode(self, token_ids: bytes, skip_special_tokens: bool = True) -> str:
-        """The text that `generate` gave."""
+        """A text for the token ids of `generate`."""
         return f"written after {zlib.crc32(token_ids)}"
 
 
 class Vision:
-    """Gives what CLIP vision gives. `gives`: {"width": of a token, "tokens": how many, "embeds": of the whole}."""
+    """A stand-in for CLIP vision. `gives`: {"width": of a token, "tokens": their number, "embeds": of image_embeds}."""
 
     def __init__(self, gives: dict[str, int]) -> None:
         self.gives = gives
 
     def encode_image(self, image: torch.Tensor, crop: bool = True) -> comfy.clip_vision.Output:
-        """As ComfyUI's."""
+        """Has the signature of ComfyUI's method."""
         seen = image.cpu().numpy().tobytes()
         output = comfy.clip_vision.Output()
         output.last_hidden_state = drawn([len(image), self.gives["tokens"], self.gives["width"]], seen)
