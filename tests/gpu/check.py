@@ -1,11 +1,12 @@
 """Runs this pack on a real GPU and says what works and how fast:  python3 tests/gpu/check.py --out DIR [--only ...]
 
-Each check is a process of its own with a limit of its own; one line each, all figures in DIR/gpu.json, what the
-checks printed in DIR/logs.txt. Those of the first row run side by side, those that measure time one after the other.
+Each check is a process of its own with its own time limit. It prints one line; all figures are in DIR/gpu.json, the
+output of the checks in DIR/logs.txt. The checks in TOGETHER run side by side; those in ALONE, which measure time, run
+one after the other.
 
-On a bare machine (see pack.py) ComfyUI and what it needs come out of .gpu/; elsewhere COMFYUI_PATH names a ComfyUI and
-this Python must be the one it runs with. `--device cpu` tries the checks themselves on a machine without a GPU, with
-small sizes: their figures mean nothing there.
+On a bare machine (see pack.py) ComfyUI and its packages are unpacked from .gpu/; elsewhere COMFYUI_PATH names a ComfyUI
+and this Python must be the one that it runs with. `--device cpu` tries the checks themselves on a machine without a
+GPU, with small sizes: their figures mean nothing there.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ TOGETHER = {
     "exact": 150,
 }
 ALONE = {"environment": 60, "large": 150, "speed": 90}
-"""Seconds that each may take."""
+"""Time limit of each check, in seconds (TOGETHER and ALONE)."""
 
 
 def prepare() -> dict[str, str]:
-    """The variables that the checks run with, after unpacking .gpu/ where there is no ComfyUI."""
+    """Unpacks .gpu/ if COMFYUI_PATH is not set. Returns the environment variables of the checks."""
     environ = dict(os.environ)
     if "COMFYUI_PATH" not in environ:
         target = Path(environ.get("TMPDIR", "/tmp")) / "compact-parallel-gpu"
@@ -51,12 +52,12 @@ def prepare() -> dict[str, str]:
                 (target / "modules" / module.name).write_bytes(module.read_bytes())
         environ["COMFYUI_PATH"] = str(target / "ComfyUI")
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(target / "modules"), environ.get("PYTHONPATH"))))
-    # cuDNN's TF32 would make convolutions of another size differ by more than float32 does.
+    # With cuDNN's TF32, convolutions of different sizes would differ by more than they do in float32.
     return environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "NVIDIA_TF32_OVERRIDE": "0"}
 
 
 def start(name: str, out: Path, environ: dict[str, str]) -> tuple[subprocess.Popen, float]:
-    """The check as a process, and when it started."""
+    """Starts a check. Returns its process and the time.monotonic of its start."""
     command = [sys.executable, str(HERE / "one.py"), name, str(out / f"{name}.json")]
     with (out / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -67,7 +68,8 @@ def start(name: str, out: Path, environ: dict[str, str]) -> tuple[subprocess.Pop
 
 
 def finish(name: str, process: subprocess.Popen, started: float, limit: float, out: Path) -> dict:
-    """What the check found, or why it found nothing."""
+    """Waits for a check, and kills it at its limit. Returns its figures and, if it failed, the error and the last lines
+    of its log."""
     try:
         process.wait(max(0.1, started + limit - time.monotonic()))
         ended = f"ended with code {process.returncode}"

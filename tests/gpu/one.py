@@ -1,7 +1,7 @@
-"""One check of check.py in this process:  one.py NAME RESULT.json
+"""Runs one check of check.py in this process:  one.py NAME RESULT.json
 
-A check is a module of checks/ with `run(tell)`, which calls `tell(name=figure, ...)` as it goes: what it has told is
-kept, however it ends.
+A check is a module of checks/ with a function `run(tell)`, which calls `tell(name=figure, ...)` as it goes. The figures
+told so far are kept, however the check ends.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Gathers what a bare machine with a GPU needs beside this checkout into .gpu/:  python3 tests/gpu/pack.py
+"""Collects ComfyUI and the missing packages of a bare GPU machine in .gpu/:  python3 tests/gpu/pack.py
 
 Such a machine has Python 3.12, torch, Triton and common packages (transformers, scipy, aiohttp, pytest, ...), and no
-network. The folder holds ComfyUI as an archive and, as wheels, what ComfyUI and this pack import beyond that; av, which
-reads and writes videos and is 33 MB large, is replaced by a module that only can be imported. Below 22 MiB; check.py
-unpacks it.
+network. The folder holds ComfyUI as an archive, and wheels of the other packages that ComfyUI and this pack import; av,
+which reads and writes videos and is 33 MB large, is replaced by a module that can only be imported. The folder is below
+22 MiB; check.py unpacks it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WHEELS = (
     "simpleeval", "spandrel",
 )  # fmt: skip
 PURE = "comfy-kitchen==0.2.26"
-"""Its wheel with kernels is 43 MB large, the pure one does the same with torch."""
+"""Downloaded as a pure Python wheel, which does the same with torch; the wheel with kernels is 43 MB large."""
 PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
 LEFT_OUT = ("blueprints", "comfy_api_nodes", "input", "models", "output", "script_examples", "tests",
             "tests-unit", "openapi.yaml")  # fmt: skip
@@ -59,7 +59,7 @@ sys.meta_path.append(_Finder())
 
 
 def download(*arguments: str) -> None:
-    """Wheels into the folder, without what they need: the list above is complete."""
+    """Downloads wheels into the folder, without their dependencies: WHEELS is complete."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     subprocess.run([*command, "--python-version", "3.12", "-d", str(FOLDER / "wheels"), *arguments], check=True)
 

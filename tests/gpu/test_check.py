@@ -1,4 +1,4 @@
-"""The checks for a real card, tried without one."""
+"""tests/gpu/check.py on a machine without a GPU: checks that need no card pass, others report their failure."""
 
 from __future__ import annotations
 

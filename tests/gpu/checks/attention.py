@@ -1,4 +1,4 @@
-"""Attention with its log-sum-exp against float64, and which of torch's kernels ran."""
+"""Checks attention with log-sum-exp against float64, and records which of torch's kernels ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card and what it runs with, its two ceilings, and how long the first kernel of a codec takes."""
+"""Records the card and its software, its copy bandwidth and bf16 FLOPS, and the time of a codec's first kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real pools of two and more workers on the card: exactness, cancel, death, parking, Step Reuse, fidelity."""
+"""Runs the tests of real pools on the card: exactness, cancel, death of workers, parking, Step Reuse, fidelity."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""One evaluation of every family's tiny model, split over two processes on the card, against the whole one."""
+"""Compares an evaluation of every family's tiny model, sharded over two processes on the card, with the whole one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WAYS = ((1, 2, "all_gather"), (1, 2, "ring"), (2, 1, "all_gather"))
 
 
 def errors(rank: int, world: int) -> dict[str, object]:
-    """{case: the largest relative error of the ways, or what was raised}."""
+    """{case: the largest relative error over WAYS, or the error that was raised}."""
     import torch
     from compact_parallel.runtime.attention.sequence import SequenceAttention
     from compact_parallel.runtime.compression.wire import RawWire
@@ -35,7 +35,7 @@ def errors(rank: int, world: int) -> dict[str, object]:
                     sharding = Sharding(module, plan_for(module), attention)
                     worst = max(worst, self_check(sharding, slots[: batch_of(given)], **given))
             found[name] = worst
-        except Exception as error:  # the next family is to be seen, too; both ranks meet the same
+        except Exception as error:  # go on with the next family; both ranks raise the same error
             last = traceback.extract_tb(error.__traceback__)[-1]
             found[name] = f"{type(error).__name__} at {last.filename}:{last.lineno}: {error}"[:300]
         print(name, found[name], flush=True)

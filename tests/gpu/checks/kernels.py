@@ -1,4 +1,4 @@
-"""The Triton kernels against the PyTorch codecs, by the tests that run on the interpreter elsewhere."""
+"""Tests the Triton kernels against the PyTorch codecs on the card, with the tests that else use the interpreter."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
-"""A third of FLUX's blocks at their full width with random weights, 1024 x 1024, bfloat16: stock on the card, and two
-workers on the same card, which share its multiprocessors: their seconds show what exchanging costs, not what is gained.
+"""Samples a large model on the card, by stock ComfyUI and by two workers: seconds, fidelity, memory and parking.
+
+The model has a third of FLUX's blocks at full width with random weights, 1024 x 1024, bfloat16. Both workers share the
+card's multiprocessors, so their seconds show the cost of the exchange, not a speedup.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ STEPS = 10
 
 
 def write(path: Path, size: dict[str, int], device: str) -> None:
-    """A model file that UNETLoader takes."""
+    """Writes a model file that UNETLoader can load."""
     import comfy.ldm.flux.model
     import comfy.ops
     import safetensors.torch
@@ -42,7 +44,7 @@ def write(path: Path, size: dict[str, int], device: str) -> None:
 
 
 def memory(pid: int) -> dict[str, int]:
-    """Resident, proportional and private bytes of a process."""
+    """Resident, proportional and private dirty bytes of a process."""
     found = {}
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -62,7 +64,7 @@ def run(tell: Callable) -> None:
     from compact_parallel.runtime.config import CompressionConfig, StepReuseConfig
     from device import DEVICE
 
-    sys.argv[1:], args.fp32_unet = [], False  # which the tiny models of the tests want
+    sys.argv[1:], args.fp32_unet = [], False  # fp32_unet is set for the tiny models of the tests
     size = SMALL if DEVICE == "cpu" else FULL
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "large.safetensors"
@@ -77,7 +79,7 @@ def run(tell: Callable) -> None:
     noise = comfy.sample.prepare_noise(latent, 1)
 
     def sample(patcher, steps: int = STEPS) -> tuple[torch.Tensor, float, float]:
-        """Samples, all seconds, seconds per step after the first."""
+        """(samples, total seconds, seconds per step after the first)."""
         moments = []
         started = time.monotonic()
         with torch.inference_mode():

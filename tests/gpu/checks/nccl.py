@@ -1,4 +1,4 @@
-"""NCCL alone on the card, and what two ranks on one card meet, which is why the pool takes gloo for them."""
+"""Checks NCCL with one rank on the card, and with two ranks on one card, where it fails: there the pool uses gloo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def two_ranks(rank: int, world: int) -> str:
-    """What NCCL says to two ranks on one card."""
+    """The result or error of an NCCL all_reduce between two ranks on one card."""
     import torch
     import torch.distributed as dist
 

@@ -1,4 +1,4 @@
-"""Whether memory that is mapped from a file can be registered with the driver, as ComfyUI's patcher does."""
+"""Checks whether memory that is mapped from a file can be pinned (cudaHostRegister), as ComfyUI's patcher does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pool of two workers on the card: start, link, codecs, closeness by codec, and what is left on the card."""
+"""Checks a pool of two workers on the card: start, link, errors by degree and by codec, and the workers' memory."""
 
 from __future__ import annotations
 

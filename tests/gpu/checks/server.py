@@ -1,4 +1,4 @@
-"""The real main.py on the card, with its own memory management: stock, Parallel Model, VAE decode, in turn."""
+"""Runs ComfyUI's real main.py on the card, with its memory management: stock and parallel workflows in turn."""
 
 from __future__ import annotations
 

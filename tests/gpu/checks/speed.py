@@ -1,4 +1,4 @@
-"""tests/bench/kernels.py on three of its shapes."""
+"""Measures the compression kernels: tests/bench/kernels.py on three of its shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs files of the test suite on the card."""
+"""Runs files of the test suite on the card, with pytest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILURES = 25
 def suite(tell: Callable, *arguments: str, processes: int = 1, spread: str = "loadfile") -> None:
     """Tells how many tests passed and failed, and the first failures with their reasons.
 
-    With pytest-xdist several processes share the tests, in the way `spread`.
+    With pytest-xdist several processes share the tests; `spread` is its --dist.
     """
     split = ["-n", str(processes), "--dist", spread] if processes > 1 and find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-v", "-rf", "--tb=short", "--timeout=100", *split, *arguments]

@@ -1,4 +1,4 @@
-"""How often the host waits for the card, by place: for one message of each codec, and for one call of a split model."""
+"""Counts how often the host waits for the card, by source line, in a message of each codec and in a sharded call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CODECS = ("2bit", "int8", "low_rank", "top_k")
 
 
 def counted(function: Callable[[], Any]) -> Counter:
-    """{place: waits} while `function` runs."""
+    """{source line: synchronisations} while `function` runs."""
     import torch
 
     torch.cuda.synchronize()
@@ -29,7 +29,7 @@ def counted(function: Callable[[], Any]) -> Counter:
 
 
 def of_a_message(codec: str) -> dict[str, dict]:
-    """Waits of packing and of unpacking the fourth message of K and V."""
+    """Synchronisations while packing and while unpacking the fourth message of K and V."""
     import torch
     from compact_parallel.runtime.compression.residual_wire import make_wire
     from compact_parallel.runtime.compression.wire import Tag
@@ -53,7 +53,7 @@ def of_a_message(codec: str) -> dict[str, dict]:
 
 
 def of_a_call(rank: int, world: int, codec: str) -> dict[str, int]:
-    """Waits of the fourth call of a tiny Flux over two ranks and gloo."""
+    """Synchronisations in the fourth call of a tiny Flux, sharded over two ranks with gloo."""
     import torch
     from compact_parallel.runtime.attention.sequence import SequenceAttention
     from compact_parallel.runtime.compression.residual_wire import make_wire
