@@ -1,4 +1,4 @@
-"""LTX-2 with video and sound in one latent: scenes as ComfyUI's nodes make them, with a tiny model."""
+"""Scenes for LTX-2, which has video and audio in one latent, made by ComfyUI's nodes, with a tiny model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODEL = {
 
 @functools.cache
 def model():
-    """The MODEL."""
+    """The MODEL of a tiny LTX-2."""
     return built(supported.LTXAV, _MODEL)
 
 
@@ -38,18 +38,18 @@ def _content(shape: tuple[int, ...], batch: int) -> torch.Tensor:
 
 
 def together(video: dict, sound: dict) -> dict:
-    """LTXVConcatAVLatent."""
+    """The joint latent of LTXVConcatAVLatent."""
     return lt.LTXVConcatAVLatent.execute(video, sound)[0]
 
 
 def plain(batch: int = 1) -> Scene:
-    """Nothing but two prompts."""
+    """Two prompts and an empty latent."""
     latent = together({"samples": torch.zeros(batch, *VIDEO)}, {"samples": torch.zeros(batch, *SOUND)})
     return Scene("ltxav", model(), _text(1), _text(2), latent)
 
 
 def inpainting(batch: int = 1) -> Scene:
-    """Half of the picture and the end of the sound are made anew."""
+    """Inpainting: a mask over a part of the picture and the end of the sound."""
     video, sound = torch.zeros(batch, 1, *VIDEO[1:]), torch.zeros(batch, *SOUND)
     video[..., :2, :] = 1
     sound[:, :, 10:] = 1
@@ -61,7 +61,7 @@ def inpainting(batch: int = 1) -> Scene:
 
 
 def first_frames(batch: int = 1) -> Scene:
-    """The first two frames are given, the sound is made."""
+    """The first two frames are given (mask 0.1), the sound is generated."""
     mask = torch.ones(batch, 1, VIDEO[1], 1, 1)
     mask[:, :, :2] = 0.1
     latent = together({"samples": _content(VIDEO, batch), "noise_mask": mask}, {"samples": torch.zeros(batch, *SOUND)})
@@ -69,7 +69,7 @@ def first_frames(batch: int = 1) -> Scene:
 
 
 def guides(batch: int = 1) -> Scene:
-    """LTXVAddGuide, two guides of other strengths than 1."""
+    """LTXVAddGuide: two guides with strengths other than 1."""
     video = replace(plain(), latent={"samples": torch.zeros(batch, *VIDEO)})
     made = guided(0.5, 2.0, plain=video)
     sound = {"samples": torch.zeros(batch, *SOUND)}
@@ -77,12 +77,12 @@ def guides(batch: int = 1) -> Scene:
 
 
 def lora(batch: int = 1) -> Scene:
-    """Two LoRA, one upon the other."""
+    """Two stacked LoRAs."""
     return replace(plain(batch), model=loras.with_two(model()))
 
 
 def reference_sound(batch: int = 1) -> Scene:
-    """The tokens of a voice, as LTXVReferenceAudio gives them to both prompts."""
+    """Tokens of a reference voice in both prompts, as LTXVReferenceAudio sets them."""
     voice = {"ref_audio": {"tokens": torch.randn((1, 4, 128), generator=torch.Generator().manual_seed(8))}}
     scene = plain(batch)
     given = {name: [[text, about | voice] for text, about in getattr(scene, name)] for name in ("positive", "negative")}

@@ -48,7 +48,7 @@ TEXT_TOKENS = 7
 
 
 def save(family: str, path) -> str:
-    """Write a model of the family with random weights that give an output of about the size of its input."""
+    """Writes a model of the family, with random weights scaled so that output and input are of about equal size."""
     torch.manual_seed(0)
     model, metadata = FAMILIES[family]()
     weights = {}
@@ -76,7 +76,7 @@ def latent(family: str, batch: int = 1) -> torch.Tensor:
 
 
 def conditioning(seed: int, tokens: int = TEXT_TOKENS):
-    """A CONDITIONING as a text encoder makes it."""
+    """A random CONDITIONING in the form that a text encoder gives."""
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn((1, tokens, 48), generator=generator)
     return [[text, {"pooled_output": torch.randn((1, 32), generator=generator)}]]

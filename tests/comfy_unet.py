@@ -1,6 +1,6 @@
-"""A small model that the stock loader takes for Stable Diffusion 1.5, and latents and conditioning to sample it.
+"""A small model that the stock loader detects as Stable Diffusion 1.5, and latents and conditioning to sample it.
 
-Its widths are those of the real one, by which ComfyUI knows it; it has two resolutions and few blocks.
+It has the widths of the real model, by which ComfyUI detects it, but only two resolutions and few blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LATENT_SHAPE = (4, 13, 12)
 
 
 def save(path) -> str:
-    """Write the model with random weights that give an output of about the size of its input."""
+    """Writes the model, with random weights scaled so that output and input are of about equal size."""
     model = comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel(
         image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1, 1], channel_mult=(1, 1),
         num_heads=8, use_spatial_transformer=True, transformer_depth=[1, 0], transformer_depth_middle=1,
@@ -45,6 +45,6 @@ def latent(batch: int = 1) -> dict:
 
 
 def conditioning(seed: int, tokens: int = 7):
-    """A CONDITIONING as a text encoder makes it."""
+    """A random CONDITIONING in the form that a text encoder gives."""
     text = torch.randn((1, tokens, 768), generator=torch.Generator().manual_seed(seed))
     return [[text, {}]]

@@ -1,4 +1,4 @@
-"""Tiny ControlNets, T2I adapters and GLIGEN with random weights, made by ComfyUI's loaders, and models to steer."""
+"""Tiny ControlNets, T2I adapters and GLIGEN with random weights, made by ComfyUI's loaders, and models for them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _UNET = {
 
 
 def random_weights(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """A state dict for the module that gives an output of about the size of its input."""
+    """A random state dict for the module, scaled so that output and input are of about equal size."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, value in module.state_dict().items():
@@ -53,7 +53,7 @@ def random_weights(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor
 
 
 def load(weights: dict[str, torch.Tensor]):
-    """The CONTROL_NET that ControlNetLoader makes of a file with these weights."""
+    """The CONTROL_NET that ControlNetLoader makes from a file with these weights."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "control.safetensors"
         safetensors.torch.save_file(weights, path)
@@ -68,7 +68,7 @@ def flux_xlabs(seed: int = 3, depth: int = 1):
 
 
 def flux_union(seed: int = 4):
-    """A union ControlNet for Flux with a hint in latents and residuals for all blocks, from a file of diffusers."""
+    """A union ControlNet for Flux with a hint in latents and control for all blocks, from a file in diffusers' form."""
     module = comfy.ldm.flux.controlnet.ControlNetFlux(
         latent_input=True, num_union_modes=4, control_latent_channels=3, depth=1, depth_single_blocks=1, **_FLUX,
         **_FACTORY,
@@ -86,7 +86,7 @@ def flux_union(seed: int = 4):
 
 
 def sd3(seed: int = 13):
-    """A ControlNet for SD3, for which ComfyUI's loader wants a larger file."""
+    """A ControlNet for SD3, built without ComfyUI's loader, which requires a larger file."""
     module = comfy.cldm.mmdit.ControlNet(
         num_blocks=1, control_latent_channels=3, patch_size=2, depth=2, in_channels=16, pos_embed_max_size=32,
         num_patches=1024, adm_in_channels=32, qk_norm="rms",
@@ -106,7 +106,7 @@ _QWEN = {
 
 
 def qwen_model():
-    """A MODEL of Qwen-Image's kind, of a loader that keeps no recipe."""
+    """A tiny Qwen-Image MODEL without a recipe, as from a loader that keeps none."""
     config = comfy.supported_models.QwenImage({**_QWEN, "num_layers": 2, "dtype": torch.float32})
     model = config.get_model({})
     model.diffusion_model.load_state_dict(random_weights(model.diffusion_model, 0))
@@ -114,7 +114,7 @@ def qwen_model():
 
 
 def qwen(seed: int = 14):
-    """A ControlNet for Qwen-Image, for which ComfyUI's loader wants a larger file."""
+    """A ControlNet for Qwen-Image, built without ComfyUI's loader, which requires a larger file."""
     module = comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel(num_layers=1, **_QWEN, **_FACTORY)
     module.load_state_dict(random_weights(module, seed))
     return comfy.controlnet.ControlNet(
@@ -124,7 +124,7 @@ def qwen(seed: int = 14):
 
 
 def qwen_fun(seed: int = 15):
-    """A "Fun" ControlNet for Qwen-Image, which uses layers of the model it steers."""
+    """A "Fun" ControlNet for Qwen-Image, which uses layers of the model that it controls."""
     module = comfy.ldm.qwen_image.controlnet.QwenImageFunControlNetModel(
         control_in_features=132, inner_dim=128, num_attention_heads=4, attention_head_dim=32, num_control_blocks=1,
         main_model_double=2, injection_layers=(0,), **_FACTORY,
@@ -137,19 +137,19 @@ def qwen_fun(seed: int = 15):
 
 
 class NarrowVae:
-    """What a ControlNet asks of a video VAE of 16 channels."""
+    """A stand-in for a video VAE of 16 channels, with the methods that a ControlNet calls."""
 
     def spacial_compression_encode(self):
         return 8
 
     def encode(self, pixels):
-        """Pixels (B, H, W, 3) as latents (B, 16, 1, H/8, W/8)."""
+        """Encodes pixels (B, H, W, 3) as latents (B, 16, 1, H/8, W/8)."""
         small = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
         return torch.cat([small * weight for weight in (1, -1, 0.5, 2, -0.5)] + [small[:, :1]], dim=1).unsqueeze(2)
 
 
 def unet():
-    """A MODEL of Stable Diffusion's kind, of a loader that keeps no recipe."""
+    """A tiny Stable Diffusion 1.5 MODEL without a recipe, as from a loader that keeps none."""
     config = comfy.supported_models.SD15(dict(_UNET))
     config.unet_config["num_heads"] = 4
     model = config.get_model({})
@@ -165,7 +165,7 @@ def unet_controlnet(seed: int = 5):
 
 
 def unet_control_lora(seed: int = 6):
-    """A ControlLora: low-rank changes to the weights of the model it steers, and layers of its own."""
+    """A ControlLora: low-rank changes to the weights of the model that it controls, and layers of its own."""
     arguments = {name: value for name, value in _UNET.items() if name not in ("out_channels", "dtype")}
     module = comfy.cldm.cldm.ControlNet(hint_channels=3, num_head_channels=64, **arguments, **_FACTORY)
     generator = torch.Generator().manual_seed(seed)
@@ -212,7 +212,7 @@ def hint(seed: int = 9) -> torch.Tensor:
 
 
 def steered(*controls, positive=None, negative=None, vae=None, image=None):
-    """(positive, negative) after one ControlNetApplyAdvanced per (control, strength, start, end)."""
+    """(positive, negative) after ControlNetApplyAdvanced with each (ControlNet, strength, start, end) of `controls`."""
     positive = positive or comfy_models.conditioning(1)
     negative = negative or comfy_models.conditioning(2)
     for number, (control, strength, start, end) in enumerate(controls):
@@ -223,7 +223,7 @@ def steered(*controls, positive=None, negative=None, vae=None, image=None):
 
 
 def pixel_vae():
-    """The VAE of VAELoader's choice "pixel_space"."""
+    """The VAE that VAELoader gives for "pixel_space"."""
     return stock.VAELoader().load_vae("pixel_space")[0]
 
 

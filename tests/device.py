@@ -1,8 +1,8 @@
-"""Where the models of the tests are."""
+"""The device of the tests' models, and the tolerance of exact results on it."""
 
 import os
 
 DEVICE = os.environ.get("COMPACT_PARALLEL_DEVICE", "cpu")
-"""With "cuda:0", which tests/gpu sets, ComfyUI and all workers use that card."""
+"""The device of ComfyUI and all workers: the CPU, or "cuda:0" as set by tests/gpu."""
 EXACT = 1e-5 if DEVICE == "cpu" else 1e-4
-"""How far results of float32 in another order may lie from each other, relative to the largest value."""
+"""Tolerance between float32 results computed in another order, relative to the largest value."""

@@ -1,8 +1,8 @@
 """Runs one function in several real processes joined by gloo: `launch(function, world, tmp_path, *arguments)`.
 
-The function is named by its file and its name, so it must be at the top level of a test file. It is called as
-`function(rank, world, *arguments)` with torch.distributed initialised; what it returns comes back in a list, by rank.
-Arguments and results travel through torch.save. After a rank has failed the others get GRACE_S seconds to end.
+The processes find the function by its file and its name, so it must be at the top level of a test file. It is called as
+`function(rank, world, *arguments)` with torch.distributed initialised; the results come back in a list, by rank.
+Arguments and results are passed with torch.save. After a rank has failed the others get GRACE_S seconds to end.
 In a test file: `from distributed import launch`.
 """
 
@@ -70,7 +70,7 @@ def launch(
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
-    """Returns when all have ended, `timeout_s` is over, or GRACE_S after the first failure."""
+    """Waits until all processes have ended, but at most `timeout_s`, or GRACE_S seconds after the first failure."""
     deadline = time.monotonic() + timeout_s
     running = list(processes)
     while running and time.monotonic() < deadline:
@@ -99,7 +99,8 @@ def _load(name: str, file: str) -> ModuleType:
 
 
 def _run_rank(file: str, name: str, folder: Path, world: int, timeout_s: float, rank: int) -> int:
-    """One rank; returns its exit code. Its outcome is written before it leaves the group: the first failure shows."""
+    """Runs one rank; returns its exit code. The outcome is written before the rank leaves the group, so that the first
+    failure is the one that is reported."""
     torch.set_num_threads(1)
     outcome: dict[str, Any]
     try:

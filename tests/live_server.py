@@ -1,4 +1,4 @@
-"""A real ComfyUI server with this pack for tests, and a few words to talk to it."""
+"""A real ComfyUI server with this pack for tests, with helpers to run workflows on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Talk:
-    """A server, and workflows to give it. Every prompt gets a seed of its own, so that no result comes from a cache."""
+    """A client of a test server. Give every prompt a seed of its own, so that no result comes from a cache."""
 
     def __init__(self, server: ComfyServer) -> None:
         self.server = server
@@ -28,7 +28,7 @@ class Talk:
         self.pid = server.pid
 
     def run(self, workflow, on_event=None):
-        """Queue a workflow and wait for its end. `on_event(client, prompt_id, event)` may return a coroutine."""
+        """Runs a workflow; returns events and outputs. `on_event(client, prompt_id, event)` may return a coroutine."""
 
         async def follow():
             async with Client(self.server.url) as client:
@@ -43,7 +43,7 @@ class Talk:
         return asyncio.run(asyncio.wait_for(follow(), timeout=120))
 
     def fetch(self, file) -> bytes:
-        """A saved file."""
+        """The content of a saved file."""
 
         async def get():
             async with Client(self.server.url) as client:
@@ -52,7 +52,7 @@ class Talk:
         return asyncio.run(get())
 
     def latent(self, workflow):
-        """Run the workflow and load what its SaveLatent node saved."""
+        """Runs the workflow and loads the latent that its SaveLatent node saved."""
         _, outputs = self.run(workflow)
         return safetensors.torch.load(self.fetch(outputs[node(workflow, "Save Latent")]["latents"][0]))["latent_tensor"]
 
@@ -63,13 +63,13 @@ class Talk:
 
 @contextmanager
 def running(folder: Path, pack: Path = ROOT) -> Iterator[Talk]:
-    """A running server that writes to `folder`, with this checkout of the pack or a copy of it."""
+    """A running server with base directory `folder`, with this checkout of the pack or a copy of it."""
     with ComfyServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), pack, folder) as server:
         yield Talk(server)
 
 
 def post(server: ComfyServer, path: str) -> None:
-    """POST without a body."""
+    """Sends a POST without a body."""
     request = urllib.request.Request(server.url + path, data=b"", method="POST")
     urllib.request.urlopen(request, timeout=10).close()
 
@@ -81,12 +81,12 @@ def node(workflow: dict, title: str) -> str:
 
 
 def shipped(name: str) -> dict:
-    """A workflow of workflows/api/ as it is."""
+    """A workflow of workflows/api/, unchanged."""
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
 
 
 def workflow(name: str, **changes) -> dict:
-    """A workflow of workflows/api/, made small; `changes` are {"Title.input": value} given as Title__input."""
+    """A workflow of workflows/api/ with a small picture and 4 steps; `changes` set inputs, as Title__input=value."""
     made = copy.deepcopy(shipped(name))
     made[node(made, "Empty Latent")]["inputs"].update(width=256, height=240)
     made[node(made, "KSampler")]["inputs"]["steps"] = 4

@@ -1,6 +1,6 @@
-"""What steers a model from within: tiny model patches as ModelPatchLoader wraps them, put in place by ComfyUI's nodes.
+"""Scenes with tiny model patches (MODEL_PATCH, as from ModelPatchLoader), applied by ComfyUI's nodes.
 
-Those of real files have fixed sizes of gigabytes; these are the same classes, built small.
+Patches loaded from real files have fixed sizes of gigabytes; these are the same classes, built small.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FACTORY = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.man
 
 @functools.cache
 def video_vae():
-    """The VAE that VAELoader makes of a file of Wan's, and of Qwen-Image's: 16 channels, 8 x 8 pixels, 4 frames."""
+    """A VAE as VAELoader makes for Wan and Qwen-Image: 16 channels, one latent for 8 x 8 pixels and 4 frames."""
     module = comfy.ldm.wan.vae.WanVAE(
         dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]
     )
@@ -32,7 +32,7 @@ def video_vae():
 
 
 def wrapped(module: torch.nn.Module, seed: int = 3):
-    """A MODEL_PATCH of this module with random weights."""
+    """A MODEL_PATCH that holds the module with random weights."""
     module.load_state_dict(controls.random_weights(module, seed))
     return comfy.model_patcher.CoreModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
 
@@ -54,12 +54,12 @@ def _z_image_model():
 
 
 def z_image() -> Scene:
-    """Z-Image with as many refiners as its ControlNets have, and behind which two of them add something."""
+    """Z-Image with as many refiners as its ControlNets have, and so many layers that two control layers take effect."""
     return replace(scene("z_image"), model=_z_image_model())
 
 
 def z_image_fun(layers: int = 6, inpaint: bool = False, broken: bool = False) -> Scene:
-    """Apply Z-Image Fun ControlNet: of six layers (version 1), or of 15, with noise refiners of its own (version 2)."""
+    """Z-Image Fun ControlNet: of six layers (version 1), or of 15, with noise refiners of its own (version 2)."""
     plain = z_image()
     module = comfy.ldm.lumina.controlnet.ZImage_Control(
         dim=48 * HEADS, n_heads=HEADS, n_kv_heads=HEADS, multiple_of=8, ffn_dim_multiplier=1.0, n_control_layers=layers,
@@ -76,7 +76,7 @@ def z_image_fun(layers: int = 6, inpaint: bool = False, broken: bool = False) ->
 
 
 def qwen_diffsynth(mask: bool = False) -> Scene:
-    """Apply Qwen Image DiffSynth ControlNet; with a mask it is one for inpainting."""
+    """Qwen-Image with a DiffSynth ControlNet; with `mask` one for inpainting."""
     plain = scene("qwen_image")
     module = nodes.QwenImageBlockWiseControlNet(2, additional_in_dim=4 if mask else 0, dim=12 * HEADS, **_FACTORY)
     size = _pixels("qwen_image")
@@ -88,7 +88,7 @@ def qwen_diffsynth(mask: bool = False) -> Scene:
 
 
 def uso_style(steer: bool = True) -> Scene:
-    """Apply USO Style Reference: tokens of a picture's style in front of the text."""
+    """Flux with USO Style Reference: tokens of a picture's style in front of the text."""
     plain = replace(scene("flux"), cfg=1.0)
     if not steer:
         return plain
@@ -102,7 +102,7 @@ def uso_style(steer: bool = True) -> Scene:
 
 
 def wan_uni3c(start: float = 0.0, end: float = 1.0) -> Scene:
-    """Apply Wan Uni3C ControlNet: a rendered film of the camera's way."""
+    """Wan with a Uni3C ControlNet: a rendered video of the camera path."""
     plain = scene("wan")
     module = comfy.ldm.wan.uni3c.WanUni3CControlnet(
         conv_out_dim=24, dim=36, ffn_dim=48, num_heads=2, num_layers=2, time_embed_dim=12 * HEADS,

@@ -1,4 +1,4 @@
-"""The latest families as ComfyUI's own nodes sample them: {name: the scene}, with tiny models."""
+"""Scenes (model, conditioning, latent) of the latest model families, with tiny models."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ MODELS = {
 
 @functools.cache
 def model(family: str):
-    """The MODEL."""
+    """The MODEL of a tiny model of the family."""
     return built(*MODELS[family])
 
 
@@ -95,7 +95,7 @@ def _numbers(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def _scene(family: str, latent: torch.Tensor, width: int = TEXT, **conds) -> Scene:
-    """Two prompts, with what else the conditioning holds."""
+    """A scene with two random prompts; `conds` are further entries of both conditionings."""
     positive, negative = ([[_numbers(1, 7, width, seed=seed), dict(conds)]] for seed in (1, 2))
     return Scene(family, model(family), positive, negative, {"samples": latent}, steps=4)
 
@@ -105,7 +105,7 @@ def _speaking(ids: list[int]) -> list:
 
 
 def scene(family: str) -> Scene:
-    """What a KSampler is given."""
+    """The inputs of a KSampler for the family."""
     picture, film = torch.zeros(1, 16, 1, 10, 6), torch.zeros(1, 16, 3, 8, 8)
     mask = {"attention_mask": torch.tensor([[1] * 5 + [0] * 2])}
     reference = {"reference_latents": [_numbers(1, 16, 1, 4, 6)]}

@@ -1,4 +1,4 @@
-"""Residuals to try codecs on, and what a codec loses of them.
+"""Random residuals of several kinds for the tests of codecs, and the error that a codec makes on them.
 
 Legend: N tokens, C channels, R rank.
 """
@@ -9,7 +9,7 @@ import torch
 
 
 def generator(seed: int) -> torch.Generator:
-    """One of its own for every seed."""
+    """A new generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -25,7 +25,10 @@ def laplace(n: int = 512, c: int = 768, seed: int = 0) -> torch.Tensor:
 
 
 def low_rank(n: int = 544, c: int = 1536, decay: float = 1.0, noise: float = 0.1, tokens: int = 0) -> torch.Tensor:
-    """64 directions with singular values j^-decay, of norm 1, plus noise. Other `tokens`, same channel directions."""
+    """(N, C) of 64 directions with singular values proportional to j^-decay, norm 1, plus noise of norm `noise`.
+
+    Another `tokens` gives other token directions and noise with the same channel directions.
+    """
     directions = min(64, n, c)
     u = torch.linalg.qr(gauss(n, directions, seed=10 + tokens)).Q
     v = torch.linalg.qr(gauss(c, directions, seed=5)).Q
@@ -35,7 +38,7 @@ def low_rank(n: int = 544, c: int = 1536, decay: float = 1.0, noise: float = 0.1
 
 
 def crossing(n: int, c: int, size: float) -> torch.Tensor:
-    """Noise with one outlier token and one outlier channel; where they cross, values are ordinary."""
+    """Noise (N, C) with one outlier token and one outlier channel; the value where they cross is ordinary."""
     d = gauss(n, c)
     d[n // 2] *= size
     d[:, c // 2] *= size
@@ -44,12 +47,12 @@ def crossing(n: int, c: int, size: float) -> torch.Tensor:
 
 
 def round_trip(codec, d: torch.Tensor) -> torch.Tensor:
-    """What the receivers read, float32."""
+    """The decoded residual, float32."""
     return codec.decode(codec.encode(d), *d.shape, torch.float32)
 
 
 def lost(d: torch.Tensor, d_hat: torch.Tensor) -> float:
-    """||d - d_hat||^2 / ||d||^2; the numerator alone for zeros."""
+    """||d - d_hat||^2 / ||d||^2; ||d_hat||^2 if d is zero."""
     d, d_hat = d.double(), d_hat.double()
     largest = d.abs().max()  # the square of the smallest subnormal is 0 even in float64
     if not largest:
@@ -58,5 +61,5 @@ def lost(d: torch.Tensor, d_hat: torch.Tensor) -> float:
 
 
 def squared_error(codec, d: torch.Tensor) -> float:
-    """Of one round trip, relative."""
+    """The relative squared error of one round trip."""
     return lost(d, round_trip(codec, d))

@@ -1,7 +1,7 @@
-"""Code of ComfyUI as another version could have it: rewritten in this process, or in a copy of ComfyUI's folder.
+"""Rewrites code of ComfyUI as another version could have it, in this process or in a copy of ComfyUI's folder.
 
-A change is {file below ComfyUI's folder: [(what stands there, what stands there instead)]}, the files in the order in
-which they import each other.
+A change is {file below ComfyUI's folder: [(old text, new text)]}, with the files in the order in which they import each
+other.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _BLOCK = (
 _BODY = "        if self.modulation:\n            img_mod1, img_mod2"
 _CALL = "                                 pe=pe,\n"
 
-# A parameter that the plan names has another name.
+# A parameter that the plan names is renamed.
 RENAMED = {
     LAYERS: [(_BLOCK, _BLOCK.replace("pe: Tensor", "freqs: Tensor")), (_BODY, f"        pe = freqs\n{_BODY}")],
     FLUX: [(_CALL, _CALL.replace("pe=", "freqs="))],
 }
-# The positions come in a tuple, which the hook that splits them does not expect.
+# The positions are passed in a tuple, which the hook that splits them does not expect.
 IN_A_TUPLE = {
     WAN: [
         (
@@ -36,7 +36,7 @@ IN_A_TUPLE = {
 
 
 def new_parameter(declared: str, given: str) -> dict:
-    """Flux whose double blocks have one more parameter, `weights`, by which they multiply the picture."""
+    """The change that gives Flux's double blocks one more parameter, `weights`, which multiplies the image tokens."""
     parameter = f"{declared}, pe: Tensor" if "=" not in declared else "pe: Tensor"
     block = _BLOCK.replace("pe: Tensor", parameter)
     block += f"{declared}, " if "=" in declared else ""
@@ -48,7 +48,7 @@ def new_parameter(declared: str, given: str) -> dict:
 
 
 def rewritten(text: str, changes: list[tuple[str, str]]) -> str:
-    """The text with the changes. Raises ValueError where something does not stand there."""
+    """The text with the changes made. Raises ValueError if it does not have one of the old texts."""
     for old, new in changes:
         if old not in text:
             raise ValueError(f"this ComfyUI does not have {old!r}")
@@ -57,7 +57,7 @@ def rewritten(text: str, changes: list[tuple[str, str]]) -> str:
 
 
 def rewrite(change: dict) -> None:
-    """From now on this process has the changed code; files with no change are read anew."""
+    """Executes the changed code in the loaded modules of this process; a file with an empty list is only reloaded."""
     for file, changes in change.items():
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         text = rewritten(Path(module.__file__).read_text(encoding="utf-8"), changes)
@@ -67,7 +67,7 @@ def rewrite(change: dict) -> None:
 
 
 def rewrite_folder(folder: Path, *changes: dict) -> None:
-    """The same in a copy of ComfyUI."""
+    """Applies changes to the files of a copy of ComfyUI."""
     for change in changes:
         for file, pairs in change.items():
             path = folder / file

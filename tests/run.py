@@ -11,13 +11,13 @@ ROOT = TESTS.parent
 
 
 def from_here(argument: str) -> str:
-    """A path of the caller, with or without "::test", made absolute; any other argument as it is."""
+    """An existing path, with or without "::test", made absolute; any other argument unchanged."""
     path, separator, test = argument.partition("::")
     return os.path.abspath(path) + separator + test if os.path.exists(path) else argument
 
 
 def main() -> int:
-    """Returns the first exit code that is not 0, else 0."""
+    """Runs ruff and pytest. Returns the exit code of pytest, or that of ruff if pytest's is 0."""
     sys.path.insert(0, str(ROOT / "workflows"))
     from python_check import check_python
 
@@ -31,7 +31,7 @@ def main() -> int:
         sys.exit(str(error))
     python = str(environment.python)
     environ = dict(os.environ, COMFYUI_PATH=str(environment.comfyui), OMP_NUM_THREADS="1")
-    environ.pop("COMPACT_PARALLEL_NEWEST", None)  # which has been done
+    environ.pop("COMPACT_PARALLEL_NEWEST", None)  # `prepare` has done that
     print("Checking the code with ruff", flush=True)
     code = subprocess.call([python, "-m", "ruff", "check", "--quiet", "--output-format", "concise"], cwd=str(ROOT))
     print("Running the tests with pytest", flush=True)

@@ -27,7 +27,7 @@ import nodes as stock
 
 TOLERANCE = EXACT
 SEED = 5
-# Ways to share the work, {name: (workers, their degrees)}; with "step 2" no guess is accepted, so that it is exact.
+# Arrangements, {name: (workers, degrees)}. With "step 2" no guess is accepted, so that it is exact.
 NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
 WAYS = {
     "all_gather 2": (2, {"ring_degree": 2}),
@@ -37,7 +37,7 @@ WAYS = {
     "step 2": (2, {"step_degree": 2, "step_reuse": NOTHING_PASSES}),
     "data 2": (2, {"data_degree": 2}),
 }
-_FOLDER = tempfile.TemporaryDirectory(prefix="compact-parallel-tests-")  # goes with this process
+_FOLDER = tempfile.TemporaryDirectory(prefix="compact-parallel-tests-")  # removed when this process ends
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def model(family: str):
 
 
 def config(world: int, compression: CompressionConfig | None = None, **strategy) -> ParallelConfig:
-    """The choices of a parallel run on a pool of `world` workers that all tests share."""
+    """The configuration of a run on the pool of `world` workers that all tests share."""
     return ParallelConfig(
         pool=PoolConfig(devices=f"{DEVICE}*{world}", name=f"test-{world}"),
         strategy=StrategyConfig(mode="manual", **strategy) if strategy else StrategyConfig(),
@@ -74,7 +74,7 @@ def parallel(
     step_reuse: StepReuseConfig | None = None,
     **strategy,
 ):
-    """The MODEL as the Parallel Model node gives it."""
+    """The MODEL with the wrapper that the Parallel Model node adds."""
     chosen = config(world, compression, **strategy)
     reuse = step_reuse or StepReuseConfig()
     chosen = ParallelConfig(chosen.pool, chosen.strategy, chosen.compression, on_unsupported, reuse)
@@ -84,13 +84,13 @@ def parallel(
 
 
 def relative_error(x: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over largest value, wherever the two lie."""
+    """Largest difference divided by the largest expected value; the tensors may be on different devices."""
     return float((x.cpu() - expected.cpu()).abs().max() / expected.abs().max())
 
 
 @contextlib.contextmanager
 def without_plan(patcher):
-    """While active, the model is of a family that nobody wrote a plan for."""
+    """While active, the model has a class without a plan."""
     module = patcher.model.diffusion_model
     known = type(module)
     module.__class__ = type("Unheard", (known,), {})
@@ -119,7 +119,7 @@ def ksampler(
     positive=None,
     negative=None,
 ):
-    """KSampler's samples."""
+    """The samples of KSampler."""
     latent = latent or {"samples": comfy_models.latent(family, batch)}
     positive, negative = positive or comfy_models.conditioning(1), negative or comfy_models.conditioning(2)
     out = stock.KSampler().sample(
@@ -155,7 +155,7 @@ def advanced(patcher, family: str):
 
 @torch.inference_mode()
 def custom_advanced(patcher, family: str, guider: str, output=0):
-    """SamplerCustomAdvanced with one of the stock guiders; output 1 is the denoised one."""
+    """SamplerCustomAdvanced with one of the stock guiders; output 1 is `denoised_output`."""
     positive, middle, negative = (comfy_models.conditioning(seed) for seed in (1, 3, 2))
     guiders = {
         "basic": lambda: custom.BasicGuider.execute(patcher, positive),
@@ -174,7 +174,7 @@ def custom_advanced(patcher, family: str, guider: str, output=0):
 
 @torch.inference_mode()
 def sample_with(patcher, sampler, steps=4, batch=1, sigmas=None):
-    """The samples of a guider with this sampler, on `sigmas` or a schedule of so many steps."""
+    """The samples of a CFGGuider with this sampler, on `sigmas` or on the schedule "simple" with `steps` steps."""
     guider = comfy.samplers.CFGGuider(patcher)
     guider.set_conds(comfy_models.conditioning(1), comfy_models.conditioning(2))
     guider.set_cfg(3.0)
@@ -203,6 +203,6 @@ WORKFLOWS = {
 
 @functools.cache
 def expected(family: str, workflow: str) -> torch.Tensor:
-    """What stock ComfyUI gives, in this process on one thread."""
+    """The samples of stock ComfyUI, in this process on one thread."""
     torch.set_num_threads(1)
     return WORKFLOWS[workflow](model(family), family)

@@ -1,4 +1,5 @@
-"""`-m seams`: whether a ComfyUI fits, within two minutes. The table of seams, and a tiny run for each capability."""
+"""The tests of `-m seams`, which check in two minutes whether a ComfyUI fits: the table of seams, a run per capability.
+"""
 
 _EXACT, _CONTROL, _TABLE = "job/test_exact.py::test_", "job/test_control.py::test_", "comfyui/test_seams.py::test_"
 _SHARED = "the_workers_share_a_controlnet_or_the_report_says_that_each_runs_it_whole"

@@ -1,4 +1,4 @@
-"""What attention and sharding tests share: axes over real groups, a watched wire, and the relative error."""
+"""Helpers of the attention and sharding tests: axes over real groups, a recording wire, and the relative error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from compact_parallel.runtime.compression.wire import RawWire, Tag
 
 
 def axes(rank, ulysses, ring):
-    """(ulysses axis, ring axis) of `rank` in one world of ulysses x ring ranks; every rank makes every group."""
+    """(ulysses axis, ring axis) of `rank` in a world of ulysses x ring ranks; every rank creates every group."""
     found = {}
     rows = [[r * ulysses + u for u in range(ulysses)] for r in range(ring)]
     for name, lines in (("ulysses", rows), ("ring", [list(line) for line in zip(*rows)])):
@@ -20,7 +20,7 @@ def axes(rank, ulysses, ring):
 
 
 def batch_of(given):
-    """The batch entries in the arguments of a model."""
+    """The number of batch entries in the arguments of a model."""
     x = given.get("x", given.get("hidden_states"))
     return len(x[0] if isinstance(x, list) else x)
 
@@ -34,7 +34,7 @@ TAG = tag_of("layer")
 
 
 class WatchedWire(RawWire):
-    """A raw wire that remembers (what, source, text tokens) of each message."""
+    """A raw wire that records ("pack" or "unpack", source, text tokens) of each message."""
 
     def __init__(self):
         self.seen = []

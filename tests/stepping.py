@@ -1,6 +1,6 @@
-"""Step parallelism in this process: rounds on one device, and a model whose predictions are known exactly.
+"""Runs step parallelism in this process: rounds on one device, and a model whose predictions are known exactly.
 
-B batch entries, K components of a mixture, C values of a latent.
+Legend: B batch entries, K components of a mixture, C values of a latent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 class OneDevice:
-    """Evaluates the calls of a round one after the other: the same numbers as on the pool (see rounds.Evaluator)."""
+    """An Evaluator (see rounds) that evaluates the calls of a round one after the other, with the pool's results."""
 
     def __init__(self, model, capacity: int) -> None:
         self.capacity = capacity
@@ -92,11 +92,11 @@ class Mixture:
         return (weight_BK[..., None] * mean_BKC).sum(1).view(x.shape).to(x.dtype)
 
     def sigmas(self, steps: int) -> Tensor:
-        """(steps + 1,) noise levels of the schedule people use with such a model."""
+        """(steps + 1,) noise levels: schedule "simple" for flow, else "karras"."""
         return comfy.samplers.calculate_sigmas(self.model_sampling, "simple" if self.flow else "karras", steps)
 
     def noise(self, seed: int, steps: int, batch: int = 4) -> Tensor:
-        """(B, 4, 8, 8) where sampling starts."""
+        """The start of sampling (B, 4, 8, 8)."""
         noise = torch.randn(batch, *self.SHAPE, generator=torch.Generator().manual_seed(1000 + seed))
         return noise if self.flow else noise * self.sigmas(steps)[0]
 
@@ -112,7 +112,7 @@ def sample_mixture(
     batch: int = 4,
     kind: Kind | None = None,
 ) -> tuple[Tensor, list[int]]:
-    """The samples (B, 4, 8, 8) of ComfyUI's sampler, and the calls of each round; without `reuse` serially."""
+    """The samples (B, 4, 8, 8) of ComfyUI's sampler, and the number of calls of each round; serial without `reuse`."""
     chosen = comfy.samplers.sampler_object(sampler)
     x, sigmas, extra = model.noise(seed, steps, batch), model.sigmas(steps), {"seed": seed}
     torch.manual_seed(seed)
@@ -126,7 +126,7 @@ def sample_mixture(
 
 
 def in_rounds(patcher, reuse: StepReuseConfig):
-    """The MODEL sampling in rounds in this process, and the wrapper that knows the calls of each."""
+    """The MODEL that samples in rounds in this process, and the wrapper that records the calls of each round."""
     wrapper = StepParallel(reuse, lambda model: OneDevice(model, reuse.look_ahead))
     clone = patcher.clone()
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "stepping", wrapper)

@@ -1,4 +1,4 @@
-"""Choices are checked once, with a sentence that names the input, the value and the way out."""
+"""Tests of runtime/config.py: wrong values raise a sentence that names the input, the value and the way out."""
 
 import dataclasses
 import json

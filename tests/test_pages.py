@@ -1,4 +1,4 @@
-"""The README is short, and what the pages for people point to is there."""
+"""Tests of the Markdown pages: the README is short, and the links, pictures and scripts of all pages exist."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ELSEWHERE = ("https://", "http://")
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link to a heading of the page says behind its "#", as GitHub makes it."""
+    """The anchors of the page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken(page: Path) -> list[str]:
-    """The links and pictures of the page that lead nowhere in this repository."""
+    """The links and pictures of the page whose target in this repository does not exist."""
     found = []
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text(encoding="utf-8"))):
         if target.startswith(ELSEWHERE):
@@ -37,7 +37,7 @@ def broken(page: Path) -> list[str]:
 
 
 def missing_scripts(page: Path) -> list[str]:
-    """The Python files of this repository that the page says to run or to read, and that are not there."""
+    """The Python files of this repository that the page names and that do not exist."""
     named = re.findall(r"\b((?:tests|workflows|runtime|nodes)/[\w/]+\.py)\b", page.read_text(encoding="utf-8"))
     return [name for name in named if not (ROOT / name).is_file()]
 
@@ -71,7 +71,7 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
 
 
 def test_every_measurement_has_its_command():
-    """Every part of the measurements has a line of code that says how to measure it again."""
+    """Every section of the measurements has the command that repeats it."""
     parts = re.split(r"^## ", RESULTS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     measured = [part for part in parts if not part.startswith("Memory and start")]
     assert len(measured) > 5

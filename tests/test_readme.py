@@ -1,4 +1,4 @@
-"""The examples of runtime/README.md are what they say."""
+"""Tests of the examples in runtime/README.md: the plan is the one in use, and the codec works once its file exists."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_the_plan_shown_is_the_plan_that_is_used_and_tested():
 
 
 def codec_shown() -> str:
-    """The README's codec."""
+    """The source of the README's codec."""
     (shown,) = [example for example in EXAMPLES if "CODECS = (" in example]
     return shown
 
 
 @pytest.fixture
 def codec(tmp_path):
-    """The README's codec, as if its file lay in the folder of codecs."""
+    """The README's codec, imported as if its file were in the folder of codecs."""
     file = tmp_path / "half.py"
     file.write_text(codec_shown(), encoding="utf-8")
     name = "compact_parallel.runtime.compression.codecs.half"

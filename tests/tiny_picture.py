@@ -23,7 +23,7 @@ def model():
 
 
 def model_for(size: int):
-    """The MODEL for pictures of `size` pixels: it was trained at 512, other sizes get its token positions."""
+    """The MODEL for pictures of `size` pixels. It was trained at 512; for other sizes positions are scaled to those."""
     if size == 512:
         return model()
     scaled, scale = model().clone(), 31 / (size / 16 - 1)
@@ -38,7 +38,7 @@ def vae():
 
 
 def prompt(seed: int) -> dict[str, str]:
-    """Choices for the demo prompt that differ with the seed."""
+    """Choices for the demo prompt that depend on the seed."""
     return {name: values[(seed * (7 + i)) % len(values)] for i, (name, values) in enumerate(ATTRIBUTES.items())}
 
 

@@ -1,4 +1,4 @@
-"""What steers the videos of a workflow by its conditions: VACE, Fun control, camera, guides, references, residuals."""
+"""Scenes of models controlled by their conditioning: VACE, Fun control, camera, guides, references, ControlNets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _with(plain: Scene, model, positive, negative, latent) -> Scene:
 
 
 def vace(steer: bool = True, strength: float = 1.0) -> Scene:
-    """WanVaceToVideo: a film to go by under a mask, and a picture of what is in it."""
+    """WanVaceToVideo: a masked control video and a reference picture."""
     plain = scene("wan")
     mask = (film(FRAMES, PIXELS, PIXELS, 5)[..., 0] > 0.5).float()
     given = {"control_video": film(FRAMES, PIXELS, PIXELS), "control_masks": mask} if steer else {}
@@ -45,7 +45,7 @@ def vace(steer: bool = True, strength: float = 1.0) -> Scene:
 
 
 def fun_control(steer: bool = True) -> Scene:
-    """Wan22FunControlToVideo: a film to go by, a first picture and a reference."""
+    """Wan22FunControlToVideo: a control video, a start picture and a reference picture."""
     plain = scene("wan")
     given = {"control_video": film(FRAMES, PIXELS, PIXELS)} if steer else {}
     positive, negative, latent = wan.Wan22FunControlToVideo.execute(
@@ -57,7 +57,7 @@ def fun_control(steer: bool = True) -> Scene:
 
 
 def camera_control(steer: bool = True) -> Scene:
-    """WanCameraImageToVideo: the way of a camera."""
+    """WanCameraImageToVideo: a camera path."""
     plain = scene("wan")
     way = camera.WanCameraEmbedding.execute("Pan Left", PIXELS, PIXELS, FRAMES)[0] if steer else None
     positive, negative, latent = wan.WanCameraImageToVideo.execute(
@@ -68,7 +68,7 @@ def camera_control(steer: bool = True) -> Scene:
 
 
 def hunyuan_reference(steer: bool = True) -> Scene:
-    """HunyuanImageToVideo in the way "custom": more tokens in front of the video's, of a picture."""
+    """HunyuanImageToVideo with guidance type "custom": tokens of a picture in front of the video's tokens."""
     plain = scene("hunyuan_video")
     given = {"start_image": film(1, PIXELS, PIXELS)} if steer else {}
     positive, latent = hunyuan.HunyuanImageToVideo.execute(
@@ -78,7 +78,7 @@ def hunyuan_reference(steer: bool = True) -> Scene:
 
 
 class PatchControl(torch.nn.Module):
-    """A ControlNet as a pack may bring it for a model whose forward takes residuals: one layer for each block."""
+    """A ControlNet, as another pack may bring it, for a model whose forward takes `control`: one layer per block."""
 
     def __init__(self, channels: int, patch: tuple[int, ...], hidden: int, blocks: int):
         super().__init__()
@@ -87,7 +87,7 @@ class PatchControl(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(torch.nn.Linear(hidden, hidden) for _ in range(2 * blocks))
 
     def forward(self, x, hint, timesteps, context, **kwargs):
-        """x (B, C, ..., H, W), hint (B, 3, h, w) -> residuals (B, tokens, hidden) for double and single blocks."""
+        """x (B, C, ..., H, W), hint (B, 3, h, w) -> control (B, tokens, hidden) for double and single blocks."""
         (rows, columns), frames = self.patch, x.movedim(1, -3).reshape(-1, *x.shape[1:2], *x.shape[-2:])
         tokens = torch.nn.functional.unfold(frames, (rows, columns), stride=(rows, columns)).mT
         tokens = tokens.reshape(x.shape[0], -1, tokens.shape[-1])
@@ -100,7 +100,7 @@ class PatchControl(torch.nn.Module):
 
 
 def residuals(family: str) -> Scene:
-    """Apply ControlNet with one for this family, of which ComfyUI has none itself but whose model takes residuals."""
+    """Apply ControlNet with a PatchControl: ComfyUI has no ControlNet for this family, but its model takes control."""
     patch = {"hunyuan_video": (2, 2), "flux2": (1, 1)}[family]
     module = PatchControl(shape_of(family)[0], patch, 12 * HEADS, 2)
     module.load_state_dict(controls.random_weights(module, 4))
@@ -120,7 +120,7 @@ _LTX_VAE = {
 
 @functools.cache
 def ltx_vae():
-    """The VAE that VAELoader makes of a file of LTX-Video's: 128 channels, 32 x 32 pixels, 8 frames."""
+    """A VAE as VAELoader makes for LTX-Video: 128 channels, one latent for 32 x 32 pixels and 8 frames."""
     module = ltx_autoencoder.VideoVAE(config=_LTX_VAE)
     weights = controls.random_weights(module, 3)
     for name, value in weights.items():
@@ -130,7 +130,7 @@ def ltx_vae():
 
 
 def guided(*strengths: float, mask: bool = False, plain: Scene | None = None) -> Scene:
-    """LTXVAddGuide per strength: films of one and of nine frames by turns, at different places."""
+    """LTXVAddGuide once per strength: guides of one and of nine frames by turns, at different frame positions."""
     plain = plain or scene("ltxv")
     positive, negative, latent = plain.positive, plain.negative, plain.latent
     frames, height, width = shape_of("ltxv")[1:]

@@ -1,4 +1,4 @@
-"""A sender and a receiver of the wire that only share bytes, and what they may send: for tests/compression."""
+"""A sender and a receiver wire that share only bytes, and tensors to send, for tests/compression."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Recorder(Ledger):
 
 
 class Link:
-    """A sender (rank 0) and a receiver, and what they would say to their ledgers."""
+    """A sender (rank 0) and a receiver, each with a recording ledger."""
 
     def __init__(self, expected_calls=20, **config):
         self.config = CompressionConfig(**{"mode": "codec", "warmup_calls": 1, **config})
@@ -56,13 +56,13 @@ class Link:
         return self.receive(payload, shapes, dtype, tag)
 
     def receive(self, payload, shapes, dtype, tag=TAG):
-        """Into views of a larger tensor, as attention does."""
+        """Unpacks into views of a larger tensor, as attention does."""
         out = [torch.full((b, n + 3, c), math.pi, dtype=dtype)[:, 2 : n + 2] for b, n, c in shapes]
         self.receiver.unpack(0, payload, out, tag)
         return out
 
     def bases(self):
-        """What both ends hold, by stream; the sender's own streams under the receiver's name for them."""
+        """The streams of sender and receiver; the sender's under the receiver's keys."""
         own = {(*key[:4], 0, key[5]): stream for key, stream in self.sender._streams.items() if key[4] == OWN}
         return own, dict(self.receiver._streams)
 
