@@ -21,7 +21,7 @@ class CompactParallelCompression(io.ComfyNode):
             node_id="CompactParallelCompression",
             display_name="Residual Compression",
             category=CATEGORY,
-            accept_all_inputs=True,  # so that validate_inputs sees a mode that does not exist (any more)
+            accept_all_inputs=True,  # lets validate_inputs see a mode that does not exist (any more)
             description=(
                 "Sends only how the tensors of a step changed since the last one, quantised, and feeds the error back "
                 "(CompactFusion). Worth it on slow links such as PCIe without P2P or a network; the picture changes "

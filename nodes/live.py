@@ -82,7 +82,7 @@ class Forwarder:
 
     def __call__(self) -> None:
         """Sends the state after a change of a pool or a run. Any thread may call it."""
-        if self._server.loop.is_closed():  # ComfyUI ends, and its pools with it
+        if self._server.loop.is_closed():  # ComfyUI is shutting down, and its pools with it
             return
         latest = runs().latest()
         state = {"pools": pool_views(), "latest_run": latest["run_id"] if latest else None}

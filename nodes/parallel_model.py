@@ -111,13 +111,13 @@ class CompactParallelModel(io.ComfyNode):
         )
         chosen_step_reuse(config)
         require_known(config.compression)
-        devices_of(config)  # a wrong codec, device or degree is told here, before anything starts
+        devices_of(config)  # these three report a wrong codec, device or degree before anything starts
         if misfit := against(EVERYTHING):
             if on_unsupported == ON_UNSUPPORTED[0]:
                 raise Unsupported(_not_at_all(misfit))
             log.warning("Parallel Model runs on one device. %s", misfit.sentence)
             return io.NodeOutput(model)
-        outer_sample = importlib.import_module("..runtime.job.outer_sample", __package__)  # not all ComfyUIs let it
+        outer_sample = importlib.import_module("..runtime.job.outer_sample", __package__)  # fails on some ComfyUIs
         return io.NodeOutput(outer_sample.parallelised(model, config))
 
 
@@ -138,7 +138,7 @@ def _wrong_together(inputs: Inputs) -> str:
     except Untold:
         return ""
     except ConfigError as error:
-        return "" if "pool" in inputs else str(error)  # Parallel Worker Pool tells about its devices itself
+        return "" if "pool" in inputs else str(error)  # Parallel Worker Pool reports its devices itself
     try:
         devices_of(config)
         chosen_step_reuse(config)

@@ -20,7 +20,7 @@ class CompactParallelStepReuse(io.ComfyNode):
             node_id="CompactParallelStepReuse",
             display_name="Step Reuse",
             category=CATEGORY,
-            accept_all_inputs=True,  # so that validate_inputs sees a mode that does not exist (any more)
+            accept_all_inputs=True,  # lets validate_inputs see a mode that does not exist (any more)
             description=(
                 "Lets the workers compute neighbouring sampling steps at the same time: each starts from a good guess "
                 "of where the step before it will end. Hardly anything is sent between the workers, so it works on any "

@@ -22,7 +22,7 @@ class CompactParallelStrategy(io.ComfyNode):
             node_id="CompactParallelStrategy",
             display_name="Parallel Strategy",
             category=CATEGORY,
-            accept_all_inputs=True,  # so that validate_inputs sees a mode that does not exist (any more)
+            accept_all_inputs=True,  # lets validate_inputs see a mode that does not exist (any more)
             description=(
                 "How the workers share the work. auto: with CFG above 1 on an even number of workers, half of them "
                 "take the negative prompt; the rest share the pictures of a batch, then the tokens. manual: your "
@@ -85,7 +85,7 @@ class CompactParallelStrategy(io.ComfyNode):
                                         "(DistriFusion); nobody waits, but the picture changes."
                                     ),
                                 ),
-                                # New inputs come last: browsers keep the values of a saved node by their order.
+                                # New inputs must come last, because saved workflows store values by their order.
                                 _degree(
                                     "data_degree",
                                     "Groups of workers that share the pictures of a batch. Works with every model and "

@@ -72,7 +72,7 @@ def plugged(inputs: Inputs, name: str, node_class: type[io.ComfyNode]) -> Any:
             given[key] = value
     try:
         return node_class.execute(**given).args[0]
-    except (ConfigError, TypeError) as error:  # that node says it itself
+    except (ConfigError, TypeError) as error:  # that node's own validation reports it
         raise Untold from error
 
 
@@ -108,7 +108,7 @@ class _Unknown:
             if value not in list(choices):
                 return f"{name} is {value!r}; choose one of {', '.join(choices)}."
             known += choices[value]
-        # Inputs of a mode that is not chosen do no harm.
+        # Inputs of modes that are not chosen are harmless.
         idle = {name for choices in self._dynamic.values() for names in choices.values() for name in names}
         unknown = [name for name in inputs if name not in {*known, *idle} and not name.startswith(SHOWN_ONLY)]
         if not unknown:

@@ -87,7 +87,7 @@ class CompactParallelPool(io.ComfyNode):
 def _wrong_devices(inputs: Inputs) -> str:
     given = {name: inputs[name] for name in ("devices", "backend") if name in inputs}
     if isinstance(given.get("devices"), list) or given.get("backend", DEFAULT.backend) not in BACKENDS:
-        return ""  # comes over a link, or ComfyUI refuses it itself
+        return ""  # the value comes from a link, or ComfyUI itself refuses it
     try:
         devices_of(ParallelConfig(pool=PoolConfig(**given)))
     except ConfigError as error:

@@ -120,7 +120,7 @@ class PoolConfig(JsonForm):
 
 @dataclass(frozen=True)
 class StrategyConfig(JsonForm):
-    """The degrees of parallelism. With mode "auto" they are chosen for each job."""
+    """How the workers share the work: degrees of parallelism and exchange. Mode "auto" chooses the degrees per job."""
 
     title = "Parallel Strategy"
     weights: str = "replicate"

@@ -11,7 +11,8 @@ import comfy.sd
 import safetensors.torch
 import torch
 
-# Three and four rows of 12 columns at the lower resolution: uneven over 2 and over 3 ranks, and odd at the higher one.
+# The rows at the lower resolution (three and four on two ranks) are uneven over 2 and over 3 ranks, and those at the
+# higher one are odd.
 LATENT_SHAPE = (4, 13, 12)
 
 

@@ -38,7 +38,7 @@ MODELS = {
         },
     ),
     "joyimage": (
-        supported.JoyImage,  # fixes the head's size
+        supported.JoyImage,  # has a fixed head dim
         {
             "image_model": "joyimage", "in_channels": 16, "hidden_size": 128 * 2, "num_attention_heads": 2,
             "text_dim": TEXT, "mlp_width_ratio": 1.0, "num_layers": 2,

@@ -1,4 +1,4 @@
-"""Stock workflows on tiny models, sampled by ComfyUI's own nodes in this process and by pools of real workers."""
+"""Samples stock workflows on tiny models with ComfyUI's own nodes, in this process and on pools of real workers."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_links_pictures_and_scripts_are_there(page):
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
-    """The negative control."""
+    """Negative control: broken links and missing scripts are found."""
     (tmp_path / "there.md").write_text("# A heading, *with* signs\n```\n# no heading\n```\n")
     page = tmp_path / "page.md"
     page.write_text(

@@ -96,7 +96,7 @@ def test_the_codec_shown_is_chosen_and_run_once_its_file_is_there(pack, tmp_path
 
 
 def test_without_its_file_the_codec_shown_is_refused():
-    """The negative control; that a server refuses it as well is in real_server/test_refused.py."""
+    """Negative control. real_server/test_refused.py tests that a server refuses it, too."""
     with pytest.raises(ConfigError, match=r"^codec is 'half'; choose one of int8, fp8, 4bit, .*, top_k, 16bit, 2bit"):
         CompactParallelCompression.execute(mode={"mode": "codec", "codec": "half"})
     (config,) = CompactParallelCompression.execute(mode={"mode": "codec", "codec": "top_k"}).args

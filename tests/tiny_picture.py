@@ -1,4 +1,4 @@
-"""The tiny trained model that comes with the pack: prompts, samples and pictures from it, in this process."""
+"""Samples the tiny trained model that comes with the pack, in this process: prompts, latents and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts and stops a real ComfyUI server with this pack as its only custom node, in a folder of its own.
+"""Starts and stops a real ComfyUI server with this pack as a custom node, in a folder of its own.
 
 with ComfyServer(python, comfyui, pack, folder) as server:
     print(server.url)
@@ -161,7 +161,8 @@ class ComfyServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
     def stop(self) -> None:
-        """Ends the server and all processes of its group, by SIGTERM, after 10 s by SIGKILL. Can be called twice."""
+        """Ends the server and all processes of its group: asks first, and kills them after at most 10 s. Can be called
+        twice."""
         if self._process is None:
             return
         self._signal_group(signal.SIGTERM)

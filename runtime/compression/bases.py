@@ -39,11 +39,11 @@ class Base(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the stored data."""
         return self.data.numel() * self.data.element_size()
 
     def read(self, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """The values (N, C)."""
+        """The values of the base (N, C)."""
         return SMALL.decode(self.data, tokens, channels, dtype) if self.small else self.data
 
 

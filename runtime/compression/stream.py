@@ -66,9 +66,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a stream at its sender. `keeping`: how bases are stored. `closed_loop`: the base is the
-    reconstruction; without it, for comparison only, the true tensor (the reported errors are then smaller than those at
-    the receivers). `eight_bits`: the codec is int8 whatever the rate chooses."""
+    """Settings of a stream at its sender. `keeping`: how many bases are kept, and in which form. `closed_loop`: the
+    base is the reconstruction; without it, for comparison only, the true tensor (the reported errors are then smaller
+    than those at the receivers). `eight_bits`: the codec is int8 whatever the rate chooses."""
 
     keeping: Keeping
     closed_loop: bool = True
@@ -202,7 +202,7 @@ class Sender(Stream):
         self.plan = plan
         self._rate = rate
         self.calls = 0
-        """Finite messages since the stream began."""
+        """Messages without NaN and Inf since the stream began, or began anew."""
         self._last_payload: tuple[int, Tensor] | None = None
 
     def encoding(self, x_NC: Tensor, body: Tensor) -> quantise.Encoding | None:
@@ -257,7 +257,7 @@ class Sender(Stream):
         bound = self._rate.bound
         if bound is None or coded.error <= bound:
             return NONE, nothing(x_NC.device), coded.x_hat_NC, coded.error
-        for codec in LADDER[1:]:  # the first sends nothing
+        for codec in LADDER[1:]:  # the first codec sends nothing
             payload, x_hat_NC, error = quantise.supplement(x_NC, coded.x_hat_NC, codec)
             if error <= bound:
                 return codec.ident, _padded(payload), x_hat_NC, error

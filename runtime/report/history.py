@@ -13,7 +13,7 @@ KEPT_RUNS = 50
 
 
 class RunHistory:
-    """Keeps the newest reports, newest last."""
+    """Keeps the reports of the last KEPT_RUNS runs, newest last."""
 
     def __init__(self) -> None:
         self._reports: collections.deque[dict] = collections.deque(maxlen=KEPT_RUNS)

@@ -21,7 +21,7 @@ BITS_UNCOMPRESSED = 16
 
 @dataclass
 class _Record:
-    """The sums of one model call on one rank."""
+    """The figures of one model call on one rank, summed up."""
 
     sigma: float | None = None
     bytes_sent: int = 0
@@ -138,7 +138,7 @@ class Ledger:
             shared.reasons.append(reason)
 
     def warn(self, sentence: str) -> None:
-        """Adds a sentence for the user, once."""
+        """Adds a warning for the user; the same sentence is kept only once."""
         self._warnings[sentence] = None
 
     def to_json(self) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def status_line(run: LiveRun, pool: dict[str, Any] | None, words: Mapping[str, s
 
 
 def status(run: LiveRun, pool: dict[str, Any] | None) -> list[Said]:
-    """`status_line` in parts that can be translated."""
+    """The parts of `status_line`, which can be translated."""
     if run.outcome == "done":
         report = runs().find(run.run_id)
         return _result(report) if report is not None else [(run.result, {})]

@@ -53,6 +53,6 @@ def processor() -> str:
 
 
 def table(header: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table."""
+    """The rows as a Markdown table."""
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

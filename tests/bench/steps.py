@@ -43,7 +43,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
-    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)  # the most; all but --batch take one
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)  # an upper limit; all parts but --batch use one
     bench.begin(__file__)
     from steps_parts.batch import batches
     from steps_parts.caches import caches

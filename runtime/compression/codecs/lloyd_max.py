@@ -151,7 +151,7 @@ class _Grid:
     def codes(self, z: Tensor) -> Tensor:
         """The code of each value of z (units of the mean magnitude): uint8, of the same shape."""
         cell = (z * self._cells_per_unit).add_(self._cells / 2).clamp_(0, self._cells - 1)
-        cell = cell.to(torch.int32).to(torch.uint8)  # three times as fast as at once; NaN becomes a cell too
+        cell = cell.to(torch.int32).to(torch.uint8)  # three times as fast as in one step; NaN becomes a cell too
         if self._code is None:
             return cell
         return self._code.to(z.device).index_select(0, cell.view(-1).int()).view(z.shape)

@@ -86,7 +86,7 @@ class AttentionHandler:
         with ExitStack() as stack:
             try:
                 return self._timed(WAYS[way](self._rank, self._world, job, stack), job, tensors, mine)
-            except (ImportError, Unsupported) as error:  # before anything is sent, on all ranks alike
+            except (ImportError, Unsupported) as error:  # raised on all ranks alike, before anything is sent
                 return {"problem": f"not available: {error}".split(", which")[0]}
 
     def _timed(self, attend: Way, job: Job, tensors: Tensors, mine: slice) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _seconds_by_steps(result: Result, steps: int) -> list[float]:
 
 
 def _fits(rate: str, results: Sequence[Result], cases: Sequence[Case], steps: int) -> list[_Fit]:
-    """The steps of each case that fit into our time; without cases, or our time, that could not be measured."""
+    """The steps of each measured case that fit into our time; empty if our time could not be measured."""
     done = {result.case.name: result for result in results if result.images}
     if BUDGET not in done:
         return []

@@ -90,7 +90,7 @@ def _measured(link: dict | None) -> str:
 
 
 def _summary(results: Sequence[Result]) -> list[str]:
-    """Sentences: our codecs against the fastest uncompressed exchange, and the cost of auto against the best case."""
+    """Sentences: our codecs against the fastest uncompressed exchange, and auto against the fastest of its exchange."""
     done = [r for r in results if r.images and r.case.rates is None and "cfg_degree" not in (r.case.strategy or {})]
     sentences = []
     for sent in OURS:

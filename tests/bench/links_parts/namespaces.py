@@ -54,7 +54,7 @@ class Links:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl+C must not leave half of it
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl+C must not stop the removal
         for name in (*self.namespaces, self._hub):
             _remove(name)
         signal.signal(signal.SIGINT, before)
@@ -84,7 +84,7 @@ class Links:
 
 
 def _remove(name: str) -> None:
-    with suppress(CannotShape):  # it was not made
+    with suppress(CannotShape):  # it was never created
         _run(f"ip netns delete {name}")
 
 

@@ -23,11 +23,11 @@ def batches(seeds: Sequence[int]) -> tuple[tuple[str, ...], list[tuple]]:
     """Header and rows: median seconds of stock and of BatchStep, with all cores each, and the median speedup over pairs
     of runs. The two runs of a pair follow each other directly, in alternating order."""
     rows = []
-    torch.set_num_threads(os.cpu_count() or 1)  # as many as the one worker has
+    torch.set_num_threads(os.cpu_count() or 1)  # as many threads as the one worker has
     for size in SIZES:
         stock, reused, likeness, rounds = [], [], [], []
         model = tiny_picture.model_for(size)
-        _sample(model, 0, size)  # these two are not counted
+        _sample(model, 0, size)  # warm-up, as the next line
         _parallel(model, 0, size)
         for turn, seed in enumerate(seeds):
             for reuse in (turn % 2 == 1, turn % 2 == 0):

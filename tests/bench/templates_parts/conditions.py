@@ -32,7 +32,7 @@ def conditions(sampling: Sampling) -> int | None:
     known = sampling.sampler in comfy.samplers.SAMPLER_NAMES
     sampler = comfy.samplers.sampler_object(sampling.sampler) if known else None
     guider = node.execute(**given)[0]
-    guider.conds = guider.original_conds  # as when it begins to sample
+    guider.conds = guider.original_conds  # as a guider does when it begins to sample
     return asked_by(guider, SimpleNamespace(sampler=sampler, sigmas=_LEVELS)).usual
 
 

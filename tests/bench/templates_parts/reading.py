@@ -71,5 +71,5 @@ def subgraphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def graphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
-    """The workflow itself and its subgraphs, each of which has `nodes` and `links`."""
+    """The workflow itself and its subgraphs; each has `nodes` and `links`."""
     return [graph, *subgraphs(graph)]

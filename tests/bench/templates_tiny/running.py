@@ -51,12 +51,12 @@ class Run:
 
     @property
     def is_equal(self) -> bool:
-        """Whether Parallel Model changed nothing, and the measure would show a change."""
+        """Whether Parallel Model changed nothing, and the control shows that a change would be seen."""
         return self.difference <= TOLERANCE < self.control
 
 
 class Runner:
-    """A server with tiny weights."""
+    """Runs templates on a server with tiny weights."""
 
     def __init__(self, server: ComfyServer, folder: Path) -> None:
         self._talk = Talk(server)
@@ -105,7 +105,7 @@ class Runner:
 
 
 def way(report: dict[str, Any]) -> str:
-    """How a run was divided, by its report."""
+    """How the pool divided a run, by its report."""
     strategy = report["strategy"]
     degrees = {
         "CFG": strategy["cfg_degree"],

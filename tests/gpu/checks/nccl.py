@@ -1,4 +1,4 @@
-"""Checks NCCL with one rank on the card, and with two ranks on one card, where it fails: there the pool uses gloo."""
+"""Checks NCCL with one rank on the card, and records what two ranks on one card get, for which the pool uses gloo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs ComfyUI's real main.py on the card, with its memory management: stock and parallel workflows in turn."""
+"""Runs ComfyUI's real main.py on the card, with its memory management: stock, Parallel Model and VAE decode in turn."""
 
 from __future__ import annotations
 
