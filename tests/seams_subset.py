@@ -1,4 +1,6 @@
-"""The tests of `-m seams`, which check in two minutes whether a ComfyUI fits: the table of seams, a run per capability.
+"""The tests of `-m seams`, which check within two minutes whether a ComfyUI fits.
+
+They are the table of seams, and a tiny run for each capability.
 """
 
 _EXACT, _CONTROL, _TABLE = "job/test_exact.py::test_", "job/test_control.py::test_", "comfyui/test_seams.py::test_"

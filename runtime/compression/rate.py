@@ -1,5 +1,6 @@
-"""Rate control: chooses the codec of a stream's next message. The sender decides with each message and announces the
-choice in the header of that message.
+"""Rate control: chooses the codec of a stream's next message.
+
+The sender decides after it has encoded a message, and announces the next codec in the header of that message.
 
 Legend: N tokens, C channels, b bits per value, r = ||x - expected||^2 / ||x||^2 (the residual's share of the energy),
 D(b) the distortion: the part of the residual's energy that b bits lose.
