@@ -1,7 +1,7 @@
 """Seconds per image over shaped links:  sudo python3 tests/bench/links.py [--images] [--attention] [--equal-time]
 
 Joins network namespaces on this machine by a switch whose ports are limited to a rate (Linux, root, iproute2), runs the
-pool's workers inside them, and prints the chosen tables; all three without an option:
+pool's workers inside them, and prints the chosen tables, all three by default:
   --images      seconds per image of the tiny trained model, and PSNR and SSIM against the serial image, for every
                 exchange, uncompressed and compressed;
   --attention   milliseconds of one attention against diffusers' Ulysses and yunchang's ring on the same tensors;
