@@ -184,7 +184,7 @@ def test_a_workflow_is_known_again_by_how_it_asks_and_not_by_what_it_draws():
 def test_a_way_out_is_one_that_this_job_has(cfg, way_out, monkeypatch):
     changed = model("flux").clone()
     changed.add_object_patch("diffusion_model.final_layer.forward", print)
-    monkeypatch.setattr(plans, "PLANS", (replace(plans.flux.PLAN, blocks=()),))
+    monkeypatch.setattr(plans, "PLANS", (replace(plans.flux.PLAN, blocks=(), passed=()),))
     with pytest.raises(Unsupported, match="with an object patch") as caught:
         degrees_for(manual(ring_degree=2), 2, cfg_guider(changed, cfg), NOISE)
     assert str(caught.value).endswith(way_out)
