@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1]
 # Every token family, every UNet by rows, every ControlNet; a real pool; a pack that imports ComfyUI's server.
 EXACT_THERE = (
     "sharding/test_families.py::test_split_equals_whole[2 ranks]",
@@ -24,11 +19,8 @@ EXACT_THERE = (
 
 
 @pytest.fixture(scope="module")
-def newer(tmp_path_factory):
+def newer(conventions, tmp_path_factory):
     """The folder of such a ComfyUI."""
-    spec = importlib.util.spec_from_file_location("conventions", Path(__file__).with_name("conventions.py"))
-    conventions = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conventions)
     folder = tmp_path_factory.mktemp("newer") / "ComfyUI"
     conventions.make(Path(os.environ["COMFYUI_PATH"]), folder)
     return folder
@@ -36,10 +28,5 @@ def newer(tmp_path_factory):
 
 @pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set")
 @pytest.mark.timeout(900)
-def test_what_is_exact_on_comfyui_0_30_is_exact_on_later_ones(newer):
-    command = [sys.executable, "-m", "pytest", "-q", *EXACT_THERE]
-    environ = os.environ | {"COMFYUI_PATH": str(newer)}
-    done = subprocess.run(command, cwd=TESTS, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= len(EXACT_THERE) and "skipped" not in done.stdout
+def test_what_is_exact_on_comfyui_0_30_is_exact_on_later_ones(newer, passed_on):
+    assert passed_on(newer, *EXACT_THERE) >= len(EXACT_THERE)
