@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from ..parallel.mesh import Degrees, auto_degrees, manual_degrees, one_by_one
 from ..sharding.arguments import modules_at
 from ..sharding.overrides import is_sparse
 from ..sharding.plan import AttentionScope
-from ..sharding.plans import has_plan, is_unfit, plan_for, splits_rows, without_plan
+from ..sharding.plans import has_plan, is_unfit, plan_for, reason_against_plan, splits_rows
 from ..sharding.rows.modules import lowest_rows
 from .asking import Asked, asked_by, predicts_by_cfg
 from .conditions import reason_against_cfg
@@ -153,9 +152,7 @@ def _nothing_left(misfit: Misfit) -> str:
 
 def _nothing_to_share(module: torch.nn.Module, guider: Any) -> str:
     name = type(module).__name__
-    tokens = f"The picture has too few rows for {name} to be split"
-    if reason := without_plan(module):
-        tokens = re.split("[:;]", str(reason), maxsplit=1)[0]  # without the way out
+    tokens = reason_against_plan(module) or f"The picture has too few rows for {name} to be split"
     # Both conditions would be evaluated if only CFG were higher.
     at_cfg_1 = predicts_by_cfg(guider) and guider.conds.get("negative")
     higher = "set CFG above 1, or " if at_cfg_1 else "set "
@@ -262,7 +259,7 @@ def unmet(
     module = guider.model_patcher.model.diffusion_model
     warnings = []
     if config.strategy.mode == "auto" and is_unfit(module):
-        warnings.append(f"auto left ulysses_degree and ring_degree out: {str(without_plan(module)).partition(';')[0]}.")
+        warnings.append(f"auto left ulysses_degree and ring_degree out: {reason_against_plan(module)}.")
     if config.compression.mode not in ("auto", "off") and degrees.sequence == 1:
         warnings.append(
             "Nothing was compressed: the workers share calls, batch entries or conditions, which sends one prediction "

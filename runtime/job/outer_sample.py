@@ -117,8 +117,8 @@ class ParallelSampling(Local):
         pool = pool_for(self.config, devices)
         choice.expect_failure(pool)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-        told = Progress(arguments, run, guider.model_patcher.load_device)
-        with choice.noting_failures(pool), pool.reserve(check_interrupt), told as progress:
+        device = guider.model_patcher.load_device
+        with choice.noting_failures(pool), pool.reserve(check_interrupt), Progress(arguments, run, device) as progress:
             starts = pool.starts
             make_room(pool, guider.model_patcher)
             link = Link.from_json(pool.link) if pool.link else None

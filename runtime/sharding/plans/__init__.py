@@ -97,16 +97,16 @@ PLANS = (
     seedvr.PLAN,
 )
 ROW_PLANS = (unet.PLAN, cascade.PLAN)
-NO_PLAN = (
-    "There is no sequence-parallel plan for {}: leave ulysses_degree and ring_degree at 1 and use cfg_degree 2 (where "
-    "CFG is above 1), data_degree (for a batch) or step_degree, which work with every model, or set on_unsupported of "
-    'Parallel Model to "run on one device".'
+NO_PLAN = "There is no sequence-parallel plan for {}"
+DEGREES_WITHOUT_PLAN = (
+    "leave ulysses_degree and ring_degree at 1 and use cfg_degree 2 (where CFG is above 1), data_degree (for a batch) "
+    'or step_degree, which work with every model, or set on_unsupported of Parallel Model to "run on one device".'
 )
 
 
 def has_plan(module: nn.Module) -> bool:
     """Whether `plan_for` finds a plan for this diffusion module."""
-    return without_plan(module) is None
+    return not reason_against_plan(module)
 
 
 def splits_rows(module: nn.Module) -> bool:
@@ -120,24 +120,31 @@ def plan_for(module: nn.Module) -> Plan | RowPlan:
     Raises Unsupported when there is none, naming the class and the degrees that need no plan, or when the model has
     modules that the plan was not written for.
     """
-    reason = without_plan(module)
-    if reason is not None:
-        raise reason
-    return _of_class(module)
-
-
-def without_plan(module: nn.Module) -> Unsupported | None:
-    """The error that `plan_for` raises; None for a module with a plan."""
     plan = _of_class(module)
     if plan is None:
-        return Unsupported(NO_PLAN.format(type(module).__name__))
-    what = misfit(module, expected_of(module, plan))
-    return plan.refuse_unfit(what) if what else None
+        raise Unsupported(f"{reason_against_plan(module)}: {DEGREES_WITHOUT_PLAN}")
+    if what := _misfit(module, plan):
+        raise plan.refuse_unfit(what)
+    return plan
+
+
+def reason_against_plan(module: nn.Module) -> str:
+    """Why `plan_for` finds no plan, without the way out; empty for a module with a plan."""
+    plan = _of_class(module)
+    if plan is None:
+        return NO_PLAN.format(type(module).__name__)
+    what = _misfit(module, plan)
+    return plan.not_with(what) if what else ""
 
 
 def is_unfit(module: nn.Module) -> bool:
     """Whether the class of a module has a plan, but the modules inside are not those the plan was written for."""
-    return _of_class(module) is not None and not has_plan(module)
+    plan = _of_class(module)
+    return plan is not None and bool(_misfit(module, plan))
+
+
+def _misfit(module: nn.Module, plan: Plan | RowPlan) -> str:
+    return misfit(module, expected_of(module, plan))
 
 
 def _of_class(module: nn.Module) -> Plan | RowPlan | None:
