@@ -15,15 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import bench
-from templates_parts import reading
+from templates_parts import command, reading
 from templates_parts.reading import PACKAGE
 
 
 def options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[""], help="only the templates whose name contains one of these")
+    parser = command.parser(__doc__)
     parser.add_argument("--wheel", type=Path, help=f"of another release: pip download --no-deps {PACKAGE}==VERSION")
     return parser.parse_args()
 
@@ -31,15 +29,11 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Prints the tables. Returns 1 if a sampler has no Parallel Model before it."""
     chosen = options()
-    bench.begin(__file__)
-    sys.path.append(str(bench.ROOT / "tests" / "browser"))
-    from front import missing
+    command.begin(__file__)
     from templates_parts import front_end, tables
     from templates_parts.placing import placed
     from templates_parts.verdicts import NOT_PLACED, Verdict, verdict
 
-    if reason := missing():
-        sys.exit(reason)
     release = reading.in_wheel(chosen.wheel) if chosen.wheel else reading.installed()
     wanted = [one for one in release.templates() if any(word in one.name for word in chosen.only)]
     found: list[Verdict] = []

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import bench
+from templates_parts import command
 
 TEMPLATES = (
     "default",
@@ -70,24 +70,18 @@ TEMPLATES = (
 
 def options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[""], help="only the templates whose name contains one of these")
-    return parser.parse_args()
+    return command.parser(__doc__).parse_args()
 
 
 def main() -> int:
     """Runs the templates. Returns 1 if one is not equal to stock, or not divided as predicted."""
     chosen = options()
-    bench.begin(__file__)
-    sys.path.append(str(bench.ROOT / "tests" / "browser"))
-    from front import missing
+    command.begin(__file__)
     from templates_parts import front_end, reading
     from templates_parts.placing import placed
     from templates_parts.verdicts import verdict
     from templates_tiny import running, tables
 
-    if reason := missing():
-        sys.exit(reason)
     release = reading.installed()
     templates = {one.name: one for one in release.templates()}
     wanted = [name for name in TEMPLATES if any(word in name for word in chosen.only)]
