@@ -2,13 +2,13 @@
 
 import importlib
 import logging
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..runtime.attention.errors import Unsupported
-from ..runtime.comfy.fits import Misfit, against, refusal
+from ..runtime.comfy.fits import Misfit, against, lost
+from ..runtime.comfy.run.devices import devices_of
 from ..runtime.comfy.seam import EVERYTHING
 from ..runtime.compression.codecs import require_known
 from ..runtime.config import (
@@ -19,9 +19,8 @@ from ..runtime.config import (
     PoolConfig,
     StepReuseConfig,
     StrategyConfig,
-    chosen_step_reuse,
 )
-from ..runtime.job.devices import devices_of
+from ..runtime.planner.run_plan import plan_run
 from .settings import DEFAULT_DEVICES, default_pool, stored
 from .step_reuse import CompactParallelStepReuse
 from .strategy import CompactParallelStrategy
@@ -109,15 +108,15 @@ class CompactParallelModel(io.ComfyNode):
             on_unsupported=on_unsupported,
             step_reuse=step_reuse or StepReuseConfig(),
         )
-        chosen_step_reuse(config)
         require_known(config.compression)
-        devices_of(config)  # these three report a wrong codec, device or degree before anything starts
+        plan_run(config, None, len(devices_of(config)))  # both report a wrong setting before anything starts
         if misfit := against(EVERYTHING):
             if on_unsupported == ON_UNSUPPORTED[0]:
                 raise Unsupported(_not_at_all(misfit))
             log.warning("Parallel Model runs on one device. %s", misfit.sentence)
             return io.NodeOutput(model)
-        outer_sample = importlib.import_module("..runtime.job.outer_sample", __package__)  # fails on some ComfyUIs
+        # On some ComfyUIs this import fails.
+        outer_sample = importlib.import_module("..runtime.comfy.run.outer_sample", __package__)
         return io.NodeOutput(outer_sample.parallelised(model, config))
 
 
@@ -134,20 +133,24 @@ def _wrong_together(inputs: Inputs) -> str:
     try:
         given = {name: plugged(inputs, name, kind) for name, kind in kinds.items() if name in inputs}
         config = ParallelConfig(**(given if "pool" in given else {"pool": default_pool(), **given}))
-        devices_of(replace(config, strategy=StrategyConfig()))
+        world = len(devices_of(config))
     except Untold:
         return ""
     except ConfigError as error:
         return "" if "pool" in inputs else str(error)  # Parallel Worker Pool reports its devices itself
     try:
-        devices_of(config)
-        chosen_step_reuse(config)
+        plan_run(config, None, world)
     except ConfigError as error:
         return str(error)
-    return _not_here(config) if inputs.get("on_unsupported", ON_UNSUPPORTED[0]) == ON_UNSUPPORTED[0] else ""
+    return _not_here(config, world) if inputs.get("on_unsupported", ON_UNSUPPORTED[0]) == ON_UNSUPPORTED[0] else ""
 
 
-def _not_here(config: ParallelConfig) -> str:
+def _not_here(config: ParallelConfig, world: int) -> str:
     """Why the installed ComfyUI cannot run this configuration, whatever the model; "" if it can."""
-    misfit = against(EVERYTHING)
-    return _not_at_all(misfit) if misfit else refusal(config.strategy.degrees_set())
+    if misfit := against(EVERYTHING):
+        return _not_at_all(misfit)
+    try:
+        plan_run(config, None, world, lost=lost())
+    except Unsupported as error:
+        return str(error)
+    return ""

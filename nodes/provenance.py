@@ -11,8 +11,8 @@ from comfy_execution.graph_utils import is_link
 import nodes as comfy_nodes
 
 from ..runtime.comfy.fits import against
+from ..runtime.comfy.run.executing_node import Place, origin
 from ..runtime.comfy.seam import EVERYTHING
-from ..runtime.job.workflow import Place, origin
 from ..runtime.report.history import runs
 
 # Output types that may carry a latent; besides LATENT those of nodes that pass on whatever they are given.

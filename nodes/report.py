@@ -5,8 +5,8 @@ import json
 import torch
 from comfy_api.latest import io
 
+from ..runtime.comfy.run.executing_node import place
 from ..runtime.compression.codecs import COARSE_TO_EXACT
-from ..runtime.job.workflow import place
 from ..runtime.report.plot import draw, to_pixels
 from ..runtime.report.summary import summarize
 from .provenance import report_of

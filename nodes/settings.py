@@ -9,8 +9,8 @@ from typing import Any
 
 import folder_paths
 
+from ..runtime.comfy.run.devices import devices_of
 from ..runtime.config import ConfigError, ParallelConfig, PoolConfig
-from ..runtime.job.devices import devices_of
 from ..runtime.pool.registry import pools
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..runtime.comfy.run.devices import devices_of
 from ..runtime.config import BACKENDS, ConfigError, ParallelConfig, PoolConfig
-from ..runtime.job.devices import devices_of
 from .types import CATEGORY, ParallelPool
 from .validation import Inputs, verdict
 

@@ -12,6 +12,7 @@ import comfy_extras.nodes_custom_sampler as custom
 import comfy_models
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.comfy.run.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.config import (
     CompressionConfig,
     ParallelConfig,
@@ -19,7 +20,6 @@ from compact_parallel.runtime.config import (
     StepReuseConfig,
     StrategyConfig,
 )
-from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.report.history import runs
 from device import DEVICE, EXACT
 
@@ -27,7 +27,7 @@ import nodes as stock
 
 TOLERANCE = EXACT
 SEED = 5
-# Arrangements, {name: (workers, degrees)}. With "step 2" no guess is accepted, so that it is exact.
+# Strategies, {name: (workers, degrees)}. With "step 2" no guess is accepted, so that it is exact.
 NOTHING_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, tolerance=1e-9)
 WAYS = {
     "all_gather 2": (2, {"ring_degree": 2}),

@@ -12,12 +12,13 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.comfy.brownian_noise import RememberedNoise
+from compact_parallel.runtime.comfy.wrappers.step_sampling import StepParallel
 from compact_parallel.runtime.config import StepReuseConfig
-from compact_parallel.runtime.parallel.step.inputs import Replay
+from compact_parallel.runtime.parallel.step.parametrization import Call, Process
+from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rounds import Rounds
 from compact_parallel.runtime.parallel.step.samplers import Kind, kind_of
-from compact_parallel.runtime.parallel.step.sampling import StepParallel
-from compact_parallel.runtime.parallel.step.space import Call, Process
 from torch import Tensor
 
 
@@ -120,7 +121,7 @@ def sample_mixture(
     if reuse is None:
         samples = chosen.sampler_function(model, x, sigmas, extra_args=extra, callback=None, disable=True)
         return samples, [1] * (model.calls - before)
-    replay = Replay(chosen.sampler_function, model, x, sigmas, extra, {})
+    replay = Replay(chosen.sampler_function, model, x, sigmas, extra, {}, RememberedNoise().in_use)
     rounds = Rounds(reuse, kind or kind_of(chosen), OneDevice(model, reuse.look_ahead), replay, Process(model.flow))
     return replay.run(rounds.model(model), None, True), rounds.accepted
 

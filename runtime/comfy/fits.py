@@ -7,17 +7,15 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .seam import CFG, DATA, ROWS, STEP, TOKENS, Seam
+from ..host import installed
+from ..planner.capabilities import UPDATE
+from .seam import Seam
 from .seams import SEAMS
-from .version import installed
-
-_DEGREES = {"data_degree": DATA, "cfg_degree": CFG, "step_degree": STEP}
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Misfit:
     @property
     def sentence(self) -> str:
         """The full sentence, for the log and for the report of a run."""
-        return f"{self.reason}; update ComfyUI-CompactParallel, or use a ComfyUI that its README names."
+        return f"{self.reason}; {UPDATE}"
 
 
 def check() -> list[Misfit]:
@@ -65,29 +63,9 @@ def against(*capabilities: str) -> Misfit | None:
     return next((misfit for misfit in misfits() if set(capabilities).intersection(misfit.needed_for)), None)
 
 
-def against_sequence(*kinds: str) -> Misfit | None:
-    """A misfit that keeps models of all these kinds (TOKENS, ROWS) from being split; None where one of them can be."""
-    found = [against(kind) for kind in kinds]
-    return found[0] if all(found) else None
-
-
-def refusal(degrees: Mapping[str, int], *kinds: str) -> str:
-    """Why workers cannot share a model this way; empty where they can.
-
-    Args:
-        degrees: {"cfg_degree": 2, ...}, as Parallel Strategy names them; others are not looked at.
-        kinds: TOKENS or ROWS, as the model is; both where it is not known yet.
-    """
-    for name, size in degrees.items():
-        of_sequence = name in ("ulysses_degree", "ring_degree")
-        if size > 1 and (of_sequence or name in _DEGREES):
-            misfit = against_sequence(*(kinds or (TOKENS, ROWS))) if of_sequence else against(_DEGREES[name])
-            if misfit is not None:
-                return (
-                    f"{name} is {size}, but {misfit.reason}; set {name} to 1, update ComfyUI-CompactParallel, or set "
-                    'on_unsupported of Parallel Model to "run on one device".'
-                )
-    return ""
+def lost() -> dict[str, str]:
+    """{capability: why the installed ComfyUI does not allow it, without the way out}, for planner.capabilities."""
+    return {kind: misfit.reason for misfit in reversed(misfits()) for kind in misfit.needed_for}
 
 
 def _differs(seam: Seam, name: str) -> str:

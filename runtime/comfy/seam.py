@@ -5,13 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EVERYTHING = "parallel sampling at all"
-TOKENS = "sequence parallelism of transformers (ulysses_degree, ring_degree)"
-ROWS = "sequence parallelism of UNets (ring_degree)"
-CONTROL = "sharing of ControlNets between workers"
-CFG = "CFG parallelism (cfg_degree)"
-EASYCACHE = "EasyCache with CFG parallelism"
-STEP = "Step Reuse (step_degree)"
-DATA = "data parallelism (data_degree)"
 NODES = "nodes"
 EARLY = "refusal of workflows before they run"
 PANEL = "panel in the browser"

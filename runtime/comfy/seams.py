@@ -5,14 +5,16 @@ ComfyUI: when the pack loads, when a worker starts, and in the tests, which also
 Where a seam no longer fits, the capabilities that depend on it are switched off, and a sentence says so.
 
 Two things are no seams: the API that ComfyUI's nodes for people are made of (comfy_api), and classes that the pack
-knows only by name: of models (sharding/plans), samplers (parallel/step/samplers.py) and guiders (job/asking.py). One
-that it does not find, or does not know, is treated like any other without a plan; plans look at the modules they split
-themselves. What shows only in a run is checked there, by the guards that the table names.
+knows only by name: of models (sharding/plans), samplers (parallel/step/samplers.py) and guiders
+(describe/conditions_per_call.py). One that it does not find, or does not know, is treated like any other without a
+plan; plans look at the modules they split themselves. What shows only in a run is checked there, by the guards that the
+table names.
 """
 
 from __future__ import annotations
 
-from .seam import CFG, CONTROL, DATA, EARLY, EASYCACHE, EVERYTHING, NODES, PANEL, ROWS, STEP, TOKENS, Seam
+from ..planner.capabilities import CFG, CONTROL, DATA, EASYCACHE, ROWS, STEP, TOKENS
+from .seam import EARLY, EVERYTHING, NODES, PANEL, Seam
 
 SEAMS = (
     # How ComfyUI starts, and how its sampling is wrapped.
@@ -86,7 +88,7 @@ SEAMS = (
         "comfy.model_patcher",
         "ModelPatcher",
         (EVERYTHING,),
-        "All but a few of its attributes (job/patcher.py) are what workflows put on a model, and can be pickled.",
+        "All but a few of its attributes (shipping/patcher.py) are what workflows put on a model, and can be pickled.",
         "model, load_device, offload_device, *, size",
     ),
     Seam(
@@ -142,7 +144,7 @@ SEAMS = (
         "It makes the copy of a node's class that the server runs, whose class it calls LockedMeta.",
         "cls",
     ),
-    # Devices and memory. The stand-in of job/memory.py for the workers' weights is a ModelPatcher, too.
+    # Devices and memory. The stand-in of run/parking.py for the workers' weights is a ModelPatcher, too.
     Seam("comfy.model_management", "get_torch_device", (EVERYTHING,), "The device of this process.", ""),
     Seam("comfy.model_management", "intermediate_device", (EVERYTHING,), "Where sampling nodes put latents.", ""),
     Seam("comfy.model_management", "intermediate_dtype", (EVERYTHING,), "What sampling nodes make of latents.", ""),

@@ -16,11 +16,6 @@ from torch import Tensor
 
 from ..attention.axis import Axis, exchange
 from ..report.ledger import Ledger
-from .wrappers import wrapped_by_others
-
-# Keyword arguments of models whose batch is the frames of one video.
-FRAMES = ("num_video_frames", "image_only_indicator")
-WITHIN = "patches inside of the model may go by the whole batch"
 
 
 def rows_of(rows: int, conditions: int, groups: int) -> list[list[int]]:
@@ -33,55 +28,60 @@ def rows_of(rows: int, conditions: int, groups: int) -> list[list[int]]:
 
 
 class DataParallel:
-    """The APPLY_MODEL wrapper of the data axis. Exact: every row is evaluated once, by one group.
+    """The data axis of one rank. Exact: every row is evaluated once, by one group.
 
     A call that may not be divided is evaluated whole by every group, and the report says why.
     """
 
-    def __init__(self, axis: Axis, ledger: Ledger, *, whole: bool = False) -> None:
-        """`whole`: no call may be divided, as code inside the model may depend on the whole batch."""
+    def __init__(self, axis: Axis, ledger: Ledger) -> None:
         self._axis = axis
         self._ledger = ledger
-        self._whole = whole
 
     def __call__(
         self,
-        executor: Callable,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Tensor | None,
-        c_crossattn: Tensor | None,
-        control: Any,
-        transformer_options: dict,
-        **conditioning: Any,
+        evaluate: Callable[..., Tensor],
+        given: tuple[Any, ...],
+        named: Mapping[str, Any],
+        *,
+        conditions: int,
+        whole: str = "",
     ) -> Tensor:
-        """The model's prediction for `x` (R, ...) at `t` (R, ...)."""
-        conditions = len(transformer_options.get("cond_or_uncond") or [0])
-        shares = rows_of(x.shape[0], conditions, self._axis.size)
-        own = shares[self._axis.index]
+        """The prediction of a model for all rows, (R, ...). Collective.
+
+        Args:
+            evaluate: the model, called as evaluate(*given, **named).
+            given, named: its arguments; the first of `given` is the latent (R, ...). Tensors with R rows, also within
+                dicts, lists and tuples, are cut to the group's rows; those with one row for all stay as they are.
+            conditions: n.
+            whole: why this call may not be divided; empty if it may.
+        """
+        rows = given[0].shape[0]
+        shares = rows_of(rows, conditions, self._axis.size)
+        local = shares[self._axis.index]
         try:
-            if self._whole:
-                raise _Whole(WITHIN)
-            if sum(map(len, shares)) < x.shape[0]:
+            if whole:
+                raise _Whole(whole)
+            if sum(map(len, shares)) < rows:
                 raise _Whole("the batch is not one of the same entries for every condition")
-            _check(shares, transformer_options, conditioning)
-            given = [_narrow(value, own, x.shape[0]) for value in (x, t, c_concat, c_crossattn, control)]
-            narrow = {name: _narrow(value, own, x.shape[0]) for name, value in conditioning.items()}
+            if not all(shares):
+                raise _Whole("there were fewer batch entries than groups")
+            narrow = [_narrow(value, local, rows) for value in given]
+            narrow_named = {name: _narrow(value, local, rows) for name, value in named.items()}
         except _Whole as reason:
             self._ledger.shared("data", False, str(reason))
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conditioning)
+            return evaluate(*given, **named)
         self._ledger.shared("data", True)
-        return self._gather(executor(*given, transformer_options, **narrow), shares)
+        return self._gather(evaluate(*narrow, **narrow_named), shares)
 
-    def _gather(self, own: Tensor, shares: list[list[int]]) -> Tensor:
-        own = own.contiguous()
-        whole = own.new_empty((sum(map(len, shares)), *own.shape[1:]))
-        parts = {other: own.new_empty((len(shares[other]), *own.shape[1:])) for other in self._axis.others()}
-        for _ in parts:
-            self._ledger.sent(own.numel() * own.element_size(), 2 * own.numel())
-        exchange(self._axis, dict.fromkeys(parts, own), parts, self._ledger)
-        for group, part in {**parts, self._axis.index: own}.items():
-            whole[shares[group]] = part
+    def _gather(self, local: Tensor, shares: list[list[int]]) -> Tensor:
+        local = local.contiguous()
+        whole = local.new_empty((sum(map(len, shares)), *local.shape[1:]))
+        received = {other: local.new_empty((len(shares[other]), *local.shape[1:])) for other in self._axis.others()}
+        for _ in received:
+            self._ledger.sent(local.numel() * local.element_size(), 2 * local.numel())
+        exchange(self._axis, dict.fromkeys(received, local), received, self._ledger)
+        for group, rows in {**received, self._axis.index: local}.items():
+            whole[shares[group]] = rows
         return whole
 
 
@@ -89,29 +89,16 @@ class _Whole(Exception):
     """The call may not be divided; the message says why."""
 
 
-def _check(shares: list[list[int]], options: Mapping[str, Any], conditioning: Mapping[str, Any]) -> None:
-    if not all(shares):
-        raise _Whole("there were fewer batch entries than groups")
-    if any(conditioning.get(name) is not None for name in FRAMES):
-        raise _Whole("the batch is the frames of one video")
-    # Such code may hold values for certain entries, or decide by all of them.
-    patches = [kind for kind in ("patches", "patches_replace") if any(options.get(kind, {}).values())]
-    if patches or wrapped_by_others(options, "diffusion_model"):
-        raise _Whole(WITHIN)
-    if "ar_state" in options:
-        raise _Whole("the sampler keeps what the model remembers of the whole batch")
-
-
-def _narrow(value: Any, own: list[int], rows: int) -> Any:
+def _narrow(value: Any, local: list[int], rows: int) -> Any:
     """Cuts all tensors in `value` to the group's rows; tensors with a single row for all stay as they are."""
     if isinstance(value, Tensor):
         if value.ndim == 0 or value.shape[0] == 1:
             return value
         if value.shape[0] != rows:
             raise _Whole("the conditioning does not have one row for each batch entry")
-        return value[own]
+        return value[local]
     if isinstance(value, Mapping):
-        return {key: _narrow(part, own, rows) for key, part in value.items()}
+        return {key: _narrow(part, local, rows) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_narrow(part, own, rows) for part in value)
+        return type(value)(_narrow(part, local, rows) for part in value)
     return value

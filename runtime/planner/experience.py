@@ -1,6 +1,7 @@
 """Remembers what earlier runs of a workflow showed, for mode "auto": conditions per call, idle parallelism, failures.
 
-Kept in memory by this process. The key of a workflow is a hashable value from its caller (see job/fingerprint.py).
+Kept in memory by this process. The key of a workflow is a hashable value from its caller (see
+comfy/describe/fingerprint.py).
 """
 
 from __future__ import annotations

@@ -18,16 +18,27 @@ from types import FrameType, FunctionType
 from torch import nn
 
 from ..attention.errors import OTHER_DEGREES, MetAlone, Unsupported
-from ..comfy.version import installed
+from ..host import installed
 from .origin import home_of, is_comfyui_s, namesake
 
 log = logging.getLogger(__name__)
 
 KINDS = (AttributeError, TypeError, KeyError, IndexError, ValueError)
 _PACKAGE = f"{__name__.partition('.runtime.')[0]}.runtime."
-_HOOKS = ("sharding.", "attention.", "parallel.")
-_OF_THE_SPLIT = ("sharding.", "attention.", "parallel.sequence", "parallel.controls")
-_OF_A_DEGREE = {"parallel.cfg": "cfg_degree", "parallel.data": "data_degree", "parallel.step.": "step_degree"}
+_WRAPPERS = "comfy.wrappers."
+_HOOKS = ("sharding.", "attention.", "parallel.", _WRAPPERS, "comfy.brownian_noise")
+_OF_THE_SPLIT = ("sharding.", "attention.", "parallel.sequence", f"{_WRAPPERS}tokens", f"{_WRAPPERS}controlnets")
+_OF_A_DEGREE = {
+    "parallel.cfg": "cfg_degree",
+    f"{_WRAPPERS}conditions": "cfg_degree",
+    f"{_WRAPPERS}easycache": "cfg_degree",
+    "parallel.data": "data_degree",
+    f"{_WRAPPERS}batch": "data_degree",
+    "parallel.step.": "step_degree",
+    f"{_WRAPPERS}step_sampling": "step_degree",
+    f"{_WRAPPERS}hook_keyframes": "step_degree",
+    "comfy.brownian_noise": "step_degree",
+}
 _LIBRARIES = frozenset({"torch", "einops", *sys.stdlib_module_names})
 _CALL = nn.Module._call_impl.__code__
 _NOT_TAKEN = re.compile(r"(\S+)\(\) (?:got|missing|takes) ")

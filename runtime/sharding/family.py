@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..attention.errors import OTHER_DEGREES, WAY_OUT, Unsupported
-from ..comfy.version import installed
+from ..host import installed
 from .parameters import Passed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..comfy.version import installed
+from ..host import installed
 from .arguments import modules_at
 from .changed import changed_modules, holds
 from .family import Family

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import live_server
 import pytest
-from compact_parallel.runtime.comfy.version import installed
+from compact_parallel.runtime.host import installed
 from compact_parallel.workflows.client import NodeError
 from compact_parallel.workflows.comfy_server import ComfyServer, ServerError
 from sampling import TOLERANCE, pool

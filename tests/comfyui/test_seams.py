@@ -19,9 +19,9 @@ from compact_parallel.runtime.comfy import fits
 from compact_parallel.runtime.comfy.fits import check
 from compact_parallel.runtime.comfy.seam import EARLY, EVERYTHING, NODES, PANEL, Seam
 from compact_parallel.runtime.comfy.seams import SEAMS
-from compact_parallel.runtime.comfy.version import installed
-from compact_parallel.runtime.job.modules import UtilsOfComfyUI
-from compact_parallel.runtime.parallel.controls import ATTENTION
+from compact_parallel.runtime.comfy.shipping.import_finders import UtilsOfComfyUI
+from compact_parallel.runtime.comfy.wrappers.controlnets import ATTENTION
+from compact_parallel.runtime.host import installed
 from seams_subset import SUBSET
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,12 +16,14 @@ from compact_parallel.nodes.parallel_model import CompactParallelModel, _not_her
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.comfy import fits
 from compact_parallel.runtime.comfy.fits import against, misfits
-from compact_parallel.runtime.comfy.seam import CFG, CONTROL, DATA, EASYCACHE, EVERYTHING, ROWS, STEP, TOKENS
-from compact_parallel.runtime.comfy.version import installed
+from compact_parallel.runtime.comfy.run.choice import choose
+from compact_parallel.runtime.comfy.seam import EVERYTHING
 from compact_parallel.runtime.config import ParallelConfig, PoolConfig, StepReuseConfig, StrategyConfig
-from compact_parallel.runtime.job.checks import NothingToShare, degrees_alone, unmet
-from compact_parallel.runtime.job.choice import choose
+from compact_parallel.runtime.host import installed
 from compact_parallel.runtime.parallel.mesh import Degrees
+from compact_parallel.runtime.planner.capabilities import CFG, CONTROL, DATA, EASYCACHE, ROWS, STEP, TOKENS
+from compact_parallel.runtime.planner.sharing import NothingToShare
+from job_facts import degrees_alone, unmet
 from sampling import custom, model
 
 # For each capability a name it needs, with what else needs that.
@@ -102,9 +104,9 @@ def test_auto_chooses_what_is_left(lost, unet):
                 continue  # this one is no flow model
             found = auto(patcher, cfg, batch, reuse, kind=kind)
             if capability not in lost.of:
-                assert found.degrees.named()[f"{axis}_degree"] == 2, (kind, axis, found)
+                assert found.plan.degrees.named()[f"{axis}_degree"] == 2, (kind, axis, found)
             elif of_sequence not in lost.of:
-                assert found.degrees == Degrees(ring=2)
+                assert found.plan.degrees == Degrees(ring=2)
             else:
                 assert isinstance(found, Unsupported) and not isinstance(found, NothingToShare)
                 assert f"{lost.name} of {installed()} is not there, without which" in str(found)
@@ -114,8 +116,8 @@ def test_auto_chooses_what_is_left(lost, unet):
 def test_auto_says_that_step_reuse_did_nothing(lost):
     found = auto(model("flux"), 1.0)
     if STEP in lost.of and TOKENS not in lost.of:
-        (warning,) = found.ahead.warnings
-        assert not found.ahead.config.enabled
+        (warning,) = found.plan.ahead.warnings
+        assert not found.plan.ahead.config.enabled
         assert warning.startswith(f"Step Reuse did nothing: {lost.name} of {installed()} is not there")
 
 
@@ -131,13 +133,13 @@ def test_a_degree_that_was_set_is_refused_and_the_others_are_not(lost, degree):
         assert f"; set {degree} to 1" in str(error)
     else:
         assert not lost.of & DEGREES[degree]
-        assert found.degrees.named()[degree] == 2
+        assert found.plan.degrees.named()[degree] == 2
 
 
 @pytest.mark.parametrize("degree", DEGREES)
 def test_the_node_refuses_it_before_anything_runs(lost, degree):
     pool, strategy = PoolConfig(devices="cpu*2"), StrategyConfig(mode="manual", **{degree: 2})
-    said = _not_here(ParallelConfig(pool=pool, strategy=strategy))
+    said = _not_here(ParallelConfig(pool=pool, strategy=strategy), 2)
     # Of which kind the model is shows only when it is loaded.
     of_sequence = {ROWS, TOKENS} <= lost.of
     is_lost = of_sequence if DEGREES[degree] == {TOKENS} else bool(DEGREES[degree] & lost.of)
@@ -150,7 +152,7 @@ def test_easycache_alone_keeps_the_conditions_together(lost):
     cached = model("flux").clone()
     cached.model_options["transformer_options"]["easycache"] = object()
     found = auto(cached, 3.0, reuse=StepReuseConfig())
-    shares = not isinstance(found, Unsupported) and found.degrees.cfg == 2
+    shares = not isinstance(found, Unsupported) and found.plan.degrees.cfg == 2
     assert shares == (not lost.of & {CFG, EASYCACHE})
 
 

@@ -12,12 +12,13 @@ import comfy_models
 import pytest
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.comfy.describe.conditions_per_call import asked_by
+from compact_parallel.runtime.comfy.describe.fingerprint import way_of_asking
 from compact_parallel.runtime.config import ConfigError, ParallelConfig, StrategyConfig
-from compact_parallel.runtime.job.asking import Asked, asked_by
-from compact_parallel.runtime.job.checks import degrees_for
-from compact_parallel.runtime.job.fingerprint import way_of_asking
 from compact_parallel.runtime.parallel.mesh import Degrees
+from compact_parallel.runtime.planner.facts import Asked
 from compact_parallel.runtime.sharding import plans
+from job_facts import degrees_for
 from sampling import custom, model, without_plan
 
 NOISE = comfy_models.latent("flux")

@@ -12,14 +12,14 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
-from compact_parallel.runtime.job import return_trip
-from compact_parallel.runtime.job.accounts import accounts_of, disagreements
-from compact_parallel.runtime.job.changes import Watch
-from compact_parallel.runtime.job.facets import CannotReturn
-from compact_parallel.runtime.job.modules import PathModules
-from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler, Local, ShippingError
-from compact_parallel.runtime.job.return_trip import make_changes, write_changes
-from compact_parallel.runtime.job.store import GLANCE_BYTES
+from compact_parallel.runtime.comfy.shipping import return_trip
+from compact_parallel.runtime.comfy.shipping.facets import CannotReturn
+from compact_parallel.runtime.comfy.shipping.import_finders import PathModules
+from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler, Local, ShippingError
+from compact_parallel.runtime.comfy.shipping.return_trip import make_changes, write_changes
+from compact_parallel.runtime.comfy.shipping.state_changes import Watch
+from compact_parallel.runtime.comfy.shipping.state_digests import accounts_of, disagreements
+from compact_parallel.runtime.comfy.shipping.store import GLANCE_BYTES
 from sampling import model
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -7,6 +7,8 @@ from dataclasses import replace
 import comfy_models
 import pytest
 from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.comfy.run.choice import choose
+from compact_parallel.runtime.comfy.run.devices import devices_of
 from compact_parallel.runtime.config import (
     CompressionConfig,
     ConfigError,
@@ -15,13 +17,14 @@ from compact_parallel.runtime.config import (
     StepReuseConfig,
     StrategyConfig,
 )
-from compact_parallel.runtime.job.checks import NothingToShare, degrees_for, unmet
-from compact_parallel.runtime.job.choice import choose
-from compact_parallel.runtime.job.devices import devices_of
-from compact_parallel.runtime.job.look_ahead import LookAhead, limited
 from compact_parallel.runtime.parallel.cfg import owners
-from compact_parallel.runtime.parallel.mesh import Degrees, auto_degrees, axis_ranks, manual_degrees, one_by_one
+from compact_parallel.runtime.parallel.mesh import Degrees, axis_ranks
+from compact_parallel.runtime.planner.degrees import auto_degrees, manual_degrees, one_by_one
+from compact_parallel.runtime.planner.look_ahead import LookAhead, limited
+from compact_parallel.runtime.planner.run_plan import plan_run
+from compact_parallel.runtime.planner.sharing import NothingToShare
 from compact_parallel.runtime.sharding import plans
+from job_facts import degrees_for, unmet
 from sampling import custom, model, without_plan
 
 KNOWN = {"splits_tokens": True, "heads": 24}
@@ -85,15 +88,16 @@ def test_a_call_alone_is_shared_by_all_where_that_can_be(degrees, conditions, sp
 
 def test_manual_degrees_are_taken_and_checked():
     strategy = StrategyConfig(mode="manual", cfg_degree=2, ring_degree=3)
-    assert manual_degrees(strategy, 6, 2) == Degrees(cfg=2, ring=3)
+    assert manual_degrees(strategy, 2) == Degrees(cfg=2, ring=3)
+    plan_run(ParallelConfig(strategy=strategy), None, 6)
     with pytest.raises(ConfigError, match=r"multiply to 6 .* the pool has 4 workers"):
-        manual_degrees(strategy, 4, 2)
+        plan_run(ParallelConfig(strategy=strategy), None, 4)
     with pytest.raises(ConfigError, match=r"cfg_degree is 2 but the guider evaluates 1 condition per call"):
-        manual_degrees(strategy, 6, 1)
+        manual_degrees(strategy, 1)
     strategy = StrategyConfig(mode="manual", data_degree=2)
-    assert manual_degrees(strategy, 2, 1, batch=3) == Degrees(data=2)
+    assert manual_degrees(strategy, 1, batch=3) == Degrees(data=2)
     with pytest.raises(ConfigError, match=r"data_degree is 2 but the latent has a batch of 1; .* batch_size"):
-        manual_degrees(strategy, 2, 1, batch=1)
+        manual_degrees(strategy, 1, batch=1)
 
 
 def guider(kind, patcher=None):

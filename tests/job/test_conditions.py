@@ -10,7 +10,7 @@ import comfy_extras.nodes_pag as pag
 import comfy_extras.nodes_sag as sag
 import controls
 import pytest
-from compact_parallel.runtime.job.conditions import reason_against_cfg
+from compact_parallel.runtime.comfy.describe.cfg_patches import reason_against_cfg
 from sampling import model
 
 

@@ -128,7 +128,7 @@ def test_the_weights_are_stored_once_and_loaded_once(monkeypatch):
     ksampler(parallel(model("flux"), 2, **strategy), one())
     files = {path: path.stat().st_mtime_ns for path in pool(2).directory.glob("*.safetensors")}
     hashed = []
-    store = sys.modules["compact_parallel.runtime.job.store"]
+    store = sys.modules["compact_parallel.runtime.comfy.shipping.store"]
     monkeypatch.setattr(store, "content_hash", lambda tensor: hashed.append(tensor.nbytes) or "0" * 40)
     ksampler(parallel(model("flux"), 2, **strategy), one(0.5))
     again = {path: path.stat().st_mtime_ns for path in pool(2).directory.glob("*.safetensors")}
@@ -282,7 +282,7 @@ def keeping_own(executor, *args, **kwargs):
     """Runs in a worker: nobody looks whether the model takes each rank's own residuals only."""
     from unittest import mock
 
-    with mock.patch("compact_parallel.runtime.parallel.controls._Controls._takes_own_only", lambda *_: True):
+    with mock.patch("compact_parallel.runtime.comfy.wrappers.controlnets._Controls._takes_own_only", lambda *_: True):
         return executor(*args, **kwargs)
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.axis import Axis
+from compact_parallel.runtime.comfy.wrappers.batch import SharedBatch
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, ParallelConfig, StepReuseConfig
-from compact_parallel.runtime.job.checks import degrees_alone, degrees_for
 from compact_parallel.runtime.parallel.data import DataParallel, rows_of
 from compact_parallel.runtime.parallel.mesh import Degrees
 from compact_parallel.runtime.report.ledger import Ledger
+from job_facts import degrees_alone, degrees_for
 from sampling import (
     SEED,
     TOLERANCE,
@@ -157,7 +158,7 @@ def test_what_may_not_be_divided_is_done_whole_and_said(rows, options, whole, wo
         seen.append(len(x))
         return x
 
-    wrapper = DataParallel(Axis("data", (0, 1), 0), ledger, whole=whole)
+    wrapper = SharedBatch(DataParallel(Axis("data", (0, 1), 0), ledger), whole=whole)
     x = torch.randn(rows, 2)
     assert wrapper(model_call, x, torch.ones(rows), None, None, None, options) is x
     assert seen == [rows] and words in ledger.to_json()["shared"]["data"]["reasons"][0]

@@ -217,10 +217,10 @@ ALL_PASSES = StepReuseConfig(mode="look_ahead", look_ahead=2, warmup_calls=1, to
 @pytest.mark.parametrize("strategy", [{"cfg_degree": 2}, {"ring_degree": 2}, {"data_degree": 2}], ids=str)
 def test_all_ranks_see_the_same_calls(strategy, monkeypatch):
     seen = []
-    found_in = sys.modules["compact_parallel.runtime.job.choice"].found_in
+    observe = sys.modules["compact_parallel.runtime.comfy.run.choice"].observe
     monkeypatch.setattr(
-        "compact_parallel.runtime.job.choice.found_in",
-        lambda ledgers, *given: seen.extend(ledgers) or found_in(ledgers, *given),
+        "compact_parallel.runtime.comfy.run.choice.observe",
+        lambda ledgers, *given: seen.extend(ledgers) or observe(ledgers, *given),
     )
     ksampler(parallel(model("flux"), 2, **strategy), "flux", batch=2)
     first, second = seen

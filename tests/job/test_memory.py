@@ -16,8 +16,8 @@ import safetensors.torch
 import sampling
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.comfy.run.outer_sample import ParallelSampling, pool_for
 from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, PoolConfig, StrategyConfig
-from compact_parallel.runtime.job.outer_sample import ParallelSampling, pool_for
 from sampling import ksampler, model
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

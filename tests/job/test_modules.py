@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from compact_parallel.runtime.job.modules import idle_server
-from compact_parallel.runtime.job.packs import Packs
+from compact_parallel.runtime.comfy.shipping.custom_nodes import Packs
+from compact_parallel.runtime.comfy.shipping.import_finders import idle_server
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, relative_error
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.errors import OTHER_DEGREES
+from compact_parallel.runtime.comfy.run.outer_sample import ParallelSampling
+from compact_parallel.runtime.comfy.shipping.sampling_job import SamplingJob
 from compact_parallel.runtime.config import ParallelConfig, PoolConfig
-from compact_parallel.runtime.job.outer_sample import ParallelSampling
-from compact_parallel.runtime.job.sampling import SamplingJob
 from compact_parallel.runtime.planner.experience import TRIES, experience
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError, Stopped
 from compact_parallel.runtime.report.live import live

@@ -10,7 +10,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from compact_parallel.runtime.parallel.one_mind import END_OF_RUN, Diverged, Header, NotFinite, check, hash_of
+from compact_parallel.runtime.parallel.agreement import END_OF_RUN, CallHeader, Diverged, NotFinite, check, hash_of
 from compact_parallel.runtime.pool.errors import Cancelled, JobFailed
 from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error, sample_with
 
@@ -33,8 +33,8 @@ def conditions_per_forward(executor, *args, **kwargs):
 def scarce_memory_on_rank_1(executor, *args, **kwargs):
     """OUTER_SAMPLE wrapper, runs before the first call: rank 1 measures no free memory, rank 0 plenty."""
     wrappers = executor.class_obj.model_options["transformer_options"]["wrappers"]
-    (mind,) = wrappers[WrappersMP.PREDICT_NOISE]["compact_parallel"]
-    mind._measured_free_memory = lambda device: 0 if rank() == 1 else 1 << 40
+    (agreement,) = wrappers[WrappersMP.PREDICT_NOISE]["compact_parallel"]
+    agreement._memory._measured = lambda device: 0 if rank() == 1 else 1 << 40
     return executor(*args, **kwargs)
 
 
@@ -134,11 +134,11 @@ def test_nan_is_an_error_on_all_ranks_that_names_the_call(strategy):
     assert pool(2).starts == starts
 
 
-HEADER = Header(call=3, sigma=0.5, x_hash=hash_of(torch.ones(4)), free_memory=1 << 40, cancelled=False, finite=True)
+HEADER = CallHeader(call=3, sigma=0.5, x_hash=hash_of(torch.ones(4)), free_memory=1 << 40, cancelled=False, finite=True)
 
 
 def test_a_header_survives_its_tensor():
-    assert Header.from_tensor(HEADER.to_tensor()) == HEADER
+    assert CallHeader.from_tensor(HEADER.to_tensor()) == HEADER
 
 
 @pytest.mark.parametrize(

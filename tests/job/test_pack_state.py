@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from compact_parallel.runtime.job.modules import PathModules
-from compact_parallel.runtime.job.packs import Packs, adopt
+from compact_parallel.runtime.comfy.shipping.custom_nodes import Packs, adopt
+from compact_parallel.runtime.comfy.shipping.import_finders import PathModules
 
 PACK = """
 import threading

@@ -13,9 +13,9 @@ import comfy_models
 import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.comfy.shipping.import_finders import idle_server
+from compact_parallel.runtime.comfy.shipping.pickling import ShippingError
 from compact_parallel.runtime.config import StepReuseConfig
-from compact_parallel.runtime.job.modules import idle_server
-from compact_parallel.runtime.job.pickling import ShippingError
 from sampling import SEED, TOLERANCE, ksampler, model, parallel, pool, relative_error, report
 
 import nodes as stock

@@ -15,9 +15,9 @@ import comfy_models
 import pytest
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.comfy.shipping.pickling import ShippingError
 from compact_parallel.runtime.compression.codecs import COARSE_TO_EXACT
 from compact_parallel.runtime.config import CompressionConfig
-from compact_parallel.runtime.job.pickling import ShippingError
 from compact_parallel.runtime.pool.errors import JobFailed
 from compact_parallel.runtime.report.plot import draw, to_pixels
 from compact_parallel.runtime.report.summary import summarize

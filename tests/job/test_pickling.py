@@ -14,10 +14,10 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from comfy_api.internal import lock_class
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from compact_parallel.runtime.job.modules import PathModules
-from compact_parallel.runtime.job.patcher import recipe_of
-from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler, Local, PassThrough, ShippingError
-from compact_parallel.runtime.job.store import INLINE_BYTES
+from compact_parallel.runtime.comfy.shipping.import_finders import PathModules
+from compact_parallel.runtime.comfy.shipping.patcher import recipe_of
+from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler, Local, PassThrough, ShippingError
+from compact_parallel.runtime.comfy.shipping.store import INLINE_BYTES
 from sampling import model
 
 

@@ -13,8 +13,8 @@ import comfy_models
 import pytest
 import safetensors.torch
 import torch
-from compact_parallel.runtime.job.progress import Progress, Steps
-from compact_parallel.runtime.job.sampling import Arguments
+from compact_parallel.runtime.comfy.run.progress import Progress, Steps
+from compact_parallel.runtime.comfy.shipping.sampling_job import Arguments
 from compact_parallel.runtime.report.live import LiveRun, live, status_line
 from sampling import model, parallel, report
 

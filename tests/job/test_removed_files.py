@@ -8,7 +8,7 @@ from pathlib import Path
 import comfy_models
 import pytest
 import torch
-from compact_parallel.runtime.job.pickling import ShippingError
+from compact_parallel.runtime.comfy.shipping.pickling import ShippingError
 from sampling import TOLERANCE, expected, ksampler, model, model_path, parallel, pool, relative_error, report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 import pytest
-from compact_parallel.runtime.job import outer_sample
+from compact_parallel.runtime.comfy.run import outer_sample
 from compact_parallel.runtime.pool.errors import WorkerDied
 from compact_parallel.runtime.report.summary import summarize
 from sampling import ksampler, model, parallel, pool, report

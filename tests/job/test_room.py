@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import pytest
 import torch
-from compact_parallel.runtime.job.memory import make_room, show_weights
+from compact_parallel.runtime.comfy.run.parking import make_room, show_weights
 from sampling import model
 
 GIB = 1 << 30

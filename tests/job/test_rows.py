@@ -20,11 +20,11 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from compact_parallel.runtime.comfy.wrappers.tokens import NOT_COMPILED
 from compact_parallel.runtime.config import CompressionConfig, ParallelConfig
-from compact_parallel.runtime.job.checks import degrees_alone, degrees_for
 from compact_parallel.runtime.parallel.mesh import Degrees
-from compact_parallel.runtime.parallel.sequence import NOT_COMPILED
 from compact_parallel.runtime.pool.errors import JobFailed
+from job_facts import degrees_alone, degrees_for
 from sampling import SEED, TOLERANCE, parallel, relative_error, report
 
 import nodes as stock

@@ -15,9 +15,9 @@ import comfy_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.comfy.shipping.import_finders import idle_server
+from compact_parallel.runtime.comfy.shipping.pickling import PassThrough
 from compact_parallel.runtime.config import StepReuseConfig
-from compact_parallel.runtime.job.modules import idle_server
-from compact_parallel.runtime.job.pickling import PassThrough
 from compact_parallel.runtime.planner.experience import TRIES
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report, sample_with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compact_parallel.runtime.job.store import content_hash, get, keep_only, put
+from compact_parallel.runtime.comfy.shipping.store import content_hash, get, keep_only, put
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.uint8)
 
@@ -74,7 +74,7 @@ def counted(monkeypatch) -> list[int]:
         sizes.append(tensor.numel())
         return content_hash(tensor)
 
-    monkeypatch.setattr("compact_parallel.runtime.job.store.content_hash", counting)
+    monkeypatch.setattr("compact_parallel.runtime.comfy.shipping.store.content_hash", counting)
     return sizes
 
 

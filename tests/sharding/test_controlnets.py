@@ -36,7 +36,7 @@ def residuals(module, given):
 
 def split_residuals(module, given, attention, keeps_own=False):
     """As `residuals`, of the module that is split."""
-    from compact_parallel.runtime.parallel.controls import attention_through  # needs ComfyUI
+    from compact_parallel.runtime.comfy.wrappers.controlnets import attention_through  # needs ComfyUI
 
     with split_control(module, attention) as sharding, attention_through(sharding):
         sharding.keeps_own = keeps_own

@@ -12,9 +12,9 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.k_diffusion.sampling import sample_euler
-from compact_parallel.runtime.job.pickling import JobPickler, JobUnpickler
+from compact_parallel.runtime.comfy.describe.wrapper_owners import is_of_comfyui, is_of_this_pack, may_change_the_model
+from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler
 from compact_parallel.runtime.parallel.step.samplers import LINE, SERIAL, kind_of_function
-from compact_parallel.runtime.parallel.wrappers import is_of_comfyui, is_of_this_pack, may_change_the_model
 from compact_parallel.runtime.sharding.changed import changed_modules
 from compact_parallel.runtime.sharding.origin import home_of, is_class_of, is_function_of
 from tiny_diffusion import changed, needs_comfyui

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .space import Call, Space, decode, encode
+from .parametrization import Call, Space, decode, encode
 
 # The decay of a fit's sums per call. A short memory does best: the character of a run changes as it goes on.
 MEMORY = 0.15

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ...config import StepReuseConfig
 from .extrapolate import Extrapolation
-from .inputs import Answering, Predict, Replay, along_the_line
+from .parametrization import Call, Preconditioned, Process, Slopes, moved
+from .replay import Answering, Predict, Replay, along_the_line
 from .rises import rises_of
 from .samplers import LINE, Kind
-from .space import Call, Preconditioned, Process, Slopes, moved
 
 SAME_PATH = 1e-3
 """How far a replay may be from the sampler's own path by rounding, as a fraction of the latents' standard deviation."""

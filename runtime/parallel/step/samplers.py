@@ -15,7 +15,7 @@ SERIAL = "serial"
 
 @dataclass(frozen=True)
 class Kind:
-    """How a sampler looks ahead: along a line, by replay (see inputs.py), or not at all, with the reason.
+    """How a sampler looks ahead: along a line, by replay (see replay.py), or not at all, with the reason.
 
     `noisy`: it adds noise at its steps. `refused`: asking it to look ahead is an error, not a warning.
     `own_steps`: the steps it reports to its callback are not those of the schedule.

@@ -27,7 +27,7 @@ def sampling_handler(orders: Orders) -> Handler:
     """The product's handler for sampling jobs, in the namespace of its rank, on one thread."""
     _enter(orders.options["namespaces"][orders.rank])
     torch.set_num_threads(1)
-    return importlib.import_module("compact_parallel.runtime.job.entry").sampling_handler(orders)
+    return importlib.import_module("compact_parallel.runtime.comfy.run.worker_entry").sampling_handler(orders)
 
 
 def attention_handler(orders: Orders) -> Handler:

@@ -9,7 +9,7 @@ import comfy.samplers
 import comfy_extras.nodes_custom_sampler as guiders
 import torch
 from comfy.model_patcher import ModelPatcher
-from compact_parallel.runtime.job.asking import asked_by
+from compact_parallel.runtime.comfy.describe.conditions_per_call import asked_by
 
 from .samplings import Sampling
 
@@ -20,7 +20,7 @@ _LEVELS = (1.0, 0.0)
 def conditions(sampling: Sampling) -> int | None:
     """The conditions of a usual call; None if a number of the guider (CFG) is computed in a run, or is not known.
 
-    ComfyUI's own node makes the guider, with an empty model, and runtime/job/asking.py counts.
+    ComfyUI's own node makes the guider, with an empty model, and runtime/comfy/describe/conditions_per_call.py counts.
     """
     node = getattr(guiders, sampling.guider, None)
     numbers = [value for name, value in sampling.inputs.items() if "cfg" in name]

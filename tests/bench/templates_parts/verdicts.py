@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from compact_parallel.runtime.parallel.mesh import auto_degrees
+from compact_parallel.runtime.planner.degrees import auto_degrees
 
 from .conditions import conditions
 from .families import family_of, split

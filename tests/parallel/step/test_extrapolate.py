@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from compact_parallel.runtime.parallel.step.extrapolate import Extrapolation
-from compact_parallel.runtime.parallel.step.space import Call, Preconditioned, Process, Slopes, decode, encode, moved
+from compact_parallel.runtime.parallel.step.parametrization import (
+    Call,
+    Preconditioned,
+    Process,
+    Slopes,
+    decode,
+    encode,
+    moved,
+)
 
 FLOW, EPS = Process(flow=True), Process(flow=False)
 SPACES = [Slopes(FLOW), Slopes(EPS), Preconditioned(FLOW), Preconditioned(EPS)]

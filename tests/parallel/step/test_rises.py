@@ -11,10 +11,10 @@ import tiny_picture
 import torch
 from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.parallel.step import rounds
-from compact_parallel.runtime.parallel.step.inputs import Replay
+from compact_parallel.runtime.parallel.step.parametrization import Process
+from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rises import Rises, rises_of
 from compact_parallel.runtime.parallel.step.samplers import LINE, Kind
-from compact_parallel.runtime.parallel.step.space import Process
 from compact_parallel.runtime.report.metrics import psnr
 from stepping import Mixture, OneDevice, in_rounds, sample_mixture
 

@@ -7,10 +7,10 @@ import comfy.samplers
 import pytest
 import torch
 from compact_parallel.runtime.config import StepReuseConfig
-from compact_parallel.runtime.parallel.step.inputs import Replay
+from compact_parallel.runtime.parallel.step.parametrization import Process
+from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rounds import Rounds
 from compact_parallel.runtime.parallel.step.samplers import LINE, REPLAY, SERIAL, Kind, kind_of
-from compact_parallel.runtime.parallel.step.space import Process
 from stepping import Mixture, OneDevice, sample_mixture
 
 KINDS = {name: kind_of(comfy.samplers.sampler_object(name)) for name in comfy.samplers.SAMPLER_NAMES}

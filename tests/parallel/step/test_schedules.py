@@ -43,7 +43,7 @@ def strength_at(schedule, index):
 @pytest.mark.parametrize("guarantee_steps", [0, 1, 3])
 @pytest.mark.parametrize("ranged", [{}, {"timestep_start": 0.85, "timestep_end": 0.25}], ids=["all", "ranged"])
 def test_any_order_is_as_good_as_one_after_the_other(guarantee_steps, ranged):
-    from compact_parallel.runtime.parallel.step.schedules import Schedules
+    from compact_parallel.runtime.comfy.wrappers.hook_keyframes import Schedules
 
     _, schedule, _ = scheduled(guarantee_steps)
     taking_part = [i for i, level in enumerate(LEVELS) if not ranged or 0.25 <= level <= 0.85]
@@ -64,7 +64,7 @@ def test_any_order_is_as_good_as_one_after_the_other(guarantee_steps, ranged):
 
 
 def test_weights_are_kept_while_the_strength_is_the_same():
-    from compact_parallel.runtime.parallel.step.schedules import Schedules
+    from compact_parallel.runtime.comfy.wrappers.hook_keyframes import Schedules
 
     guider, schedule, cleared = scheduled()
     schedules = Schedules(guider)

@@ -1,0 +1,95 @@
+"""The plan of a run, by its facts and by what earlier runs of the workflow have shown."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...attention.errors import Unsupported
+from ...config import ParallelConfig, chosen_step_reuse
+from ...planner.experience import TRIES, experience
+from ...planner.facts import JobFacts
+from ...planner.link import Link
+from ...planner.observed import observe, warnings
+from ...planner.run_plan import ONE_DEVICE, RunPlan, Seen, plan_run
+from ...planner.sharing import NothingToShare
+from ...pool.errors import PoolError, Stopped
+from ...pool.pool import Pool
+from ..describe.describe import describe
+from ..fits import lost
+from .devices import hidden_cards
+from .fallback import told
+
+# Failures that were wanted, or cost no more than the start of a run. NotReturned is raised at the end and costs all of
+# it.
+CHEAP = ("Refused", "Cancelled")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The facts of a run and its plan. `seen` is what earlier runs have shown."""
+
+    config: ParallelConfig
+    facts: JobFacts
+    world: int
+    seen: Seen
+    plan: RunPlan
+
+    def with_link(self, link: Link | None) -> RunPlan:
+        """The plan once the link between the workers is known."""
+        return plan_run(self.config, self.facts, self.world, link, lost=lost(), seen=self.seen)
+
+    def expect_failure(self, pool: Pool) -> None:
+        """Raises Unsupported if the workers failed at this repeatedly and on_unsupported is "run on one device".
+
+        With "error" the user decides whether to try again.
+        """
+        why = experience().expected_failure(self._workflow, pool.starts)
+        if why and self.config.on_unsupported != "error":
+            raise Unsupported(
+                f"The workers were not asked again, as they failed {TRIES} times in a row or more; restart them in the "
+                f"tab Parallel to have it tried. Last time: {why}"
+            )
+
+    @contextlib.contextmanager
+    def noting_failures(self, pool: Pool) -> Iterator[None]:
+        """Records an error that ends the block, if it is a failure of the workers."""
+        try:
+            yield
+        except PoolError as error:
+            if not isinstance(error, Stopped) and getattr(error, "kind", "") not in CHEAP:
+                experience().failed(self._workflow, pool.starts, told(error))
+            raise
+
+    def learn(self, ledgers: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Records what the run has shown about its calls. Returns the warnings for its report."""
+        observed = observe(ledgers, self.plan)
+        experience().learn(self.facts.asking, observed.usual)
+        experience().ran(self._workflow, observed.busy, observed.idle)
+        return warnings(self.plan, self.facts, lost(), observed)
+
+    @property
+    def _workflow(self) -> tuple:
+        return _workflow(self.config, self.facts)
+
+
+def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
+    """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare."""
+    looks_ahead = chosen_step_reuse(config).enabled
+    try:
+        if world == 1 and not looks_ahead:
+            raise NothingToShare(ONE_DEVICE)
+        facts = describe(guider, arguments, count_calls=looks_ahead)
+        idle = experience().idle(_workflow(config, facts))
+        seen = Seen(experience().conditions(facts.asking), idle)
+        return Choice(config, facts, world, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
+    except NothingToShare as nothing:
+        if world == 1 and (hidden := hidden_cards()):
+            raise NothingToShare(f"{nothing} {hidden}") from None
+        raise
+
+
+def _workflow(config: ParallelConfig, facts: JobFacts) -> tuple:
+    return config, facts.workflow

@@ -1,0 +1,88 @@
+"""Shows the workers' weights to ComfyUI's memory management in the parent, so that it can free them.
+
+A worker shares its device with the parent's text encoder and VAE. A stand-in for the workers' weights is put into
+ComfyUI's list of loaded models; unloading it parks the workers. So /free, and a VAE that needs room, reach them.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+
+from ...pool.pool import Pool
+
+
+class WorkerWeights(comfy.model_patcher.ModelPatcher):
+    """The stand-in for the weights that a pool's workers hold on one of the parent's devices."""
+
+    def __init__(self, pool: Pool, device: torch.device) -> None:
+        super().__init__(torch.nn.Module(), device, torch.device("cpu"), size=1)
+        self._pool = pool
+
+    def loaded_size(self) -> int:
+        """Bytes the workers hold on the device."""
+        device = str(self.load_device)
+        return sum(w.get("device_bytes", 0) for w in self._pool.status()["workers"] if w["device"] == device)
+
+    def model_size(self) -> int:
+        """The same as `loaded_size`: nothing can be loaded from here."""
+        return self.loaded_size()
+
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Park the workers, which frees all or nothing. Returns the bytes freed."""
+        held = self.loaded_size()
+        self._pool.park(comfy.model_management.processing_interrupted)
+        return held - self.loaded_size()
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        """Called when ComfyUI unloads the model: park the workers."""
+        self._pool.park(comfy.model_management.processing_interrupted)
+        return self.model
+
+    def __del__(self) -> None:
+        """Does nothing: when the stand-in is collected, the pool lives on."""
+
+
+def put_at_rest(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Unload a model from its device, and unpatch what is applied to it for sampling here, such as a LoRA."""
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
+    if any(model is not None and model.clone_base_uuid == patcher.clone_base_uuid for model in loaded):
+        comfy.model_management.unload_model_and_clones(patcher, unload_additional_models=False, all_devices=True)
+    if patcher.backup or patcher.object_patches_backup:
+        patcher.unpatch_model(patcher.offload_device)
+
+
+def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Before a run: unload the parent's own copy of the model, and free room on the workers' devices.
+
+    The copy thereby loses what a stock run has applied to it, such as injections, which must not travel as applied.
+    Other pools may be parked; what this pool's workers hold already counts towards the room needed.
+    """
+    comfy.model_management.unload_model_and_clones(patcher)
+    own = pool.companions.values()
+    for device in {torch.device(name) for name in pool.devices if name != "cpu"}:
+        there = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device]
+        kept = [entry for entry in there if entry.model in own]
+        if len(kept) == len(there):
+            continue  # asking a device for its free memory would create a CUDA context on it in the parent
+        needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory()
+        held = sum(entry.model.loaded_size() for entry in kept)
+        comfy.model_management.free_memory(needed - held, device, keep_loaded=kept)
+
+
+def show_weights(pool: Pool) -> None:
+    """After a run, however it ended: show the workers' weights to the parent's memory management."""
+    loaded = comfy.model_management.current_loaded_models
+    for name in dict.fromkeys(pool.devices):
+        stand_in = pool.companions.setdefault(name, WorkerWeights(pool, torch.device(name)))
+        if all(entry.model is not stand_in for entry in loaded):
+            entry = comfy.model_management.LoadedModel(stand_in)
+            entry.real_model = weakref.ref(stand_in.model)
+            entry.model_finalizer = weakref.finalize(stand_in.model, comfy.model_management.cleanup_models)
+            entry.model_finalizer.atexit = False
+            loaded.insert(0, entry)

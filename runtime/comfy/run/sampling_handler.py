@@ -1,0 +1,217 @@
+"""Runs sampling jobs in a worker: ComfyUI's own sampler with the job's parallelism put on as wrappers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import safetensors.torch
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ...attention.errors import MetAlone, Unsupported
+from ...compression.residual_wire import make_wire
+from ...parallel.agreement import Agreement
+from ...parallel.mesh import Degrees, Mesh
+from ...parallel.step.step_groups import StepGroups
+from ...planner.capabilities import ROWS, TOKENS, refusal
+from ...planner.codec_speed import codec_seconds_per_value
+from ...planner.link import Link
+from ...pool.errors import Refused, RefusedAlone
+from ...pool.probe import measure_link, slowest
+from ...pool.worker import JobControl, Orders
+from ...report.ledger import Ledger
+from ...sharding.failures import refusing_own_failures
+from ...sharding.plans import splits_rows
+from ..fits import lost, misfits
+from ..shipping.agreed_changes import agreed_changes
+from ..shipping.import_finders import install_finders
+from ..shipping.sampling_job import WRAPPER_KEY, JobRebuilder, Result, SamplingJob, random_state, set_random_state
+from ..shipping.state_changes import Watch
+from ..wrappers.active_strategy import ActiveStrategy, Strategies
+from ..wrappers.free_memory import FreeMemory
+from ..wrappers.hook_keyframes import Schedules
+from ..wrappers.step_sampling import StepParallel
+
+
+class SamplingHandler:
+    """Rebuilds and runs sampling jobs on one worker; see pool.worker.Handler."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._device = comfy.model_management.get_torch_device()
+        self._directory = Path(orders.options["directory"])
+        self._rebuilder = JobRebuilder(install_finders(), self._directory, self._device)
+        self._mesh = Mesh(orders.rank, orders.world)
+
+    def probe(self) -> dict:
+        """Measure the link between the workers, and the cost of compression on their devices. Collective."""
+        speed = measure_link(self._device)
+        return Link(*speed, slowest(codec_seconds_per_value(self._device))).to_json()
+
+    def prepare(self, payload: bytes) -> SamplingJob:
+        """Rebuild the job; loads the model from its file unless this worker has it already."""
+        with torch.inference_mode():
+            job = self._rebuilder.rebuild(payload)
+        kind = ROWS if splits_rows(job.guider.model_patcher.model.diffusion_model) else TOKENS
+        if refused := refusal(job.plan.degrees.named(), lost(), kind):  # this worker's ComfyUI may be another
+            raise Refused(refused)
+        return job
+
+    def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
+        """Sample. Returns a sampling.Result (rank 0) and the ledger."""
+        try:
+            with refusing_own_failures():
+                return self._run(job, control)
+        except MetAlone as error:
+            raise RefusedAlone(str(error)) from error
+        except Unsupported as error:  # a plan's guards check only what is the same on all ranks
+            raise Refused(str(error)) from error
+
+    def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
+        ledger = Ledger()
+        for warning in (*job.warnings, *(misfit.sentence for misfit in misfits())):
+            ledger.warn(warning)
+        with torch.inference_mode(), Strategies() as strategies:
+            options = job.guider.model_options
+            agreement = Agreement(FreeMemory(job.guider.model_patcher), ledger, control.cancelled)
+            clock = _Clock()
+            rounds = None
+            if job.plan.ahead.config.enabled:
+                rounds = StepParallel(job.plan.ahead.config, self._step_groups(job, strategies, agreement, ledger))
+                add_wrappers(options, innermost={WrappersMP.SAMPLER_SAMPLE: rounds})
+            else:
+                strategies.use(self._strategy(job, job.plan.degrees, ledger))
+                add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: agreement})
+            around = {WrappersMP.SAMPLER_SAMPLE: clock, **strategies.outermost()}
+            add_wrappers(options, outermost=around, innermost=strategies.innermost())
+            set_random_state(job.random_state)
+            watch = Watch(job.counterparts)
+            samples = self._sample(job, self._callback(control, lambda: _figures(ledger, clock, rounds)))
+            agreement.end()
+            left = random_state()
+            for patcher in job.counterparts.patchers:
+                patcher.eject_model()  # nothing was injected when `watch` began
+            changes = agreed_changes(watch, job, self._orders.rank, self._directory)
+        result = Result(samples, changes, left).to_bytes() if self._orders.rank == 0 else b""
+        about = {"sampling_seconds": clock.seconds, "accepted": rounds.accepted if rounds is not None else None}
+        return result, {**ledger.to_json(), **about}
+
+    def _strategy(self, job: SamplingJob, degrees: Degrees, ledger: Ledger) -> ActiveStrategy:
+        wire = partial(make_wire, job.plan.compression, ledger, expected_calls=job.expected_calls)
+        axes, whole = self._mesh.axes(degrees), job.plan.whole_batch
+        return ActiveStrategy(job.guider.model_patcher, degrees, axes, wire, ledger, whole_batch=whole)
+
+    def _step_groups(
+        self, job: SamplingJob, strategies: Strategies, agreement: Agreement, ledger: Ledger
+    ) -> Callable[[Callable], StepGroups]:
+        return partial(
+            StepGroups,
+            axis=self._mesh.axes(job.plan.degrees)["step"],
+            agreement=agreement,
+            alone=partial(strategies.use, self._strategy(job, job.plan.alone, ledger)),
+            apart=partial(strategies.use, self._strategy(job, job.plan.degrees, ledger)),
+            put_behind=Schedules(job.guider).put_behind,
+            ledger=ledger,
+            look_ahead=job.plan.ahead.config.look_ahead,
+            batches=job.plan.ahead.batches,
+        )
+
+    def renew(self) -> None:
+        """After a job that the ranks did not end together: make a new mesh, and drop all models to reload them."""
+        self._mesh = Mesh(self._orders.rank, self._orders.world)
+        self.park()
+
+    def park(self) -> int:
+        """Drop the weights; the next job maps them from their files again. Returns the bytes that stay allocated.
+
+        Moving them to the host would take seconds and copy mapped weights into each worker's own memory.
+        """
+        self._rebuilder.forget()
+        for entry in comfy.model_management.current_loaded_models:
+            entry.model_finalizer.detach()
+        comfy.model_management.current_loaded_models.clear()
+        self.tidy()
+        return self._device_bytes()
+
+    def tidy(self) -> None:
+        """Free what a job left in reference cycles, such as residual bases, and release unused memory of the device.
+
+        Python would not collect them for a long time, since only few objects hold that memory. ComfyUI does the same
+        after a prompt.
+        """
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
+
+    def about(self) -> dict:
+        """Process id and device memory, for the pool's status."""
+        return {"pid": os.getpid(), "device_bytes": self._device_bytes()}
+
+    def _sample(self, job: SamplingJob, callback: Callable | None) -> torch.Tensor:
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            job.guider.outer_sample, job.guider, job.wrappers
+        )
+        arguments = job.arguments._replace(callback=callback, disable_pbar=True)
+        return executor.execute(*arguments[:-1], latent_shapes=arguments.latent_shapes)
+
+    def _callback(self, control: JobControl, figures: Callable[[], dict]) -> Callable | None:
+        if self._orders.rank != 0:
+            return None
+
+        def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
+            told = torch.frombuffer(bytearray(json.dumps(figures()).encode()), dtype=torch.uint8)
+            tensors = {"x0": x0.cpu().contiguous(), "x": x.cpu().contiguous().clone(), "figures": told}
+            control.progress(step, total_steps, safetensors.torch.save(tensors))
+
+        return callback
+
+    def _device_bytes(self) -> int:
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+
+class _Clock:
+    """A SAMPLER_SAMPLE wrapper that times the sampler alone, without loading the model."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of sampling so far."""
+        return self._before + (time.perf_counter() - self._started if self._started is not None else 0.0)
+
+    def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._started = time.perf_counter()
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            self._before, self._started = self.seconds, None
+
+
+def _figures(ledger: Ledger, clock: _Clock, rounds: StepParallel | None) -> dict:
+    """Worker 0's figures in the middle of a run: fields of report.live.LiveRun."""
+    sent, uncompressed = ledger.totals()
+    figures = {"seconds": clock.seconds, "bytes_sent": sent, "bytes_uncompressed": uncompressed}
+    if rounds is not None:
+        figures |= {"rounds": len(rounds.accepted), "ahead": sum(rounds.accepted) - len(rounds.accepted)}
+    return figures
+
+
+def add_wrappers(
+    model_options: dict, outermost: dict[str, Callable] | None = None, innermost: dict[str, Callable] | None = None
+) -> None:
+    """Put our wrappers around (outermost) or inside (innermost) the workflow's own; dict order is call order."""
+    wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+    for kind, wrapper in (outermost or {}).items():
+        wrappers[kind] = {WRAPPER_KEY: [wrapper], **wrappers.get(kind, {})}
+    for kind, wrapper in (innermost or {}).items():
+        wrappers[kind] = {**wrappers.get(kind, {}), f"{WRAPPER_KEY} inside": [wrapper]}

@@ -1,0 +1,169 @@
+"""The step axis of the mesh: its groups of ranks evaluate the calls of a round, assigned round-robin.
+
+B batch entries.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...attention.axis import Axis, exchange
+from ...report.ledger import MODEL, Ledger
+from ..agreement import Agreement
+from .parametrization import Call
+
+# A batch of q calls must save at least this share of the time of q calls one by one, or it is not tried again.
+WORTH_BATCHING = 0.03
+
+
+class StepGroups:
+    """The Evaluator of a job on the pool (see rounds.Evaluator).
+
+    Args:
+        model: the model as the sampler calls it, after guidance: model(x, sigma, **extra).
+        alone: called before all ranks evaluate one call together, to have them share it.
+        apart: called before each group evaluates its own calls.
+        put_behind: called as put_behind(levels, extra) before an evaluation, to set what counts the calls seen to its
+            state after the calls at these noise levels.
+        batches: whether several calls of a group may be evaluated as one batch.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        axis: Axis,
+        agreement: Agreement,
+        alone: Callable[[], None],
+        apart: Callable[[], None],
+        put_behind: Callable[[Sequence[float], dict], None],
+        ledger: Ledger,
+        *,
+        look_ahead: int,
+        batches: bool,
+    ) -> None:
+        self._model = model
+        self._axis = axis
+        self._alone = alone
+        self._apart = apart
+        self._agreement = agreement
+        self._put_behind = put_behind
+        self._ledger = ledger
+        self._levels: list[float] = []
+        # One call is timed first: in the warm-up, or with several groups in a round of one call each.
+        self._batches = look_ahead if batches and look_ahead > axis.size else 0
+        self.capacity = min(look_ahead, axis.size)
+        self._seconds_of_one = float("inf")
+
+    def serial(self, index: int, call: Call, extra: dict) -> Tensor:
+        """The prediction of one call, evaluated by all ranks together."""
+        self._ledger.begin_call(index, call.level)
+        self._alone()
+        self._come_to(index, [call], 0, extra)
+        with self._ledger.phase(MODEL):
+            x, sigma = self._agreement.agree(index, call.x, call.sigma)
+            started = _now(x)
+            denoised = self._model(x, sigma, **extra)
+            self._agreement.seen(denoised)
+        if self._axis.size == 1:
+            self._judge(x, 1, _now(x) - started)
+        return denoised
+
+    def together(self, index: int, call: Call, extra: dict) -> Call:
+        """`call` as all ranks agree to see it."""
+        self._ledger.begin_call(index, call.level)
+        return Call(*self._agreement.agree(index, call.x, call.sigma))
+
+    def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
+        """The predictions of `calls`, the same tensors on every rank."""
+        own = range(self._axis.index, len(calls), self._axis.size)
+        self._apart()
+        self._come_to(index, calls, self._axis.index, extra)
+        started = _now(calls[0].x)
+        evaluated = self._evaluate(index, [(place, calls[place]) for place in own], extra)
+        self._judge(calls[0].x, len(own), _now(calls[0].x) - started)
+        predictions = self._share(len(calls), evaluated, calls[0].x)
+        self._agreement.seen(predictions[0])
+        return predictions
+
+    def decide(self, accepted: int) -> int:
+        """Returns rank 0's number of accepted calls of a round, and sets `capacity` for the next round to rank 0's."""
+        if dist.get_world_size() > 1:
+            decision = torch.tensor([accepted, self.capacity])
+            with self._ledger.phase("exposed"):
+                dist.broadcast(decision, src=0)
+            accepted, self.capacity = decision.tolist()
+            if self.capacity < self._batches:  # worker 0 has given up batches, whatever was measured here
+                self._batches = 0
+        self._ledger.shared("step", accepted > 1)
+        return accepted
+
+    def stop(self) -> None:
+        """Evaluate no call ahead any more."""
+        self.capacity, self._batches = 1, 0
+
+    def warn(self, sentence: str) -> None:
+        """Add a sentence to the report."""
+        self._ledger.warn(sentence)
+
+    def _come_to(self, index: int, calls: Sequence[Call], place: int, extra: dict) -> None:
+        """Put hook keyframes, which count the calls seen, to their state before the call at `place` of the round."""
+        self._levels[index:] = [call.level for call in calls]
+        self._put_behind(self._levels[: index + place], extra)
+
+    def _evaluate(self, index: int, own: list[tuple[int, Call]], extra: dict) -> list[Tensor]:
+        if not own:
+            return []
+        for place, call in reversed(own):  # of a batch, the first call gets the seconds and bytes
+            self._ledger.begin_call(index + place, call.level)
+        with self._ledger.phase(MODEL):
+            x = torch.cat([call.x for _, call in own])
+            sigma = torch.cat([call.sigma for _, call in own])
+            return list(self._model(x, sigma, **extra).chunk(len(own)))
+
+    def _judge(self, x: Tensor, calls: int, seconds: float) -> None:
+        """Decide by measured seconds whether a group evaluates several calls as one batch.
+
+        Batches are tried once the time of one call is known, if there is memory. A batch that takes as long as its
+        calls one by one gains nothing and risks a rejection, so that batches are then given up.
+        """
+        if calls == 1:
+            self._seconds_of_one = min(self._seconds_of_one, seconds)
+            most = math.ceil(self._batches / self._axis.size)
+            if self._batches > self.capacity and not self._agreement.has_room(x, most):
+                self._give_batches_up("the memory of a device is too small for a batch of several")
+            self.capacity = max(self.capacity, self._batches)
+        elif calls > 1 and seconds > (1 - WORTH_BATCHING) * calls * self._seconds_of_one:
+            self._give_batches_up("as one batch, several took as long as one by one")
+
+    def _give_batches_up(self, reason: str) -> None:
+        self.capacity, self._batches = min(self.capacity, self._axis.size), 0
+        self.warn(f"Step Reuse evaluates one call per worker at a time: {reason}.")
+
+    def _share(self, count: int, evaluated: list[Tensor], like: Tensor) -> list[Tensor]:
+        """Exchange predictions between the groups, one latent per call and link. Returns all `count`, in order."""
+        size = self._axis.size
+        sends: dict[int, Tensor] = {}
+        gathered: dict[int, Any] = {self._axis.index: evaluated}
+        for other in self._axis.others():
+            if evaluated:
+                sends[other] = torch.stack(evaluated)
+                self._ledger.sent(sends[other].numel() * sends[other].element_size(), 2 * sends[other].numel())
+            if mine := len(range(other, count, size)):
+                gathered[other] = like.new_empty((mine, *like.shape))
+        receives = {other: tensor for other, tensor in gathered.items() if other != self._axis.index}
+        exchange(self._axis, sends, receives, self._ledger)
+        return [gathered[place % size][place // size] for place in range(count)]
+
+
+def _now(x: Tensor) -> float:
+    """The clock in seconds, after the device of `x` has finished its queued work."""
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
