@@ -13,6 +13,7 @@ import pytest
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.comfy.describe.conditions_per_call import asked_by
+from compact_parallel.runtime.comfy.describe.customisations import scan_job
 from compact_parallel.runtime.comfy.describe.fingerprint import way_of_asking
 from compact_parallel.runtime.config import ConfigError, ParallelConfig, StrategyConfig
 from compact_parallel.runtime.parallel.mesh import Degrees
@@ -130,7 +131,7 @@ CASES = {
 def test_what_a_guider_asks_for(case):
     make, sampler, asked = CASES[case]
     guider = make()
-    assert asked_by(guider, arguments(guider.model_patcher, sampler)) == asked
+    assert asked_by(guider, scan_job(guider), arguments(guider.model_patcher, sampler)) == asked
 
 
 def manual(**degrees):
@@ -141,7 +142,7 @@ def manual(**degrees):
 def test_manual_is_refused_only_where_it_is_certain(case):
     make, sampler, asked = CASES[case]
     guider = make()
-    known = asked_by(guider, arguments(guider.model_patcher, sampler))
+    known = asked_by(guider, scan_job(guider), arguments(guider.model_patcher, sampler))
     if asked.most == 1:
         with pytest.raises(ConfigError, match=r"evaluates 1 condition per call; set cfg_degree to 1\."):
             degrees_for(manual(cfg_degree=2), 2, guider, NOISE, asked=known)
@@ -152,7 +153,7 @@ def test_manual_is_refused_only_where_it_is_certain(case):
 def test_auto_goes_by_what_most_calls_ask_for():
     for case, (make, sampler, asked) in CASES.items():
         guider = make()
-        known = asked_by(guider, arguments(guider.model_patcher, sampler))
+        known = asked_by(guider, scan_job(guider), arguments(guider.model_patcher, sampler))
         expected = Degrees(cfg=2) if asked.usual > 1 else Degrees(ring=2)
         assert degrees_for(ParallelConfig(), 2, guider, NOISE, asked=known) == expected, case
 

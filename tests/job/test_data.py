@@ -158,7 +158,7 @@ def test_what_may_not_be_divided_is_done_whole_and_said(rows, options, whole, wo
         seen.append(len(x))
         return x
 
-    wrapper = SharedBatch(DataParallel(Axis("data", (0, 1), 0), ledger), whole=whole)
+    wrapper = SharedBatch(DataParallel(Axis("data", (0, 1), 0), ledger), model("flux"), whole=whole)
     x = torch.randn(rows, 2)
     assert wrapper(model_call, x, torch.ones(rows), None, None, None, options) is x
     assert seen == [rows] and words in ledger.to_json()["shared"]["data"]["reasons"][0]

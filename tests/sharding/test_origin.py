@@ -12,11 +12,13 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.k_diffusion.sampling import sample_euler
-from compact_parallel.runtime.comfy.describe.wrapper_owners import is_of_comfyui, is_of_this_pack, may_change_the_model
+from compact_parallel.runtime.comfy.describe.code_owners import is_of_comfyui, is_of_this_pack
+from compact_parallel.runtime.comfy.describe.customisations import scan_call
 from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler
 from compact_parallel.runtime.parallel.step.samplers import LINE, SERIAL, kind_of_function
 from compact_parallel.runtime.sharding.changed import changed_modules
 from compact_parallel.runtime.sharding.origin import home_of, is_class_of, is_function_of
+from sampling import model
 from tiny_diffusion import changed, needs_comfyui
 
 pytestmark = needs_comfyui
@@ -81,16 +83,23 @@ def test_a_class_is_known_where_it_is_found():
     assert not is_class_of(("comfy",), Block) and not is_class_of(("comfy",), claims)
 
 
+def around_by(function):
+    """What is on a model around whose calls this function is put."""
+    patcher = model("flux").clone()
+    patcher.set_model_unet_function_wrapper(function)
+    return scan_call(patcher, {})
+
+
 def test_a_pack_in_a_folder_called_comfy_is_not_comfyui():
     pack = types.ModuleType("/home/someone/comfy/ComfyUI/custom_nodes/pack")
     pack.__file__ = f"{pack.__name__}/__init__.py"
     sys.modules[pack.__name__] = pack
     try:
         exec("def around(apply_model, given):\n    return apply_model(given)", vars(pack))
-        assert may_change_the_model({"model_function_wrapper": pack.around}, {})
+        assert around_by(pack.around).may_change_the_model
     finally:
         del sys.modules[pack.__name__]
-    assert not may_change_the_model({"model_function_wrapper": comfy.samplers.sampling_function}, {})
+    assert not around_by(comfy.samplers.sampling_function).may_change_the_model
 
 
 @pytest.mark.parametrize("thing", (None, 1, "text", (1, 2), {}))

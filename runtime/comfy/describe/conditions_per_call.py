@@ -15,8 +15,8 @@ from comfy.patcher_extension import WrappersMP
 
 from ...planner.facts import Asked
 from ...sharding.origin import is_function_of
+from .customisations import Customisations
 from .fingerprint import Named, named
-from .model_changes import wrappers_of
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,24 @@ class _Override:
     highest: float
 
 
-def asked_by(guider: Any, arguments: Any = None) -> Asked:
-    """The number of conditions that this guider's calls evaluate; `arguments` are those of outer_sample, if known."""
+def asked_by(guider: Any, custom: Customisations, arguments: Any = None) -> Asked:
+    """The number of conditions that this guider's calls evaluate.
+
+    `custom`: what is on its model. `arguments`: those of outer_sample, if known.
+    """
     held = {name for name, conds in guider.conds.items() if conds}
     count = _COUNTS.get(named(type(guider).predict_noise))
     if count is None:
         return Asked(len(held))
     sampler = getattr(arguments, "sampler", None)
     always = bool(guider.model_options.get("disable_cfg1_optimization")) or _needs_all(sampler)
-    overrides = [_override(wrapper) for wrapper in wrappers_of(guider, WrappersMP.PREDICT_NOISE)]
+    overrides = [_override(wrapper) for wrapper in custom.wrappers_of(WrappersMP.PREDICT_NOISE)]
     known = [override for override in overrides if override is not None]
     levels = [float(level) for level in arguments.sigmas[:-1]] if arguments is not None else []
     usual = sorted(count(guider, held, _cfg_at(guider.cfg, known, level), always) for level in levels)
     ever = [count(guider, held, cfg, always) for cfg in (guider.cfg, *(override.cfg for override in known))]
     # Wrappers around the model may change CFG, or keep ComfyUI from skipping conditions.
-    certain = len(known) == len(overrides) and not _may_ask_otherwise(guider, sampler)
+    certain = len(known) == len(overrides) and not _may_ask_otherwise(custom, sampler)
     return Asked(usual[len(usual) // 2] if usual else ever[0], max(ever) if certain else None)
 
 
@@ -105,10 +108,10 @@ def _cfg_at(cfg: float, overrides: list[_Override], level: float) -> float:
     return next((o.cfg for o in reversed(overrides) if o.lowest <= level <= o.highest), cfg)
 
 
-def _may_ask_otherwise(guider: Any, sampler: Any) -> bool:
+def _may_ask_otherwise(custom: Customisations, sampler: Any) -> bool:
     around = (WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE, WrappersMP.CALC_COND_BATCH)
     return (
-        any(wrappers_of(guider, *around))
-        or any(name.startswith("sampler_") for name in guider.model_options)
+        custom.wraps(*around)
+        or any(name.startswith("sampler_") for name in custom.functions)
         or not (sampler is None or is_function_of(("comfy", "torch"), getattr(sampler, "sampler_function", sampler)))
     )

@@ -14,16 +14,15 @@ from ...parallel.step.samplers import SERIAL, kind_of, name_of
 from ...planner.capabilities import ROWS, TOKENS
 from ...planner.facts import JobFacts, ModelFacts, SamplerFacts
 from ...sharding.arguments import modules_at
-from ...sharding.overrides import is_sparse
 from ...sharding.plan import AttentionScope
 from ...sharding.plans import is_unfit, plan_for, reason_against_plan, splits_rows
 from ...sharding.rows.modules import lowest_rows
 from ..brownian_noise import RememberedNoise
 from .cfg_patches import reason_against_cfg
 from .conditions_per_call import asked_by, predicts_by_cfg
+from .customisations import scan_job
 from .fingerprint import way_of_asking, workflow_of
 from .look_ahead_patches import reason_against_batched_calls, reason_against_look_ahead
-from .model_changes import acts_within, conditions_of, replaced_within
 from .traits import traits_of
 
 
@@ -32,23 +31,22 @@ def describe(guider: Any, arguments: Any, *, count_calls: bool = False) -> JobFa
 
     `count_calls`: also count the model calls of a sampler that can look ahead, which runs it once without the model.
     """
-    options = guider.model_options
-    transformer_options = options.get("transformer_options", {})
-    asked = asked_by(guider, arguments)
+    custom = scan_job(guider)
+    asked = asked_by(guider, custom, arguments)
     return JobFacts(
         model=model_facts(guider.model_patcher.model, arguments.noise),
         batch=arguments.noise.shape[0],
         asked=asked,
         sampler=_sampler_facts(guider, arguments, count_calls),
         one_at_cfg_1=bool(asked.usual == 1 and predicts_by_cfg(guider) and guider.conds.get("negative")),
-        replaced=replaced_within(guider),
-        sees_batch=acts_within(guider),
-        controlled=any(cond.get("control") for cond in conditions_of(guider)),
-        sparse=is_sparse(transformer_options.get("optimized_attention_override")),
-        against_cfg=reason_against_cfg(options),
-        against_look_ahead=reason_against_look_ahead(guider),
-        against_batched_calls=reason_against_batched_calls(guider, arguments),
-        easycache="easycache" in transformer_options,
+        replaced=custom.replaced,
+        sees_batch=custom.sees_batch,
+        controlled=any(cond.get("control") for cond in custom.conditions),
+        sparse=custom.sparse,
+        against_cfg=reason_against_cfg(guider.model_options),
+        against_look_ahead=reason_against_look_ahead(custom),
+        against_batched_calls=reason_against_batched_calls(custom, guider, arguments),
+        easycache=custom.easycache is not None,
         split_elsewhere=bool(guider.model_patcher.get_additional_models_with_key("multigpu")),
         itemsize=guider.model_patcher.model.get_dtype_inference().itemsize,
         asking=way_of_asking(guider, arguments.sampler),

@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from .conditions_per_call import predicts_by_cfg
-from .model_changes import acts_within, conditions_of, wraps
-from .wrapper_owners import AROUND_A_CALL
+from .customisations import Customisations
 
 # Keys of a condition that takes part in some steps only, or differently from step to step.
 SCHEDULED = ("start_percent", "end_percent", "clip_start_percent", "hooks", "control", "area", "mask")
 
 
-def reason_against_look_ahead(guider: Any) -> str:
+def reason_against_look_ahead(custom: Customisations) -> str:
     """Why no call can be made ahead of its time, with the way out; empty if calls can."""
-    cache = guider.model_options.get("transformer_options", {}).get("easycache")
-    if cache is not None:
+    if custom.easycache is not None:
+        name = getattr(custom.easycache, "name", "EasyCache")
         return (
-            f"{getattr(cache, 'name', 'EasyCache')} skips model calls by comparing each with the one before, and Step "
-            "Reuse makes calls ahead of their time; use one of the two."
+            f"{name} skips model calls by comparing each with the one before, and Step Reuse makes calls ahead of "
+            "their time; use one of the two."
         )
     # Only the call itself shows whether a default condition takes part in it.
-    for cond in conditions_of(guider):
+    for cond in custom.conditions:
         hooks = getattr(cond.get("hooks"), "hooks", []) if "default" in cond else []
         if any(len(hook.hook_keyframe.keyframes) > 1 for hook in hooks):
             return (
@@ -32,19 +31,15 @@ def reason_against_look_ahead(guider: Any) -> str:
     return ""
 
 
-def reason_against_batched_calls(guider: Any, arguments: Any) -> str:
+def reason_against_batched_calls(custom: Customisations, guider: Any, arguments: Any) -> str:
     """Why calls of different steps cannot be evaluated as one batch; empty if they can."""
     if arguments.denoise_mask is not None:
         return "the latent has a noise mask"
-    options = guider.model_options
-    around = any(key.startswith("sampler_") for key in options) or wraps(guider, *AROUND_A_CALL)
-    in_options = options.get("transformer_options", {}).get("context_handler")
-    windows = in_options or options.get("context_handler") is not None
-    if around or windows or acts_within(guider):
+    if custom.acts_by_step:
         return "patches of this model may act by the step, and a batch would hold several"
     if not predicts_by_cfg(guider):
         return f"the guider {type(guider).__name__} may act by the step, and a batch would hold several"
-    for cond in conditions_of(guider):
+    for cond in custom.conditions:
         if found := [key for key in SCHEDULED if cond.get(key) is not None]:
             return f"a condition has {found[0]}, which acts by the step"
     return ""

@@ -48,15 +48,6 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
         """Does nothing: when the stand-in is collected, the pool lives on."""
 
 
-def put_at_rest(patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Unload a model from its device, and unpatch what is applied to it for sampling here, such as a LoRA."""
-    loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
-    if any(model is not None and model.clone_base_uuid == patcher.clone_base_uuid for model in loaded):
-        comfy.model_management.unload_model_and_clones(patcher, unload_additional_models=False, all_devices=True)
-    if patcher.backup or patcher.object_patches_backup:
-        patcher.unpatch_model(patcher.offload_device)
-
-
 def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
     """Before a run: unload the parent's own copy of the model, and free room on the workers' devices.
 

@@ -23,7 +23,7 @@ import comfy.hooks
 import numpy as np
 import torch
 
-from ..describe.wrapper_owners import is_of_this_pack
+from ..describe.code_owners import is_of_this_pack
 from .runtime_attributes import is_of_memory_management
 from .store import glance
 

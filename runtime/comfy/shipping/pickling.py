@@ -30,7 +30,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from ..run.parking import put_at_rest
+from .at_rest import put_at_rest
 from .counterparts import Counterparts, Seen
 from .custom_nodes import Namespace, Packs
 from .facets import can_change

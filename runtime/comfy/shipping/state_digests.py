@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..describe.wrapper_owners import is_of_comfyui
+from ..describe.code_owners import is_of_comfyui
 from . import facets
 from .counterparts import Counterparts
 from .naming import Names

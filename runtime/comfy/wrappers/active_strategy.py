@@ -60,7 +60,7 @@ class ActiveStrategy:
                 conditions += [self._easycache.call, SharedConditions(CfgParallel(axes["cfg"], ledger))]
                 forward += [self._easycache.forward]
             if degrees.data > 1:
-                model += [SharedBatch(DataParallel(axes["data"], ledger), whole=self._whole_batch)]
+                model += [SharedBatch(DataParallel(axes["data"], ledger), self._patcher, whole=self._whole_batch)]
             if self._wire is not None:
                 tokens = shared_tokens(self._patcher, degrees, axes, self._wire, ledger)
                 model += [CountSplit(ledger), stack.enter_context(tokens)]

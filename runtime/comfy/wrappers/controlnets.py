@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import comfy.controlnet
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...attention.errors import Unsupported
@@ -24,8 +23,7 @@ from ...sharding.hooks import Hooked, Slots
 from ...sharding.rows.controlnet import ControlRows
 from ...sharding.slots import batch_slots
 from ...sharding.split import split_control
-from ..describe.declared_changes import injections
-from ..describe.wrapper_owners import may_change_the_model, wrapped_by_others
+from ..describe.customisations import scan_call
 from ..fits import against
 
 # The names under which the blocks of ControlNets call ComfyUI's attention, without transformer_options.
@@ -115,12 +113,9 @@ class _Controls:
 
         False if code of the workflow may read the control or move it, or if tokens are added to the picture's.
         """
-        around = wrapped_by_others(options, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
-        around = around or may_change_the_model(self._patcher.model_options, options)
-        patched = any(any(options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
-        wrapped = "model_function_wrapper" in self._patcher.model_options
+        used = scan_call(self._patcher, options).may_use_control
         referred = any(cond.get(name) is not None for name in REFERENCES)
-        if around or patched or wrapped or referred or injections(self._patcher) or not self._model.cuts_residuals:
+        if used or referred or not self._model.cuts_residuals:
             return False
         try:
             if not self._model.attached:  # `changed` is known only after attaching

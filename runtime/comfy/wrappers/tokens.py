@@ -17,8 +17,7 @@ from ...report.ledger import Ledger
 from ...sharding.hooks import SOME_WHOLE, Hooked
 from ...sharding.overrides import is_sparse
 from ...sharding.slots import batch_slots
-from ..describe.declared_changes import injections, replaced_modules
-from ..describe.wrapper_owners import may_change_the_model
+from ..describe.customisations import scan_call
 from .controlnets import shared_controls
 
 OVERRIDE = "optimized_attention_override"
@@ -41,8 +40,9 @@ def shared_tokens(
     At its end no message between the ranks is in flight. Raises Unsupported for a model family without a plan.
     """
     module = patcher.model.diffusion_model
+    replaced = scan_call(patcher, {}).replaced_modules(module)
     with contextlib.ExitStack() as stack:
-        sharded = sequence_parallel(module, degrees, axes, wire, ledger, replaced=replaced_modules(patcher))
+        sharded = sequence_parallel(module, degrees, axes, wire, ledger, replaced=replaced)
         sharding = stack.enter_context(sharded)
         stack.enter_context(shared_controls(patcher, sharding, sharding.attention))
         yield _ApplyModel(sharding, patcher)
@@ -54,7 +54,6 @@ class _ApplyModel:
     def __init__(self, sharding: Hooked, patcher: Any) -> None:
         self._sharding = sharding
         self._patcher = patcher
-        self._injected = injections(patcher)
 
     def __call__(
         self,
@@ -88,10 +87,11 @@ class _ApplyModel:
 
     def _begin(self, x: torch.Tensor, transformer_options: dict) -> None:
         """Prepares the sharding for a call. Raises Unsupported, on all ranks, for a model that cannot be split."""
-        if may_change_the_model(self._patcher.model_options, transformer_options):
+        custom = scan_call(self._patcher, transformer_options)
+        if custom.may_change_the_model:
             self._sharding.detach()  # so that the model is inspected again
         self._sharding.begin_forward(batch_slots(transformer_options, x.shape[0]))
-        if self._injected and not set(self._sharding.changed).difference(self._sharding.replaced):
+        if custom.injections and not set(self._sharding.changed).difference(self._sharding.replaced):
             raise self._sharding.plan.refuse(
-                f"an injection ({self._injected[0]}) of which no module shows what it does"
+                f"an injection ({custom.injections[0]}) of which no module shows what it does"
             )

@@ -10,6 +10,7 @@ import comfy_extras.nodes_custom_sampler as guiders
 import torch
 from comfy.model_patcher import ModelPatcher
 from compact_parallel.runtime.comfy.describe.conditions_per_call import asked_by
+from compact_parallel.runtime.comfy.describe.customisations import scan_job
 
 from .samplings import Sampling
 
@@ -33,7 +34,7 @@ def conditions(sampling: Sampling) -> int | None:
     sampler = comfy.samplers.sampler_object(sampling.sampler) if known else None
     guider = node.execute(**given)[0]
     guider.conds = guider.original_conds  # as a guider does when it begins to sample
-    return asked_by(guider, SimpleNamespace(sampler=sampler, sigmas=_LEVELS)).usual
+    return asked_by(guider, scan_job(guider), SimpleNamespace(sampler=sampler, sigmas=_LEVELS)).usual
 
 
 def _made(name: str, value: Any, model: ModelPatcher) -> Any:
