@@ -27,7 +27,7 @@ NO_GUESS = (
 
 
 @dataclass(frozen=True)
-class Seen:
+class EarlierRuns:
     """What earlier runs of a workflow showed: the usual number of conditions per call (None before the first run), and
     the kinds of parallelism that had nothing to divide."""
 
@@ -91,7 +91,7 @@ def plan_run(
     link: Link | None = None,
     *,
     lost: Lost | None = None,
-    seen: Seen = Seen(),
+    seen: EarlierRuns = EarlierRuns(),
 ) -> RunPlan:
     """The plan of a run on `world` workers.
 

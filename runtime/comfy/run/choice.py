@@ -13,7 +13,7 @@ from ...planner.experience import TRIES, experience
 from ...planner.facts import JobFacts
 from ...planner.link import Link
 from ...planner.observed import observe, warnings
-from ...planner.run_plan import ONE_DEVICE, RunPlan, Seen, plan_run
+from ...planner.run_plan import ONE_DEVICE, EarlierRuns, RunPlan, plan_run
 from ...planner.sharing import NothingToShare
 from ...pool.errors import PoolError, Stopped
 from ...pool.pool import Pool
@@ -34,7 +34,7 @@ class Choice:
     config: ParallelConfig
     facts: JobFacts
     world: int
-    seen: Seen
+    seen: EarlierRuns
     plan: RunPlan
 
     def with_link(self, link: Link | None) -> RunPlan:
@@ -83,7 +83,7 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
             raise NothingToShare(ONE_DEVICE)
         facts = describe(guider, arguments, count_calls=looks_ahead)
         idle = experience().idle(_workflow(config, facts))
-        seen = Seen(experience().conditions(facts.asking), idle)
+        seen = EarlierRuns(experience().conditions(facts.asking), idle)
         return Choice(config, facts, world, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
     except NothingToShare as nothing:
         if world == 1 and (hidden := hidden_cards()):
