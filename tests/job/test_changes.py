@@ -18,7 +18,7 @@ from compact_parallel.runtime.comfy.shipping.import_finders import PathModules
 from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler, Local, ShippingError
 from compact_parallel.runtime.comfy.shipping.return_trip import make_changes, write_changes
 from compact_parallel.runtime.comfy.shipping.state_changes import Watch
-from compact_parallel.runtime.comfy.shipping.state_digests import accounts_of, disagreements
+from compact_parallel.runtime.comfy.shipping.state_digests import digests_of, disagreements
 from compact_parallel.runtime.comfy.shipping.store import GLANCE_BYTES
 from sampling import model
 
@@ -232,24 +232,24 @@ def test_there_is_a_limit_to_what_returns(trip, monkeypatch):
 def told(trip, change):
     """What a worker tells of `change`, a function that is given the thing there."""
     change(trip.there)
-    return accounts_of(trip.watch.changes(), trip.counterparts)
+    return digests_of(trip.watch.changes(), trip.counterparts)
 
 
 def test_of_a_model_that_is_kept_only_which_it_is_is_told(trip):
     def keep(thing):
         thing.kept = [thing.patcher, thing.patcher.model, thing.patcher.model.diffusion_model.img_in]
 
-    (account,) = told(trip(Thing(patcher=model("flux"))), keep)
-    assert account.numbers == []
+    (digest,) = told(trip(Thing(patcher=model("flux"))), keep)
+    assert digest.numbers == []
 
 
 def test_workers_agree_on_what_differs_in_its_last_bits_and_on_nothing_else(tmp_path):
-    def accounts(change):
+    def digests(change):
         return told(Trip(tmp_path, Thing(bank=[], names=set(), count=0)), change)
 
     kept = torch.randn(50, generator=torch.Generator().manual_seed(1))
-    first = accounts(lambda thing: thing.bank.append(kept))
-    assert first and not disagreements([first, accounts(lambda thing: thing.bank.append(kept * (1 + 1e-6)))])
+    first = digests(lambda thing: thing.bank.append(kept))
+    assert first and not disagreements([first, digests(lambda thing: thing.bank.append(kept * (1 + 1e-6)))])
     for other in (
         lambda thing: thing.bank.append(kept * 1.01),
         lambda thing: thing.bank.append(kept.double()),
@@ -257,9 +257,9 @@ def test_workers_agree_on_what_differs_in_its_last_bits_and_on_nothing_else(tmp_
         lambda thing: setattr(thing, "count", 1),
         lambda thing: None,
     ):
-        (account, *_) = disagreements([first, accounts(other)]).values()
-        assert account.name in ("`bank` of Thing", "Thing")
+        (digest, *_) = disagreements([first, digests(other)]).values()
+        assert digest.name in ("`bank` of Thing", "Thing")
     many = {f"name {number}" for number in range(20)}
     orders = (sorted(many), sorted(many, reverse=True))
-    named = [accounts(lambda thing, order=order: thing.names.update(order)) for order in orders]
+    named = [digests(lambda thing, order=order: thing.names.update(order)) for order in orders]
     assert named[0] and not disagreements(named)

@@ -13,7 +13,7 @@ import comfy_models
 import pytest
 import safetensors.torch
 import torch
-from compact_parallel.runtime.comfy.run.progress import Progress, Steps
+from compact_parallel.runtime.comfy.run.progress import ProgressRelay, Steps
 from compact_parallel.runtime.comfy.shipping.sampling_job import Arguments
 from compact_parallel.runtime.report.live import LiveRun, live, status_line
 from sampling import model, parallel, report
@@ -130,7 +130,7 @@ def test_a_callback_gets_its_tensors_where_stock_sampling_has_them():
     figures = torch.frombuffer(bytearray(b"{}"), dtype=torch.uint8)
     told = {"x0": torch.zeros(2, 3), "x": torch.ones(2, 3), "figures": figures}
     for device in ("cpu", "meta"):
-        with Progress(arguments, LiveRun("pool", 2, "Flux"), torch.device(device)) as progress:
+        with ProgressRelay(arguments, LiveRun("pool", 2, "Flux"), torch.device(device)) as progress:
             progress(0, 3, safetensors.torch.save(told))
     assert [(step, total, x0.device.type, x.device.type) for step, x0, x, total in seen] == [
         (0, 3, "cpu", "cpu"),

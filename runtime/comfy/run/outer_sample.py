@@ -30,7 +30,7 @@ from .devices import devices_of
 from .executing_node import place
 from .fallback import TRAINING, needs_gradients, told
 from .parking import make_room, show_weights
-from .progress import Progress, watched
+from .progress import ProgressRelay, watched
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,11 @@ class ParallelSampling(Local):
         choice.expect_failure(pool)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         device = guider.model_patcher.load_device
-        with choice.noting_failures(pool), pool.reserve(check_interrupt), Progress(arguments, run, device) as progress:
+        with (
+            choice.noting_failures(pool),
+            pool.reserve(check_interrupt),
+            ProgressRelay(arguments, run, device) as progress,
+        ):
             starts = pool.starts
             make_room(pool, guider.model_patcher)
             plan = choice.with_link(Link.from_json(pool.link) if pool.link else None)

@@ -38,7 +38,7 @@ class Steps:
         self._last = step
 
 
-class Progress:
+class ProgressRelay:
     """Passes the workers' steps to ComfyUI's callback (previews, progress bar), to the terminal and to the panel.
 
     The callback gets its tensors on `device`, as in stock sampling: a previewer may keep its weights there.
@@ -51,7 +51,7 @@ class Progress:
         self._steps = Steps(arguments)
         self._hidden = arguments.disable_pbar
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressRelay:
         self._bar = tqdm(total=self._steps.total or None, disable=self._hidden)
         return self
 

@@ -14,7 +14,7 @@ from .pickling import ShippingError
 from .return_trip import without_resources, write_changes
 from .sampling_job import SamplingJob
 from .state_changes import Watch
-from .state_digests import Account, accounts_of, disagreements
+from .state_digests import StateDigest, digests_of, disagreements
 
 _WAY_OUT = 'set on_unsupported of Parallel Model to "run on one device"'
 
@@ -24,15 +24,15 @@ class _Told:
     """One worker's message to the others; `refused`: why its changes cannot return."""
 
     refused: str = ""
-    accounts: list[Account] = field(default_factory=list)
+    digests: list[StateDigest] = field(default_factory=list)
 
     def to_text(self) -> str:
-        return json.dumps(asdict(self)) if self.refused or self.accounts else ""
+        return json.dumps(asdict(self)) if self.refused or self.digests else ""
 
     @classmethod
     def from_text(cls, text: str) -> _Told:
-        told = json.loads(text) if text else {"refused": "", "accounts": []}
-        return cls(told["refused"], [Account(**{**one, "place": tuple(one["place"])}) for one in told["accounts"]])
+        told = json.loads(text) if text else {"refused": "", "digests": []}
+        return cls(told["refused"], [StateDigest(**{**one, "place": tuple(one["place"])}) for one in told["digests"]])
 
 
 def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -> bytes:
@@ -45,12 +45,12 @@ def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -
     try:
         changes = without_resources(watch.changes(), job.counterparts, directory)
         stream = write_changes(changes, job.counterparts, directory) if changes and rank == 0 else b""
-        told = _Told(accounts=accounts_of(changes, job.counterparts))
+        told = _Told(digests=digests_of(changes, job.counterparts))
     except (CannotReturn, ShippingError) as error:
         told = _Told(refused=str(error))
     everyone = [_Told.from_text(text) for text in all_gather_texts(told.to_text())]
     _refuse(everyone, job)
-    differing = disagreements([one.accounts for one in everyone])
+    differing = disagreements([one.digests for one in everyone])
     if differing and rank == 0:
         agreed = [change for change in changes if change.place not in differing]
         stream = write_changes(agreed, job.counterparts, directory)
@@ -61,16 +61,16 @@ def _refuse(everyone: list[_Told], job: SamplingJob) -> None:
     for one in everyone:
         if one.refused:
             raise NotReturned(one.refused)
-    by_calls = [account for one in everyone for account in one.accounts if not account.begins_anew]
+    by_calls = [digest for one in everyone for digest in one.digests if not digest.begins_anew]
     if job.plan.ahead.config.enabled and by_calls:
         raise NotReturned(
             f"{by_calls[0].name} remembers what it has seen of this run, and Step Reuse makes model calls ahead of "
             f"their time and some of them twice; unplug Step Reuse (and set step_degree to 1), or {_WAY_OUT}."
         )
-    for account in disagreements([one.accounts for one in everyone]).values():
-        if not account.of_comfyui:
+    for digest in disagreements([one.digests for one in everyone]).values():
+        if not digest.of_comfyui:
             raise NotReturned(
-                f"{account.name} remembers something else on every worker, as each sees only its part of a call and "
+                f"{digest.name} remembers something else on every worker, as each sees only its part of a call and "
                 "its own clock, so what it has learnt in this run cannot come back; set "
                 f"{_splitting(job.plan.degrees)} to 1, or {_WAY_OUT}."
             )

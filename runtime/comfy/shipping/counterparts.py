@@ -34,7 +34,7 @@ class Counterparts:
     local: Sequence[Any]
 
 
-class Seen:
+class Changeable:
     """Collects, in pickling order, the objects that can change. Keeps them alive so that their ids stay unique."""
 
     def __init__(self) -> None:

@@ -41,7 +41,7 @@ _SAMPLING = (
 _NAMED = 3
 
 
-class Change(NamedTuple):
+class GlobalPatch(NamedTuple):
     """A ComfyUI function or class that a pack has replaced: where it is ("comfy.samplers", "CFGGuider.sample"), the
     module of the replacement (`home`), the pack's root module and the pack's name.
     """
@@ -53,7 +53,7 @@ class Change(NamedTuple):
     pack: str
 
 
-def core_changes(packs: Packs) -> list[Change]:
+def global_patches(packs: Packs) -> list[GlobalPatch]:
     """All such replacements in this process."""
     found, root_of = [], cache(packs.root_of)
     for module in [module for name, module in sys.modules.copy().items() if _takes_part(name)]:
@@ -61,11 +61,11 @@ def core_changes(packs: Packs) -> list[Change]:
             home = _home(value)
             root = root_of(home) if home and not home.startswith("comfy.") else None
             if root and (pack := packs.name_of(root)) and _was_there(module, name):
-                found.append(Change(module.__name__, name, home, root, pack))
+                found.append(GlobalPatch(module.__name__, name, home, root, pack))
     return found
 
 
-def make_core_changes(changes: Iterable[Change], modules: PathModules) -> list[str]:
+def apply_global_patches(changes: Iterable[GlobalPatch], modules: PathModules) -> list[str]:
     """Import the packs of these changes; returns a sentence about each pack whose changes are still missing here."""
     failures: dict[str, str] = {}
     for root in dict.fromkeys(change.root for change in changes):
@@ -73,14 +73,14 @@ def make_core_changes(changes: Iterable[Change], modules: PathModules) -> list[s
             modules.load(root)
         except Exception as error:  # another pack's code may raise anything; the user is told
             failures[root] = f" ({type(error).__name__}: {error})"
-    missing: dict[str, list[Change]] = {}
+    missing: dict[str, list[GlobalPatch]] = {}
     for change in changes:
         if not _is_made(change):
             missing.setdefault(change.root, []).append(change)
     return [_told(of_one, failures.get(root, "")) for root, of_one in missing.items()]
 
 
-def _told(changes: list[Change], why: str) -> str:
+def _told(changes: list[GlobalPatch], why: str) -> str:
     names = [f"{change.module}.{change.name}" for change in changes]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return (
@@ -90,7 +90,7 @@ def _told(changes: list[Change], why: str) -> str:
     )
 
 
-def _is_made(change: Change) -> bool:
+def _is_made(change: GlobalPatch) -> bool:
     try:
         return _home(operator.attrgetter(change.name)(sys.modules[change.module])) == change.home
     except (AttributeError, KeyError):

@@ -31,7 +31,7 @@ import comfy.utils
 import torch
 
 from .at_rest import put_at_rest
-from .counterparts import Counterparts, Seen
+from .counterparts import Changeable, Counterparts
 from .custom_nodes import Namespace, Packs
 from .facets import can_change
 from .import_finders import PathModules, attribute, under_dotted_path
@@ -92,7 +92,7 @@ class JobPickler(cloudpickle.Pickler):
         self._parts: dict[int, tuple[int, str]] = {}
         self._tensors: dict[int, tuple[int, torch.Tensor]] = {}
         self._local: list[Local] = []
-        self._seen = Seen()
+        self._seen = Changeable()
         self._roots: dict[str, str | None] = {}
         self._of_packs: list[tuple[Any, str]] = []
 

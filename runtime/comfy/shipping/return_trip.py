@@ -18,14 +18,14 @@ from .counterparts import Counterparts
 from .facets import stays_in_the_worker
 from .import_finders import PathModules
 from .pickling import JobPickler, JobUnpickler, PassThrough, ShippingError
-from .state_changes import Change, cannot_return, make, watched
+from .state_changes import StateChange, cannot_return, make, watched_objects
 from .store import get
 
 LARGEST_BYTES = 1 << 30
 """The limit for all returned tensors together, in bytes."""
 
 
-def without_resources(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> list[Change]:
+def without_resources(changes: Sequence[StateChange], counterparts: Counterparts, directory: Path) -> list[StateChange]:
     """The changes without those variables of packs' modules whose new values cannot be pickled.
 
     Such values are locks, sessions, compiled functions, made on first use: each process makes its own, as on import.
@@ -37,7 +37,7 @@ def without_resources(changes: Sequence[Change], counterparts: Counterparts, dir
     return [change for change in narrowed if change.place[0] != "namespace" or any(change.content["entries"])]
 
 
-def write_changes(changes: Sequence[Change], counterparts: Counterparts, directory: Path) -> bytes:
+def write_changes(changes: Sequence[StateChange], counterparts: Counterparts, directory: Path) -> bytes:
     """The changes as bytes; large tensors go to `directory`. Raises ShippingError if something cannot be pickled."""
     pickler = _ReturnPickler(directory, counterparts)
     pickler.dump(len(changes))
@@ -72,7 +72,7 @@ class _ReturnPickler(JobPickler):
 
     def __init__(self, directory: Path, counterparts: Counterparts) -> None:
         super().__init__(directory)
-        self._places = {id(obj): place for place, obj in watched(counterparts)}
+        self._places = {id(obj): place for place, obj in watched_objects(counterparts)}
         self._placeholders = {id(obj): number for number, obj in enumerate(counterparts.local)}
         self._bytes = 0
         for patcher in counterparts.patchers:
@@ -105,7 +105,7 @@ class _ReturnPickler(JobPickler):
 class _TrialPickler(_ReturnPickler):
     """Finds out what can be pickled. Writes no tensor to the store, as every worker tries and all share the store."""
 
-    def narrowed(self, change: Change) -> Change:
+    def narrowed(self, change: StateChange) -> StateChange:
         """The change of a namespace without the entries whose values cannot be sent."""
         entries = change.content["entries"]
         kept = entries.only(lambda name: name not in entries.new or self._can_send(entries.new[name]))
@@ -128,7 +128,7 @@ class _ReturnUnpickler(JobUnpickler):
     def __init__(self, stream: bytes, counterparts: Counterparts, directory: Path, modules: PathModules) -> None:
         device = comfy.model_management.get_torch_device()
         super().__init__(stream, list(counterparts.patchers), directory, device, modules)
-        self._counterparts = dict(watched(counterparts))
+        self._counterparts = dict(watched_objects(counterparts))
         self._local = list(counterparts.local)
 
     def persistent_load(self, pid: tuple) -> Any:

@@ -20,7 +20,7 @@ from ...planner.run_plan import RunPlan
 from ...pool.errors import Refused
 from .counterparts import OF_ONE_RUN, Counterparts, containers_of
 from .custom_nodes import Packs, adopt, namespaces, pack_in
-from .global_patches import Change, core_changes, make_core_changes
+from .global_patches import GlobalPatch, apply_global_patches, global_patches
 from .import_finders import PathModules
 from .patcher import make_model, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
@@ -134,7 +134,7 @@ class SamplingJob:
         models = list({id(patcher.model): patcher for patcher in pickler.patchers}.values())  # clones share theirs
         numbers = {id(patcher.model): number for number, patcher in enumerate(models)}
         recipes = [recipe_of(patcher, directory) for patcher in models]
-        changes = core_changes(pickler.packs)
+        changes = global_patches(pickler.packs)
         roots = pickler.roots().union(*(recipe.roots for recipe in recipes), {change.root for change in changes})
         states = pickler.packs.states(roots)
         pickler.write(states, "What a custom node pack remembers")
@@ -144,7 +144,7 @@ class SamplingJob:
             {
                 "modules": pickler.packs.modules(),
                 "packs": pickler.packs.names(),
-                "core_changes": [tuple(change) for change in changes],
+                "global_patches": [tuple(change) for change in changes],
                 "recipes": [recipe.stream for recipe in recipes],
                 "models": [numbers[id(patcher.model)] for patcher in pickler.patchers],
                 "stream": pickler.stream(),
@@ -203,7 +203,7 @@ class JobRebuilder:
         data = pickle.loads(payload)
         self._finder.table.update(data["modules"])
         importlib.invalidate_caches()
-        warnings = make_core_changes([Change(*change) for change in data["core_changes"]], self._finder)
+        warnings = apply_global_patches([GlobalPatch(*change) for change in data["global_patches"]], self._finder)
         try:
             return replace(self._rebuild(data), warnings=tuple(warnings))
         except Exception as error:

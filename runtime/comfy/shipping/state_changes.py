@@ -26,7 +26,7 @@ _GUIDER: Place = ("object", 0)
 
 
 @dataclass(frozen=True)
-class Change:
+class StateChange:
     """The new content of an object's facets (see facets.py). `obj` is the object in this process."""
 
     place: Place
@@ -39,13 +39,15 @@ class Watch:
 
     def __init__(self, counterparts: Counterparts) -> None:
         self._counterparts = counterparts
-        self._before = {place: facets.read(obj) for place, obj in watched(counterparts)}
+        self._before = {place: facets.read(obj) for place, obj in watched_objects(counterparts)}
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[StateChange]:
         """The changes since this Watch was made. Raises CannotReturn with a sentence for the user."""
-        return [change for place, obj in watched(self._counterparts) if (change := self._change(place, obj)).content]
+        return [
+            change for place, obj in watched_objects(self._counterparts) if (change := self._change(place, obj)).content
+        ]
 
-    def _change(self, place: Place, obj: Any) -> Change:
+    def _change(self, place: Place, obj: Any) -> StateChange:
         before = self._before[place]
         try:
             content = facets.differences(obj, before)
@@ -55,7 +57,7 @@ class Watch:
             content = _only(content, lambda name: name not in OF_ONE_RUN)
         if place[0] == "namespace":
             content = _only(content, partial(_is_shared, self._counterparts.namespaces[place[1]], before["entries"]))
-        return Change(place, obj, content)
+        return StateChange(place, obj, content)
 
 
 def cannot_return(obj: Any, counterparts: Counterparts, reason: object) -> str:
@@ -68,12 +70,12 @@ def cannot_return(obj: Any, counterparts: Counterparts, reason: object) -> str:
 
 def make(changes: list[tuple[Place, Mapping[str, Any]]], counterparts: Counterparts) -> None:
     """Apply changes that were found in the other process to this process's objects."""
-    own = dict(watched(counterparts))
+    own = dict(watched_objects(counterparts))
     for place, content in changes:
         facets.write(own[place], content)
 
 
-def watched(counterparts: Counterparts) -> Iterator[tuple[Place, Any]]:
+def watched_objects(counterparts: Counterparts) -> Iterator[tuple[Place, Any]]:
     """Yields (place, object) for everything that may change; the place is the same in the other process."""
     yield from ((("object", number), obj) for number, obj in enumerate(counterparts.objects))
     yield from ((("tensor", token), tensor) for token, tensor in counterparts.tensors.items())

@@ -22,7 +22,7 @@ from . import facets
 from .counterparts import Counterparts
 from .naming import Names
 from .pickling import own_parts
-from .state_changes import Change, Place, watched
+from .state_changes import Place, StateChange, watched_objects
 
 SAMPLE = 16
 """The number of a tensor's values, evenly spread, that are compared, and of the parts whose means are compared."""
@@ -33,7 +33,7 @@ _FROM_CALL_TO_CALL = ("nodes_apg",)
 
 
 @dataclass(frozen=True)
-class Account:
+class StateDigest:
     """A summary of one changed object: its name, a digest of what must be equal, and numbers that may differ a little.
 
     `of_comfyui`: the object is ComfyUI's or holds the variables of its functions. `begins_anew`: it is ComfyUI's and
@@ -47,8 +47,8 @@ class Account:
     digest: str
     numbers: list[list[float]] = field(default_factory=list)
 
-    def agrees(self, other: Account | None) -> bool:
-        """Whether two workers have the same account of the object."""
+    def agrees(self, other: StateDigest | None) -> bool:
+        """Whether two workers have the same digest of the object."""
         return (
             other is not None
             and self.digest == other.digest
@@ -57,31 +57,31 @@ class Account:
         )
 
 
-def accounts_of(changes: Sequence[Change], counterparts: Counterparts) -> list[Account]:
-    """Returns one account per change."""
+def digests_of(changes: Sequence[StateChange], counterparts: Counterparts) -> list[StateDigest]:
+    """Returns one digest per change."""
     if not changes:
         return []
-    places: dict[int, tuple] = {id(obj): place for place, obj in watched(counterparts)}
+    places: dict[int, tuple] = {id(obj): place for place, obj in watched_objects(counterparts)}
     for number, patcher in enumerate(counterparts.patchers):  # so that no model's weights are walked through
         places |= {id(patcher): ("patcher", number)}
         places |= {key: ("part", number, path) for key, path in own_parts(patcher).items()}
     names = Names(counterparts)
-    return [_account(change, _Teller(places), names) for change in changes]
+    return [_digest(change, _Teller(places), names) for change in changes]
 
 
-def disagreements(everyones: Sequence[Sequence[Account]]) -> dict[Place, Account]:
+def disagreements(everyones: Sequence[Sequence[StateDigest]]) -> dict[Place, StateDigest]:
     """The changes on which the workers differ, or which some worker does not have."""
-    by_place = [{account.place: account for account in accounts} for accounts in everyones]
-    told = {account.place: account for accounts in reversed(everyones) for account in accounts}
+    by_place = [{digest.place: digest for digest in digests} for digests in everyones]
+    told = {digest.place: digest for digests in reversed(everyones) for digest in digests}
     return {
-        place: account for place, account in told.items() if not all(account.agrees(own.get(place)) for own in by_place)
+        place: digest for place, digest in told.items() if not all(digest.agrees(own.get(place)) for own in by_place)
     }
 
 
-def _account(change: Change, teller: _Teller, names: Names) -> Account:
+def _digest(change: StateChange, teller: _Teller, names: Names) -> StateDigest:
     teller.tell(dict(change.content))
     definer = names.definer(change.obj)
-    return Account(
+    return StateDigest(
         change.place,
         names.of(change.obj),
         of_comfyui=is_of_comfyui(definer),

@@ -61,7 +61,7 @@ def shared_controls(patcher: Any, model: Hooked, attention: SequenceAttention) -
         controls.detach()
 
 
-class _Known:
+class _Computed:
     """Stands for the previous ControlNet in a chain, whose control outputs are computed already."""
 
     def __init__(self, residuals: Any) -> None:
@@ -100,7 +100,7 @@ class _Controls:
         previous = control.previous_controlnet
         try:
             if previous is not None:
-                control.previous_controlnet = _Known(previous.get_control(*given))
+                control.previous_controlnet = _Computed(previous.get_control(*given))
             sharding.begin_forward(slots)
             sharding.keeps_own = self._takes_own_only(cond, options) and not control.global_average_pooling
             with attention_through(sharding):

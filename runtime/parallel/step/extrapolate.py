@@ -22,7 +22,7 @@ MEMORY = 0.15
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Stored:
     level: float
     coordinate: float
     kept: Tensor
@@ -40,7 +40,7 @@ class Extrapolation:
         """`reach`: the largest number of calls to look ahead."""
         self._predictor = predictor
         self._space = space
-        self._known: deque[_Known] = deque(maxlen=reach + 2)
+        self._known: deque[_Stored] = deque(maxlen=reach + 2)
         self._fits = [_Fit() for _ in range(reach)]
 
     def commit(self, call: Call, denoised: Tensor) -> None:
@@ -62,14 +62,14 @@ class Extrapolation:
         """The expected prediction D at `call`; `place` calls lie between it and the last known one."""
         return decode(self._space, call, self._expected(self._space.coordinate(call.level), place + 1))
 
-    def _known_of(self, call: Call, denoised: Tensor) -> _Known:
-        return _Known(call.level, self._space.coordinate(call.level), encode(self._space, call, denoised))
+    def _known_of(self, call: Call, denoised: Tensor) -> _Stored:
+        return _Stored(call.level, self._space.coordinate(call.level), encode(self._space, call, denoised))
 
-    def _is_last(self, known: _Known) -> bool:
+    def _is_last(self, known: _Stored) -> bool:
         # Some samplers return to the same level except for rounding; a line through two such points is meaningless.
         return bool(self._known) and math.isclose(self._known[-1].level, known.level, rel_tol=1e-4)
 
-    def _append(self, known: _Known) -> None:
+    def _append(self, known: _Stored) -> None:
         if self._is_last(known):
             self._known.pop()
         self._known.append(known)
@@ -88,7 +88,7 @@ class Extrapolation:
         before, last = self._known[at - 1], self._known[at]
         return (last.kept - before.kept) * ((coordinate - last.coordinate) / (last.coordinate - before.coordinate))
 
-    def _learn(self, known: _Known) -> None:
+    def _learn(self, known: _Stored) -> None:
         for distance, fit in enumerate(self._fits, start=1):
             at = len(self._known) - distance
             if at < 1:
