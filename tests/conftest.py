@@ -14,10 +14,12 @@ import types
 from pathlib import Path
 
 import pytest
-from device import DEVICE
-from seams_subset import SUBSET
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from device import DEVICE
+from seams_subset import SUBSET
 
 package = types.ModuleType("compact_parallel")
 package.__path__ = [str(ROOT)]

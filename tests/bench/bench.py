@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def begin(script: str) -> None:
     """Restarts `script` inside the tests' environment, then prints the machine and the versions. Import ComfyUI only
     after this call."""
-    sys.path[:0] = [str(ROOT / "workflows"), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT / "workflows"), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
     setup = importlib.import_module("setup_environment")
     try:
         environment = setup.prepare(tests=True)

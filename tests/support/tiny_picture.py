@@ -12,7 +12,7 @@ from compact_parallel.nodes.demo_encoding import ATTRIBUTES, choices_to_indices,
 
 import nodes as stock
 
-MODELS = Path(__file__).resolve().parents[1] / "workflows" / "models"
+MODELS = Path(__file__).resolve().parents[2] / "workflows" / "models"
 CFG = 3.0
 
 

@@ -16,7 +16,7 @@ import safetensors.torch
 from compact_parallel.workflows.client import Client
 from compact_parallel.workflows.comfy_server import ComfyServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Talk:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 GRACE_S = 5.0
 
 
@@ -44,7 +44,7 @@ def launch(
     folder = Path(mkdtemp(prefix=f"{function.__name__}_", dir=tmp_path))
     torch.save(arguments, folder / "arguments")
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(TESTS), str(TESTS / "support"), os.environ.get("PYTHONPATH"))))
     environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": path}
     source = inspect.getsourcefile(inspect.unwrap(function))
     command = [sys.executable, __file__, source, function.__name__, str(folder), str(world), str(timeout_s)]
