@@ -3,21 +3,24 @@
 The processes find the function by its file and its name, so it must be at the top level of a test file. It is called as
 `function(rank, world, *arguments)` with torch.distributed initialised; the results come back in a list, by rank.
 Arguments and results are passed with torch.save. After a rank has failed the others get GRACE_S seconds to end.
-In a test file: `from distributed import launch`.
+
+Each rank is a new process, forked from a server that has torch and ComfyUI imported (rank_server.py). There are two
+servers, so that neighbouring ranks hash, and so iterate over sets, in different orders, as separate programs do.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import os
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType
@@ -25,9 +28,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from device import DEVICE
+from rank_server import RankServer
 
 TESTS = Path(__file__).resolve().parents[1]
 GRACE_S = 5.0
+SERVERS = 2
+_lasting: list[RankServer] = []
 
 
 class RankFailed(AssertionError):
@@ -39,29 +46,20 @@ def launch(
 ) -> list[Any]:
     """Calls `function(rank, world, *arguments)` on every rank and returns the results by rank.
 
-    Raises RankFailed with the first failing rank's traceback. No process outlives the call.
+    Raises RankFailed with the first failing rank's traceback. No rank outlives the call.
     """
     folder = Path(mkdtemp(prefix=f"{function.__name__}_", dir=tmp_path))
     torch.save(arguments, folder / "arguments")
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    path = os.pathsep.join(filter(None, (str(TESTS), str(TESTS / "support"), os.environ.get("PYTHONPATH"))))
-    environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": path}
     source = inspect.getsourcefile(inspect.unwrap(function))
-    command = [sys.executable, __file__, source, function.__name__, str(folder), str(world), str(timeout_s)]
-    logs = [(folder / f"log_{rank}").open("wb") for rank in range(world)]
-    processes = [
-        subprocess.Popen([*command, str(rank)], env=environment, stdout=log, stderr=subprocess.STDOUT)
-        for rank, log in enumerate(logs)
-    ]
-    try:
-        _wait(processes, timeout_s)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        for log in logs:
-            log.close()
-    outcomes = [_outcome(folder, rank, process.returncode) for rank, process in enumerate(processes)]
+    environment = _environment()
+    common = (environment, source, function.__name__, folder, world, timeout_s)
+    with _servers(world, environment) as servers:
+        pids = [server.start((*common, rank), folder / f"log_{rank}") for rank, server in enumerate(servers)]
+        _wait(servers, time.monotonic() + timeout_s)
+        for server in set(servers):
+            server.end_ranks()
+        codes = [server.codes.pop(pid) for server, pid in zip(servers, pids)]
+    outcomes = [_outcome(folder, rank, code) for rank, code in enumerate(codes)]
     failures = sorted((outcome for outcome in outcomes if "error" in outcome), key=lambda outcome: outcome["time"])
     if failures:
         first = failures[0]["error"]
@@ -69,16 +67,47 @@ def launch(
     return [outcome["result"] for outcome in outcomes]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
-    """Waits until all processes have ended, but at most `timeout_s`, or GRACE_S seconds after the first failure."""
-    deadline = time.monotonic() + timeout_s
-    running = list(processes)
-    while running and time.monotonic() < deadline:
-        with suppress(subprocess.TimeoutExpired):
-            running[0].wait(timeout=0.2)
-        running = [process for process in running if process.poll() is None]
-        if any(process.returncode for process in processes):
-            deadline = min(deadline, time.monotonic() + GRACE_S)
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": path}
+
+
+@contextmanager
+def _servers(world: int, environment: dict[str, str]) -> Iterator[list[RankServer]]:
+    """The server of each rank; all are ended, with their ranks, by an exception such as KeyboardInterrupt.
+
+    CUDA does not work in a process forked from one that has used it, as importing ComfyUI may. On a card each rank gets
+    a server of its own that has imported nothing.
+    """
+    servers = _lasting if DEVICE == "cpu" else []
+    if DEVICE == "cpu":
+        modules = ("conftest", "torch.distributed", *(("comfy.sd",) if "COMFYUI_PATH" in os.environ else ()))
+        servers += [RankServer(environment, modules) for _ in range(min(world, SERVERS) - len(servers))]
+    else:
+        servers += [RankServer(environment, ()) for _ in range(world)]
+    finished = False
+    try:
+        yield [servers[rank % len(servers)] for rank in range(world)]
+        finished = True
+    finally:
+        if not finished or DEVICE != "cpu":
+            while servers:
+                servers.pop().close()
+
+
+def _wait(servers: Sequence[RankServer], deadline: float) -> None:
+    """Waits until all ranks have ended, but at most until `deadline`, or GRACE_S seconds after the first failure."""
+    connections = {server.connection: server for server in servers}
+    failed = False
+    while any(None in server.codes.values() for server in servers):
+        ready = wait(connections, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return
+        for connection in ready:
+            connections[connection].receive()
+        if not failed and any(code for server in servers for code in server.codes.values()):
+            failed, deadline = True, min(deadline, time.monotonic() + GRACE_S)
 
 
 def _outcome(folder: Path, rank: int, code: int) -> dict[str, Any]:
@@ -98,15 +127,19 @@ def _load(name: str, file: str) -> ModuleType:
     return module
 
 
-def _run_rank(file: str, name: str, folder: Path, world: int, timeout_s: float, rank: int) -> int:
+def run_rank(
+    environment: dict[str, str], file: str, name: str, folder: Path, world: int, timeout_s: float, rank: int
+) -> int:
     """Runs one rank; returns its exit code. The outcome is written before the rank leaves the group, so that the first
     failure is the one that is reported."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
     outcome: dict[str, Any]
     try:
-        _load("conftest", str(TESTS / "conftest.py"))
+        importlib.import_module("conftest")
         store = dist.FileStore(str(folder / "store"), world)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s))
+        dist.barrier()  # all are connected before one may leave
         arguments = torch.load(folder / "arguments", weights_only=False)
         outcome = {"result": getattr(_load("test_under_launch", file), name)(rank, world, *arguments)}
     except Exception:
@@ -117,8 +150,3 @@ def _run_rank(file: str, name: str, folder: Path, world: int, timeout_s: float, 
     if dist.is_initialized():
         dist.destroy_process_group()
     return int("error" in outcome)
-
-
-if __name__ == "__main__":
-    file, name, folder, world, timeout_s, rank = sys.argv[1:]
-    sys.exit(_run_rank(file, name, Path(folder), int(world), float(timeout_s), int(rank)))
