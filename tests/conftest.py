@@ -1,4 +1,4 @@
-"""Makes the pack importable as `compact_parallel`, and ComfyUI by its path, for every test.
+"""Makes the pack importable as `compact_parallel`, ComfyUI by its path, and the helpers of support/, for every test.
 
 The repository root is itself one Python package whose folder may have any name; tests import it as `compact_parallel`.
 Its `__init__.py` is not executed (it needs a running ComfyUI); only the package's path is set, as in a worker.
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
 from device import DEVICE
 from seams_subset import SUBSET
+
+ROOT = Path(__file__).resolve().parent.parent
 
 package = types.ModuleType("compact_parallel")
 package.__path__ = [str(ROOT)]
