@@ -22,6 +22,8 @@ from seams_subset import SUBSET
 
 ROOT = Path(__file__).resolve().parent.parent
 
+pytest_plugins = ("pairwise", "streams")
+
 package = types.ModuleType("compact_parallel")
 package.__path__ = [str(ROOT)]
 sys.modules.setdefault("compact_parallel", package)

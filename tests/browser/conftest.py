@@ -11,14 +11,15 @@ from compact_parallel.workflows.comfy_server import ComfyServer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from front import ROOT, Browser, Front, missing
+from front import ROOT, Browser, Front
+from needs import missing, wanted
 
 
 @pytest.fixture(scope="session")
 def front(tmp_path_factory):
     """The front end, opened. Screenshots go to $BROWSER_ARTIFACTS, else to a folder that pytest keeps for a while."""
     if reason := missing():
-        pytest.skip(reason)
+        pytest.fail(reason) if wanted() else pytest.skip(reason)
     artifacts = Path(os.environ.get("BROWSER_ARTIFACTS") or tmp_path_factory.mktemp("artifacts"))
     artifacts.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("server")

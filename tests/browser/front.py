@@ -9,21 +9,10 @@ import urllib.request
 from pathlib import Path
 
 from compact_parallel.workflows.comfy_server import ComfyServer
+from needs import BROWSERS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def missing() -> str:
-    """What these tests need and this machine lacks, with the way to get it; "" if nothing."""
-    if not any(map(shutil.which, BROWSERS)):
-        return "no Chromium: apt-get install chromium"
-    if shutil.which("node") is None:
-        return "no node: apt-get install nodejs npm"
-    if not (HERE / "node_modules" / "playwright-core").is_dir():
-        return "no playwright-core: npm install --prefix tests/browser"
-    return ""
 
 
 class BrowserError(AssertionError):

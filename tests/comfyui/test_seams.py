@@ -51,6 +51,7 @@ def test_the_installed_comfyui_has_every_seam():
     assert [misfit.sentence for misfit in check()] == []
 
 
+@pytest.mark.alone
 def test_looking_takes_no_time():
     check()
     started = time.perf_counter()

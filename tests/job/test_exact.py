@@ -46,6 +46,7 @@ def test_more_ulysses_ranks_where_the_heads_allow_it(arrangement):
     assert relative_error(samples, expected("wan", "euler")) < TOLERANCE
 
 
+@pytest.mark.pairwise("family", "workflow", "arrangement")
 @pytest.mark.parametrize("arrangement", ("cfg 2", "all_gather 2", "all_gather 3"))
 @pytest.mark.parametrize("workflow", [name for name in WORKFLOWS if name not in ("euler", "basic_guider", "cfg_1")])
 @pytest.mark.parametrize("family", FAMILIES)

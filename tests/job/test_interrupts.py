@@ -41,6 +41,7 @@ def test_progress_and_previews_are_those_of_stock_sampling():
         assert relative_error(x, stock_x) < TOLERANCE
 
 
+@pytest.mark.alone
 def test_cancel_ends_the_run_within_a_step_and_keeps_the_pool():
     ksampler(parallel(model("flux"), 2, ring_degree=2), "flux")
     starts = pool(2).starts

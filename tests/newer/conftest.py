@@ -28,7 +28,7 @@ def passed_on():
     """Runs tests on the ComfyUI in a folder; returns how many have passed, and fails unless all have."""
 
     def run(comfyui: Path, *tests: str) -> int:
-        command = [sys.executable, "-m", "pytest", "-q", *tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
         environ = os.environ | {"COMFYUI_PATH": str(comfyui)}
         done = subprocess.run(command, cwd=TESTS, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -103,6 +103,7 @@ def slowed_measurement(rank, world, rates):
     return tuple(speed), time.perf_counter() - started
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rates", [(2e5, None), (None, 1e7), (1e7, 1e7)])
 def test_the_slowest_rank_counts(rates, tmp_path):
     (speed, seconds), (other, _) = launch(slowed_measurement, 2, tmp_path, rates)
@@ -112,6 +113,7 @@ def test_the_slowest_rank_counts(rates, tmp_path):
     assert seconds < 2, "the messages grew too large for this link"
 
 
+@pytest.mark.alone
 def test_a_link_that_nothing_slows_is_faster(tmp_path):
     (speed, seconds), (other, _) = launch(slowed_measurement, 2, tmp_path, (None, None))
     assert speed == other

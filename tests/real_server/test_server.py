@@ -69,6 +69,7 @@ def test_previews_and_progress_arrive_as_with_stock_sampling(talk, make, find):
     assert seen["tiny_exact"] == ([(1, 4), (2, 4), (3, 4), (4, 4)], 4)
 
 
+@pytest.mark.alone
 def test_cancel_stops_within_a_step_and_the_pool_stays(talk, make, find):
     talk.run(make("tiny_exact", KSampler__seed=next(SEEDS)))
     starts = talk.pools()[0]["starts"]

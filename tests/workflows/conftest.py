@@ -29,10 +29,10 @@ def object_info(talk):
 @pytest.fixture(scope="session")
 def front_end():
     """ComfyUI's front end, which makes prompts of templates."""
-    from front import missing
+    from needs import missing, wanted
     from templates_parts.front_end import opened
 
     if reason := missing():
-        pytest.skip(reason)
+        pytest.fail(reason) if wanted() else pytest.skip(reason)
     with opened() as front_end:
         yield front_end

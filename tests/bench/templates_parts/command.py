@@ -20,5 +20,5 @@ def begin(script: str) -> None:
     """Continues inside the tests' environment. Exits with a sentence if the browser's driver is missing."""
     bench.begin(script)
     sys.path.append(str(bench.ROOT / "tests" / "browser"))
-    if reason := importlib.import_module("front").missing():
+    if reason := importlib.import_module("needs").missing():
         sys.exit(reason)

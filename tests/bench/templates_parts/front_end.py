@@ -46,7 +46,7 @@ class FrontEnd:
 
 @contextmanager
 def opened() -> Iterator[FrontEnd]:
-    """The front end of a ComfyUI with this pack and API nodes, in a browser; `front.missing()` says what it needs."""
+    """The front end of a ComfyUI with this pack and API nodes, in a browser; `needs.missing()` says what it needs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         comfyui = Path(os.environ["COMFYUI_PATH"])
