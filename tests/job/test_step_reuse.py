@@ -20,7 +20,7 @@ import sampling
 import torch
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
-from compact_parallel.runtime.parallel.step import step_groups
+from compact_parallel.runtime.parallel.step import capacity
 from compact_parallel.runtime.pool.errors import JobFailed, WorkerDied
 from device import DEVICE
 from sampling import (
@@ -309,12 +309,12 @@ def test_workers_whose_latents_differ_take_worker_0s():
 
 def judges_otherwise(executor, *args, **kwargs):
     """OUTER_SAMPLE wrapper: worker 0 finds that a batch never pays, worker 1 that it always does."""
-    before = step_groups.WORTH_BATCHING
-    step_groups.WORTH_BATCHING = 2.0 if torch.distributed.get_rank() == 0 else -1e9
+    before = capacity.WORTH_BATCHING
+    capacity.WORTH_BATCHING = 2.0 if torch.distributed.get_rank() == 0 else -1e9
     try:
         return executor(*args, **kwargs)
     finally:
-        step_groups.WORTH_BATCHING = before
+        capacity.WORTH_BATCHING = before
 
 
 def test_what_worker_0_finds_of_batches_counts():

@@ -5,7 +5,6 @@ B batch entries.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +16,8 @@ from torch import Tensor
 from ...attention.axis import Axis, exchange
 from ...report.ledger import MODEL, Ledger
 from ..agreement import Agreement
+from .capacity import Capacity
 from .parametrization import Call
-
-# A batch of q calls must save at least this share of the time of q calls one by one, or it is not tried again.
-WORTH_BATCHING = 0.03
 
 
 class StepGroups:
@@ -56,10 +53,12 @@ class StepGroups:
         self._put_behind = put_behind
         self._ledger = ledger
         self._levels: list[float] = []
-        # One call is timed first: in the warm-up, or with several groups in a round of one call each.
-        self._batches = look_ahead if batches and look_ahead > axis.size else 0
-        self.capacity = min(look_ahead, axis.size)
-        self._seconds_of_one = float("inf")
+        self._capacity = Capacity.first(look_ahead, axis.size, batches=batches)
+
+    @property
+    def capacity(self) -> int:
+        """See rounds.Evaluator."""
+        return self._capacity.calls
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
         """The prediction of one call, evaluated by all ranks together."""
@@ -98,15 +97,14 @@ class StepGroups:
             decision = torch.tensor([accepted, self.capacity])
             with self._ledger.phase("exposed"):
                 dist.broadcast(decision, src=0)
-            accepted, self.capacity = decision.tolist()
-            if self.capacity < self._batches:  # worker 0 has given up batches, whatever was measured here
-                self._batches = 0
+            accepted, capacity = decision.tolist()
+            self._capacity = self._capacity.agreed(capacity)
         self._ledger.shared("step", accepted > 1)
         return accepted
 
     def stop(self) -> None:
         """Evaluate no call ahead any more."""
-        self.capacity, self._batches = 1, 0
+        self._capacity = self._capacity.none_ahead()
 
     def warn(self, sentence: str) -> None:
         """Add a sentence to the report."""
@@ -128,23 +126,10 @@ class StepGroups:
             return list(self._model(x, sigma, **extra).chunk(len(own)))
 
     def _judge(self, x: Tensor, calls: int, seconds: float) -> None:
-        """Decide by measured seconds whether a group evaluates several calls as one batch.
-
-        Batches are tried once the time of one call is known, if there is memory. A batch that takes as long as its
-        calls one by one gains nothing and risks a rejection, so that batches are then given up.
-        """
-        if calls == 1:
-            self._seconds_of_one = min(self._seconds_of_one, seconds)
-            most = math.ceil(self._batches / self._axis.size)
-            if self._batches > self.capacity and not self._agreement.has_room(x, most):
-                self._give_batches_up("the memory of a device is too small for a batch of several")
-            self.capacity = max(self.capacity, self._batches)
-        elif calls > 1 and seconds > (1 - WORTH_BATCHING) * calls * self._seconds_of_one:
-            self._give_batches_up("as one batch, several took as long as one by one")
-
-    def _give_batches_up(self, reason: str) -> None:
-        self.capacity, self._batches = min(self.capacity, self._axis.size), 0
-        self.warn(f"Step Reuse evaluates one call per worker at a time: {reason}.")
+        """Revise how many calls a round may have, by the time that a group took for `calls` calls."""
+        self._capacity = self._capacity.revise(calls, seconds, lambda most: self._agreement.has_room(x, most))
+        if reason := self._capacity.given_up:
+            self.warn(f"Step Reuse evaluates one call per worker at a time: {reason}.")
 
     def _share(self, count: int, evaluated: list[Tensor], like: Tensor) -> list[Tensor]:
         """Exchange predictions between the groups, one latent per call and link. Returns all `count`, in order."""
