@@ -122,6 +122,6 @@ def test_browsers_get_them_where_comfyui_tells_translations(talk, route):
 
 
 def test_other_packs_keep_their_translations(talk):
-    """The one of conftest.py has a locales folder where ComfyUI looks for it."""
+    """The one of the shared server has a locales folder where ComfyUI looks for it."""
     told = talk.server.get("/i18n")["zh"]
     assert told["nodeDefs"]["Other"] == {"display_name": "其他"} and told["g"] == {"x": "y"}

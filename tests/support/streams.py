@@ -21,15 +21,20 @@ ORDER = (
     "tiny_model", "compression", "setup_env", "comfyui",
 )  # fmt: skip
 """Beginnings of the names of test files; what begins with none of them comes in the middle."""
-SHARED_SERVER = ("browser", "locales", "workflows")
-"""Folders whose files stay together, because they share a server."""
+TOGETHER = {
+    "browser/": "browser",
+    "locales/": "workflows",
+    "real_server/test_refused.py": "workflows",
+    "real_server/test_server.py": "workflows",
+    "workflows/": "workflows",
+}
+"""Beginnings of the names of test files, each with the unit they belong to, because they share a server."""
 
 
 def unit(nodeid: str) -> str:
-    """The tests that stay together: those of a file, or of a folder in SHARED_SERVER."""
+    """The tests that stay together: those of a file, or of a unit in TOGETHER."""
     file = nodeid.partition("::")[0]
-    folder = file.partition("/")[0]
-    return folder if folder in SHARED_SERVER else file
+    return next((name for start, name in TOGETHER.items() if file.startswith(start)), file)
 
 
 def place(name: str) -> tuple[int, str]:

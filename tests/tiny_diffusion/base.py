@@ -31,7 +31,10 @@ def with_weights(module):
     generator = torch.Generator().manual_seed(7)
     for parameter in module.parameters():
         scale = 1.5 * parameter.shape[1] ** -0.5 if parameter.ndim > 1 else 0.3
-        parameter.data = torch.randn(parameter.shape, generator=generator) * scale + (parameter.ndim == 1)
+        # In place, because some families are large even when tiny.
+        parameter.data = torch.empty(parameter.shape).normal_(generator=generator).mul_(scale)
+        if parameter.ndim == 1:
+            parameter.data += 1
     return module.eval().requires_grad_(False)
 
 

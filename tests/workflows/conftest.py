@@ -1,23 +1,15 @@
-"""One real ComfyUI server for the tests of this folder, the descriptions of its nodes, and ComfyUI's front end."""
+"""The descriptions of the shared server's nodes, and ComfyUI's front end."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import live_server
 import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.extend((str(HERE.parent / "bench"), str(HERE.parent / "browser")))
-
-
-@pytest.fixture(scope="session")
-def talk(tmp_path_factory):
-    """A running server with this pack installed."""
-    with live_server.running(tmp_path_factory.mktemp("workflows_server")) as talk:
-        yield talk
 
 
 @pytest.fixture(scope="session")

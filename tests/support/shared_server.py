@@ -1,17 +1,18 @@
-"""One real ComfyUI server for the tests of this folder."""
+"""One real ComfyUI server for all tests that any server serves: a plugin of pytest with the fixture `talk`."""
 
 from __future__ import annotations
 
 import json
 
-import live_server
 import pytest
 
 
 @pytest.fixture(scope="session")
 def talk(tmp_path_factory):
     """A running server with this pack, and another one that has translations, too."""
-    folder = tmp_path_factory.mktemp("locales_server")
+    import live_server
+
+    folder = tmp_path_factory.mktemp("server")
     other = folder / "custom_nodes" / "other"
     (other / "locales" / "zh").mkdir(parents=True)
     (other / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
