@@ -1,34 +1,48 @@
-"""The script that starts a worker process. It reads its orders from the pipe it inherits and imports the pack by path.
+"""How a fresh Python process becomes a worker: the pool describes this pack and the orders, the process imports them.
 
 The pack is imported under the parent's module name, and its `__init__.py` is not run: classes and torch ops have the
-same names in parent and worker, and no node is registered twice.
+same names in parent and worker, and no node is registered twice. The process loads this file by its path, before it
+knows the pack, so nothing of the pack is imported at the top.
 """
 
+from __future__ import annotations
+
 import importlib
-import json
-import multiprocessing.connection
-import os
 import sys
 import types
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def main() -> None:
-    """Open the pipe whose handle is the only argument, read the orders, and run the worker inside the pack."""
-    on_windows = sys.platform == "win32"
-    kind = multiprocessing.connection.PipeConnection if on_windows else multiprocessing.connection.Connection
-    handle = int(sys.argv[1])
-    if not on_windows:
-        os.set_inheritable(handle, False)  # a process the worker starts must not keep the pipe open
-    connection = kind(handle)
-    orders = json.loads(connection.recv_bytes())
-    sys.path[:] = orders["sys_path"]
-    sys.argv[:] = orders["argv"]
-    package = types.ModuleType(orders["package"])
-    package.__path__ = [orders["root"]]
-    sys.modules[orders["package"]] = package
-    worker = importlib.import_module(orders["package"] + ".runtime.pool.worker")
-    worker.main(connection, worker.Orders(**orders["worker"]))
+def describe(orders: Any) -> dict[str, Any]:
+    """In the pool's process: what a worker with these Orders has to import and to do, as plain JSON values."""
+    return {
+        "package": __name__.removesuffix(".runtime.pool.bootstrap"),
+        "root": str(ROOT),
+        "sys_path": [str(Path(entry).resolve()) for entry in sys.path],
+        "worker": asdict(orders),
+    }
 
 
-if __name__ == "__main__":
-    main()
+def become_worker(described: dict[str, Any], connect: str, *arguments: Any) -> None:
+    """In the new process: import the pack and serve the pool until it ends.
+
+    `connect` is "module:attribute" inside the pack; called with `arguments` it makes the PoolConnection.
+    """
+    sys.path[:] = described["sys_path"]
+    sys.argv[:] = described["worker"]["command_line"]
+    package = types.ModuleType(described["package"])
+    package.__path__ = [described["root"]]
+    sys.modules[package.__name__] = package
+    worker = importlib.import_module(f"{package.__name__}.runtime.pool.worker")
+    connection = part_of(package.__name__, connect)(*arguments)
+    worker.main(connection, worker.Orders(**described["worker"]))
+
+
+def part_of(package: str, name: str) -> Any:
+    """The object called "module:attribute" inside a package."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(f"{package}.{module}"), attribute)

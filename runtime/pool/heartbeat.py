@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .launcher import WorkerProcess
+from .launcher import WorkerHandle
 from .messages import Ping, encode
 
 PERIOD_SECONDS = 0.5
@@ -39,13 +39,13 @@ class Heartbeat:
         """`changed` is called when a worker's shown seconds of silence change, or a worker ends."""
         self._changed = changed
         self._pulses = [_Pulse() for _ in range(world)]
-        self._workers: Sequence[WorkerProcess] = ()
+        self._workers: Sequence[WorkerHandle] = ()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def start(self, workers: Sequence[WorkerProcess]) -> None:
-        """Start pinging these workers."""
+    def start(self, workers: Sequence[WorkerHandle]) -> None:
+        """Start pinging these workers, which are in the order of their ranks."""
         self._workers = workers
         self._thread.start()
 
@@ -72,14 +72,14 @@ class Heartbeat:
     def _beat(self) -> None:
         told = self._to_tell()
         while not self._ended.wait(PERIOD_SECONDS):
-            for worker in self._workers:
-                self._ask(worker)
+            for rank, worker in enumerate(self._workers):
+                self._ask(rank, worker)
             if told != (told := self._to_tell()):
                 self._changed()
 
-    def _ask(self, worker: WorkerProcess) -> None:
+    def _ask(self, rank: int, worker: WorkerHandle) -> None:
         with self._lock:
-            pulse = self._pulses[worker.rank]
+            pulse = self._pulses[rank]
             if worker.exit_code() is not None:
                 pulse.missed = 0
                 return
@@ -90,4 +90,4 @@ class Heartbeat:
         worker.send(encode(Ping()))
 
     def _to_tell(self) -> list[tuple[int, bool]]:
-        return [(self.told_seconds(worker.rank), worker.exit_code() is None) for worker in self._workers]
+        return [(self.told_seconds(rank), worker.exit_code() is None) for rank, worker in enumerate(self._workers)]

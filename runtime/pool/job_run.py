@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .crew import Crew
-from .errors import JobFailed, PoolError
+from .errors import PoolError
 from .messages import Abandon, Cancel, Done, Failed, Message, Prepare, Progress, Run
+from .worker_group import WorkerGroup
 
 # Wait after an agreed failure: every rank is already leaving the job.
 AGREED_SECONDS = 10.0
@@ -34,12 +34,12 @@ class JobRun:
     when some workers may still be leaving the job.
     """
 
-    def __init__(self, crew: Crew, job: int, changed: Callable[[], None]) -> None:
+    def __init__(self, group: WorkerGroup, job: int, changed: Callable[[], None]) -> None:
         """`changed` is called when the state of a worker changes."""
         self.over = False
         self.interrupt: BaseException | None = None
         self._changed = changed
-        self._crew = crew
+        self._group = group
         self._job = job
         self._ended: dict[int, Done | Failed] = {}
         self._deadline = float("inf")
@@ -47,9 +47,9 @@ class JobRun:
     def prepare(self, payload: bytes, check_interrupt: Callable[[], None]) -> None:
         """Have every worker rebuild the job. Raises as `Pool.run` does."""
         self._set_states("loading")
-        self._crew.tell_all(Prepare(self._job, payload))
+        self._group.tell_all(Prepare(self._job, payload))
         failures: dict[int, Failed] = {}
-        while self._crew.busy:
+        while self._group.busy:
             match self._next(check_interrupt, Abandon(self._job)):
                 case rank, message:
                     if isinstance(message, Failed):
@@ -59,16 +59,16 @@ class JobRun:
         if self.interrupt is not None:
             raise self.interrupt
         if failures:
-            self._crew.tell_all(Abandon(self._job))
-            raise self._crew.failure(*min(failures.items()))
+            self._group.tell_all(Abandon(self._job))
+            raise self._group.failure(*min(failures.items()))
 
     def collect(self, on_progress: Callable[[int, int, bytes], None], check_interrupt: Callable[[], None]) -> JobResult:
         """Have every worker run the prepared job, and wait for it. Raises as `Pool.run` does."""
-        crew, cancel = self._crew, Cancel(self._job)
+        group, cancel = self._group, Cancel(self._job)
         self._set_states("sampling")
-        crew.tell_all(Run(self._job))
+        group.tell_all(Run(self._job))
         ended = self._ended
-        while crew.busy:
+        while group.busy:
             match self._next(check_interrupt, cancel):
                 case _, Progress(step=step, total=total, payload=payload):
                     self._watch(cancel, on_progress, step, total, payload)
@@ -78,38 +78,36 @@ class JobRun:
                         seconds = AGREED_SECONDS if message.agreed else ALONE_SECONDS
                         self._deadline = min(self._deadline, time.monotonic() + seconds)
         error = self._not_agreed()
-        self.over = error is None or crew.renew(check_interrupt)
+        self.over = error is None or group.renew(check_interrupt)
         if self.interrupt is not None:
             raise self.interrupt
         if error is not None:
             raise error
         failed = {rank: message for rank, message in ended.items() if isinstance(message, Failed)}
         if failed:
-            raise crew.failure(*min(failed.items()))
-        return JobResult(ended[0].result, [ended[rank].ledger for rank in range(crew.world)])
+            raise group.failure(*min(failed.items()))
+        return JobResult(ended[0].result, [ended[rank].ledger for rank in range(group.world)])
 
-    def _not_agreed(self) -> JobFailed | None:
+    def _not_agreed(self) -> PoolError | None:
         """The first failure that was not agreed between the ranks, if any."""
         failed = (pair for pair in self._ended.items() if isinstance(pair[1], Failed) and not pair[1].agreed)
-        return next((self._crew.failure(*pair) for pair in failed), None)
+        return next((self._group.failure(*pair) for pair in failed), None)
 
     def _next(self, check_interrupt: Callable[[], None], let_go: Message) -> tuple[int, Message] | None:
         """The next message, if one comes soon. `let_go` is the message sent to the workers if the job is cancelled."""
         self._watch(let_go, check_interrupt)
         if time.monotonic() > self._deadline:
-            late = ", ".join(self._crew.workers[rank].name for rank in sorted(self._crew.busy))
-            late_error = PoolError(f"{late} did not end the job; the pool restarts on the next run.")
+            late_error = PoolError(f"{self._group.late()} did not end the job; the pool restarts on the next run.")
             raise self._not_agreed() or self.interrupt or late_error
-        match self._crew.hear():
+        match self._group.hear():
             case rank, None:
-                raise self._crew.death(rank)
+                raise self._group.death(rank)
             case heard:
                 return heard
 
     def _set_states(self, state: str, rank: int | None = None) -> None:
-        """Set the state of one worker, or of all."""
-        for worker in self._crew.workers if rank is None else [self._crew.workers[rank]]:
-            worker.state = state
+        """Show the state of one worker, or of all."""
+        self._group.set_state(state, rank)
         self._changed()
 
     def _watch(self, let_go: Message, function: Callable[..., None], *arguments: object) -> None:
@@ -124,4 +122,4 @@ class JobRun:
         except BaseException as error:
             self.interrupt = error
             self._deadline = time.monotonic() + CANCEL_SECONDS
-            self._crew.tell_all(let_go)
+            self._group.tell_all(let_go)

@@ -12,17 +12,19 @@ from pathlib import Path
 
 from ..config import PoolConfig
 from ..report.live import live
-from .crew import POLL_SECONDS, SILENCE_SECONDS, Crew, Entry
 from .errors import PoolError, WorkerSilent
+from .finishing import Finishing
+from .idle_timer import IdleTimer
 from .job_run import CANCEL_SECONDS, JobResult, JobRun
-from .messages import Failed, Park
+from .launcher import Launcher
+from .local.launcher import LocalLauncher
+from .messages import Park
 from .turn import Turn
+from .worker_group import POLL_SECONDS, SILENCE_SECONDS, Entry, WorkerGroup
 
 log = logging.getLogger(__name__)
 
 PARK_SECONDS = 60.0
-# The limit for workers to finish the call they were in when cancelled, minutes for a video model. A waiter can give up.
-FINISH_SECONDS = 600.0
 # A worker that has not answered for this long when a run is cancelled counts as stopped. A mistake costs a restart, not
 # a picture.
 UNHEARD_SECONDS = 1.5
@@ -43,7 +45,9 @@ class Pool:
         entry: Entry,
         idle_seconds: float,
         silence_seconds: float = SILENCE_SECONDS,
+        launcher: Launcher | None = None,
     ) -> None:
+        """`launcher` starts the workers; by default they are processes of this machine."""
         self.config = config
         self.devices = devices
         self.state = "stopped"
@@ -51,13 +55,13 @@ class Pool:
         self.notices: tuple[str, ...] = ()
         self.starts = 0
         self.companions: dict[str, object] = {}  # objects of callers that live as long as the pool
-        self._crew = Crew(config, devices, entry, live().changed, silence_seconds)
-        self._idle_seconds = idle_seconds
+        self._changed = live().changed
+        self._group = WorkerGroup(config, devices, entry, launcher or LocalLauncher(), self._changed, silence_seconds)
         self._lock = Turn()
         self._jobs = itertools.count(1)
-        self._idle_timer: threading.Timer | None = None
-        self._dead: set[int] = set()  # the ranks whose death or silence made the pool fail
-        self._rest = "idle"  # the state of a worker that is done while the pool is "finishing"
+        self._idle = IdleTimer(idle_seconds, self._stop_if_idle)
+        self._finishing: Finishing | None = None  # while the state is "finishing"
+        self._dead: frozenset[int] = frozenset()  # the ranks whose death or silence made the pool fail
 
     @property
     def world(self) -> int:
@@ -67,24 +71,24 @@ class Pool:
     @property
     def directory(self) -> Path | None:
         """The folder for the workers' files; it exists as long as the workers do."""
-        return self._crew.directory
+        return self._group.directory
 
     @property
     def link(self) -> dict | None:
         """The link between the workers as measured at their last start (see `probe` in worker.Handler)."""
-        return self._crew.link
+        return self._group.link
 
     def status(self) -> dict:
         """The pool as the routes and the panel show it."""
         stopped = {"pid": None, "state": "stopped", "silent_seconds": 0}
-        workers = self._crew.statuses() or [
+        workers = self._group.statuses() or [
             {"rank": rank, "device": device, **stopped, **({"state": "dead"} if rank in self._dead else {})}
             for rank, device in enumerate(self.devices)
         ]
         return {
             "name": self.config.name,
             "state": self.state,
-            "backend": self._crew.backend,
+            "backend": self._group.backend,
             "error": self.error,
             "starts": self.starts,
             "link": self.link,
@@ -102,14 +106,14 @@ class Pool:
 
     def stop(self) -> None:
         """End all workers, even during a start or a job, which then raises PoolError."""
-        self._crew.stopping.add(threading.get_ident())
+        self._group.stopping.add(threading.get_ident())
         while not self._lock.acquire(timeout=POLL_SECONDS):
-            self._crew.kill()  # whoever holds the lock sees the workers end and lets go of it
+            self._group.kill()  # whoever holds the lock sees the workers end and lets go of it
         try:
             self._stop_workers()
             self._set_state("stopped")
         finally:
-            self._crew.stopping.discard(threading.get_ident())
+            self._group.stopping.discard(threading.get_ident())
             self._lock.release()
 
     def restart(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
@@ -119,11 +123,11 @@ class Pool:
 
     def stop_when_idle_for(self, seconds: float) -> None:
         """Set the idle time; an idle pool starts counting again."""
-        self._idle_seconds = seconds
+        self._idle.seconds = seconds
         if self._lock.acquire(blocking=False):
             try:
                 if self.state == "idle":
-                    self._restart_idle_timer()
+                    self._idle.restart()
             finally:
                 self._lock.release()
 
@@ -149,14 +153,13 @@ class Pool:
         while not self._lock.acquire(timeout=POLL_SECONDS):
             check_interrupt()
         try:
-            if self._idle_timer is not None:
-                self._idle_timer.cancel()
+            self._idle.cancel()
             if self._lock.depth == 1 or self.state != "idle":
                 self._start(check_interrupt)
             yield
         finally:
             if self.state == "idle":
-                self._restart_idle_timer()
+                self._idle.restart()
             self._leave()
 
     def run(
@@ -172,7 +175,7 @@ class Pool:
         and the next run waits for it. Raises WorkerDied, WorkerSilent or JobFailed with the cause.
         """
         with self.reserve(check_interrupt):
-            job = JobRun(self._crew, next(self._jobs), live().changed)
+            job = JobRun(self._group, next(self._jobs), self._changed)
             self._set_state("sampling")
             try:
                 job.prepare(payload, check_interrupt)
@@ -196,7 +199,7 @@ class Pool:
             self._finish(check_interrupt)
         # A state such as "sampling" means that this process left a job early (a second Ctrl+C can do that): start anew.
         if self.state == "idle":
-            fault = self._crew.fault()
+            fault = self._group.fault()
             if not fault:
                 return
             self.notices = (f"{fault} The pool was started anew.",)
@@ -205,26 +208,25 @@ class Pool:
         self.starts += 1
         self._set_state("starting")
         try:
-            self._crew.launch()
-            self._crew.await_ready(self._telling(check_interrupt))
+            self._group.launch()
+            self._group.await_ready(check_interrupt)
         except BaseException as error:
             self._fail(error)
             raise
         self._set_state("idle")
-        self._restart_idle_timer()
+        self._idle.restart()
 
     def _let_go(self, rest: str = "idle") -> None:
         """Let the workers finish what they are doing in the background; `rest` is their state afterwards.
 
         If a worker does not even answer (UNHEARD_SECONDS), all are ended.
         """
-        silence = self._crew.silence(UNHEARD_SECONDS)
+        silence = self._group.silence(UNHEARD_SECONDS)
         if silence is not None:
             self._fail_untold(silence)
             return
-        self._rest = rest
         self._set_state("finishing")
-        self._show_finishing()
+        self._finishing = Finishing(self._group, rest, self._changed)
 
     def _leave(self) -> None:
         """Release the lock; if the pool is "finishing", a thread holds the lock until the workers are done."""
@@ -235,57 +237,31 @@ class Pool:
 
     def _finish(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
         """Wait until the workers are done. Raises what `check_interrupt` raises; the workers then go on."""
-        deadline = time.monotonic() + FINISH_SECONDS
-        while self._crew.busy:
+        while not self._finishing.over:
             check_interrupt()
             try:
-                self._hear_finishing(deadline)
+                self._finishing.hear()
             except PoolError as error:
                 self._fail_untold(error)
                 return
-            self._show_finishing()
-        self._set_state("idle")
-        self._crew.set_state(self._rest)
-        self._restart_idle_timer()
-        live().changed()
-
-    def _hear_finishing(self, deadline: float) -> None:
-        match self._crew.hear():
-            case rank, None:
-                raise self._crew.death(rank)
-            case rank, Failed(agreed=False) as failure:
-                raise self._crew.blame(rank, failure)
-        if time.monotonic() > deadline:
-            late = ", ".join(self._crew.workers[rank].name for rank in sorted(self._crew.busy))
-            raise PoolError(
-                f"{late.capitalize()} did not come to an end within {FINISH_SECONDS:g} s after a cancel; the pool "
-                "restarts on the next run."
-            )
-
-    def _show_finishing(self) -> None:
-        before = [worker.state for worker in self._crew.workers]
-        states = ["finishing" if worker.rank in self._crew.busy else self._rest for worker in self._crew.workers]
-        for worker, state in zip(self._crew.workers, states):
-            worker.state = state
-        if states != before:
-            live().changed()
+        self._set_state("idle", workers=self._finishing.rest)
+        self._idle.restart()
 
     def _park(self, interrupted: Callable[[], bool]) -> None:
-        self._crew.tell_all(Park())
+        self._group.tell_all(Park())
         deadline, given_up = time.monotonic() + PARK_SECONDS, False
         try:
-            while self._crew.busy and time.monotonic() < deadline:
+            while self._group.busy and time.monotonic() < deadline:
                 if not given_up and interrupted():
                     given_up, deadline = True, min(deadline, time.monotonic() + CANCEL_SECONDS)
-                match self._crew.hear():
+                match self._group.hear():
                     case rank, None:
-                        raise self._crew.death(rank)
+                        raise self._group.death(rank)
         except PoolError as error:
             self._fail_untold(error)
             return
-        if not self._crew.busy:
-            self._crew.set_state("parked")
-            live().changed()
+        if not self._group.busy:
+            self._set_state("idle", workers="parked")
             return
         if given_up:
             self._let_go(rest="parked")
@@ -293,13 +269,16 @@ class Pool:
             late = f"The workers did not give their memory back within {PARK_SECONDS:g} s and were ended."
             self._fail_untold(PoolError(late))
 
-    def _set_state(self, state: str, error: str = "", dead: frozenset[int] = frozenset()) -> None:
+    def _set_state(
+        self, state: str, error: str = "", dead: frozenset[int] = frozenset(), workers: str | None = None
+    ) -> None:
+        """Set the pool's state and the workers', which is the same unless given."""
         self.state, self.error, self._dead = state, error, dead
-        self._crew.set_state(state)
-        live().changed()
+        self._group.set_state(workers or state)
+        self._changed()
 
     def _fail(self, error: BaseException) -> None:
-        dead = frozenset(worker.rank for worker in self._crew.workers if worker.exit_code() is not None)
+        dead = frozenset(member.rank for member in self._group.members if member.ended)
         if isinstance(error, WorkerSilent):
             dead |= {error.rank}
         self._stop_workers()
@@ -310,35 +289,13 @@ class Pool:
         log.warning("%s", error)
         self._fail(error)
 
-    def _telling(self, check_interrupt: Callable[[], None]) -> Callable[[], None]:
-        """Returns a `check_interrupt` that also notifies the panel when a worker's state has changed during a start."""
-        told: list[str] = []
-
-        def check() -> None:
-            states = [worker.state for worker in self._crew.workers]
-            if told != states:
-                told[:] = states
-                live().changed()
-            check_interrupt()
-
-        return check
-
     def _stop_workers(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-        self._crew.end()
-
-    def _restart_idle_timer(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-        self._idle_timer = threading.Timer(self._idle_seconds, self._stop_if_idle)
-        self._idle_timer.daemon = True
-        self._idle_timer.start()
+        self._idle.cancel()
+        self._group.end()
 
     def _stop_if_idle(self) -> None:
         with self._lock:
-            # A timer that was replaced while it waited for the lock must do nothing.
-            if self.state == "idle" and self._idle_timer is threading.current_thread():
+            if self.state == "idle" and self._idle.due():  # it may have been used while this thread waited for the lock
                 log.info("The parallel pool %s was idle and stops.", self.config.name or "default")
                 self._stop_workers()
                 self._set_state("stopped")

@@ -7,8 +7,8 @@ import functools
 import threading
 
 from ..config import PoolConfig
-from .crew import SILENCE_SECONDS
-from .pool import Entry, Pool
+from .pool import Pool
+from .worker_group import SILENCE_SECONDS, Entry
 
 
 class PoolRegistry:

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import importlib
 import logging
 import os
 import queue
-import shutil
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from .bootstrap import part_of
 from .errors import AgreedError
+from .launcher import PoolConnection
 from .messages import (
     Abandon,
     Cancel,
@@ -44,25 +42,10 @@ from .messages import (
     decode,
     encode,
 )
+from .orders import Orders
 from .rendezvous import join_all
 
 log = logging.getLogger(__name__)
-
-PARENT_POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Orders:
-    """A worker's settings, sent at its start. `handler` is "module:attribute" inside the pack, called with them."""
-
-    rank: int
-    world: int
-    device: str
-    backend: str
-    rendezvous: str
-    handler: str
-    log_level: int = logging.INFO
-    options: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,43 +81,26 @@ class Handler(Protocol):
         """This worker's details for the pool's status."""
 
 
-class _Outbox:
-    """Sends messages for two threads: the one that runs the jobs, and the inbox's."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def send(self, data: bytes) -> None:
-        """Send one encoded message."""
-        with self._lock:
-            self._connection.send_bytes(data)
-
-
 class _Inbox:
     """Receives messages in its own thread, so that a cancel arrives and a Ping is answered while a job runs.
 
-    The pipe closes however the parent ends, SIGKILL included. The worker then removes `directory`, as no one else is
-    left to do it, and exits.
+    When the pool is gone, the worker cleans up and exits, whatever it is doing.
     """
 
-    def __init__(self, connection: Connection, outbox: _Outbox, directory: Path) -> None:
+    def __init__(self, connection: PoolConnection) -> None:
         self.messages: queue.SimpleQueue = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self._connection = connection
-        self._outbox = outbox
-        self._directory = directory
-        self._parent = os.getppid()
         threading.Thread(target=self._receive, name="inbox", daemon=True).start()
 
     def _receive(self) -> None:
         try:
-            while self._parent_lives():
-                match decode(self._connection.recv_bytes()):
+            while True:
+                match decode(self._connection.receive()):
                     case Cancel(job=job):
                         self.cancelled.add(job)
                     case Ping():
-                        self._outbox.send(encode(Pong()))
+                        self._connection.send(encode(Pong()))
                     case message:
                         self.messages.put(message)
         except (EOFError, OSError):
@@ -142,33 +108,23 @@ class _Inbox:
         except Exception:  # without this thread the worker would outlive the pool
             traceback.print_exc()
         finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._connection.clean_up()
             os._exit(1)
 
-    def _parent_lives(self) -> bool:
-        """Waits for a message; False if the parent is gone (a process that it forked may still hold the pipe open)."""
-        while not self._connection.poll(PARENT_POLL_SECONDS):
-            if os.getppid() != self._parent:
-                return False
-        return True
 
-
-def main(connection: Connection, orders: Orders) -> None:
+def main(connection: PoolConnection, orders: Orders) -> None:
     """Load the handler, join the process group, then serve jobs until the pool ends."""
-    outbox = _Outbox(connection)
-    inbox = _Inbox(connection, outbox, Path(orders.rendezvous).parent)
+    inbox = _Inbox(connection)
     faulthandler.enable()
     logging.basicConfig(level=orders.log_level, format="%(message)s", stream=sys.stderr)
     if orders.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(orders.device))
-    package = __name__.removesuffix(".runtime.pool.worker")
-    module, _, attribute = orders.handler.partition(":")
-    handler: Handler = getattr(importlib.import_module(f"{package}.{module}"), attribute)(orders)
+    handler: Handler = part_of(__name__.removesuffix(".runtime.pool.worker"), orders.handler)(orders)
     join_all(orders.rendezvous, orders.rank, orders.world, orders.backend)
     gc.collect()
     gc.freeze()  # imported objects stay for good; without them, later garbage collections are fast
-    outbox.send(_begin(handler, orders.world))
-    _serve(outbox, inbox, handler, orders)
+    connection.send(_begin(handler, orders.world))
+    _serve(connection, inbox, handler, orders)
 
 
 def _begin(handler: Handler, world: int) -> bytes:
@@ -179,7 +135,7 @@ def _begin(handler: Handler, world: int) -> bytes:
         return _failed(handler, 0, error, agreed=False)
 
 
-def _serve(outbox: _Outbox, inbox: _Inbox, handler: Handler, orders: Orders) -> None:
+def _serve(connection: PoolConnection, inbox: _Inbox, handler: Handler, orders: Orders) -> None:
     jobs: dict[int, Any] = {}
     while True:
         message = inbox.messages.get()
@@ -189,7 +145,7 @@ def _serve(outbox: _Outbox, inbox: _Inbox, handler: Handler, orders: Orders) -> 
             case Run(job=job):
                 control = JobControl(
                     cancelled=lambda job=job: job in inbox.cancelled,
-                    progress=lambda step, total, payload, job=job: outbox.send(
+                    progress=lambda step, total, payload, job=job: connection.send(
                         encode(Progress(job, step, total, payload))
                     ),
                 )
@@ -204,7 +160,7 @@ def _serve(outbox: _Outbox, inbox: _Inbox, handler: Handler, orders: Orders) -> 
                 answer = encode(Parked(handler.park()))
             case _:
                 raise AssertionError(f"a worker is never sent {type(message).__name__}")
-        outbox.send(answer)
+        connection.send(answer)
 
 
 def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:

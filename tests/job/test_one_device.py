@@ -272,13 +272,13 @@ def test_a_stop_by_hand_stays_a_stop():
 
     def stop_at_step_2(step, x0, x, total):
         if step == 2:
-            pool(2)._crew.stopping.add(0)  # as Pool.stop does, from another thread
-            pool(2)._crew.kill()
+            pool(2)._group.stopping.add(0)  # as Pool.stop does, from another thread
+            pool(2)._group.kill()
             ended.append(step)
 
     try:
         with pytest.raises(Stopped, match="was stopped while it was in use"):
             watched(parallel(model("flux"), 2, ring_degree=2, **ONE_DEVICE), stop_at_step_2)
     finally:
-        pool(2)._crew.stopping.discard(0)
+        pool(2)._group.stopping.discard(0)
     assert ended == [2]

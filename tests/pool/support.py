@@ -11,8 +11,10 @@ from typing import Any
 import psutil
 
 from ...runtime.config import PoolConfig
-from ...runtime.pool.crew import SILENCE_SECONDS
-from ...runtime.pool.pool import Entry, JobResult, Pool
+from ...runtime.pool.job_run import JobResult
+from ...runtime.pool.launcher import Launcher
+from ...runtime.pool.pool import Pool
+from ...runtime.pool.worker_group import SILENCE_SECONDS, Entry
 
 WORKERS_GONE_S = 5.0
 NOTHING_HANGS_S = 30.0
@@ -31,14 +33,14 @@ def new_pool(
     handler: str = "handlers:Workshop",
     idle_seconds: float = 600.0,
     silence_seconds: float = SILENCE_SECONDS,
+    launcher: Launcher | None = None,
     **config: Any,
 ) -> Pool:
-    """A pool of CPU workers; the caller stops it."""
+    """A pool of CPU workers, started by `launcher` or as processes of this machine; the caller stops it."""
     entry = Entry(f"tests.pool.{handler}", ("main.py", "--cpu"), {})
     config.setdefault("name", "test")
-    return Pool(
-        PoolConfig(devices=f"cpu*{workers}", **config), ("cpu",) * workers, entry, idle_seconds, silence_seconds
-    )
+    asked = PoolConfig(devices=f"cpu*{workers}", **config)
+    return Pool(asked, ("cpu",) * workers, entry, idle_seconds, silence_seconds, launcher)
 
 
 def payload_of(job: str, arguments: dict, **extra: Any) -> bytes:

@@ -4,7 +4,7 @@ import ipaddress
 import os
 
 import pytest
-from compact_parallel.runtime.pool import launcher
+from compact_parallel.runtime.pool.local import environment as local_environment
 from compact_parallel.tests.pool.support import answers, run
 
 ALLOCATORS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
@@ -12,24 +12,24 @@ ALLOCATORS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, "12"), (3, "4"), (5, "2"), (24, "1")])
 def test_cpu_workers_share_the_cores(workers, threads, monkeypatch):
-    monkeypatch.setattr(launcher, "_cores", lambda: 12)
-    environment = launcher.worker_environment("cpu", workers)
+    monkeypatch.setattr(local_environment, "_cores", lambda: 12)
+    environment = local_environment.worker_environment("cpu", workers)
     assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == (threads, threads)
 
 
 def test_a_gpu_worker_keeps_the_users_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert launcher.worker_environment("cuda:0", 1)["OMP_NUM_THREADS"] == "7"
+    assert local_environment.worker_environment("cuda:0", 1)["OMP_NUM_THREADS"] == "7"
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_only_the_asynchronous_allocator_is_taken_away(name, monkeypatch):
     monkeypatch.setenv(name, "backend:cudaMallocAsync,max_split_size_mb:64,expandable_segments:True")
-    assert launcher.worker_environment("cuda:0", 1)[name] == "max_split_size_mb:64,expandable_segments:True"
+    assert local_environment.worker_environment("cuda:0", 1)[name] == "max_split_size_mb:64,expandable_segments:True"
     monkeypatch.setenv(name, "backend:cudaMallocAsync")
-    assert name not in launcher.worker_environment("cuda:0", 1)
+    assert name not in local_environment.worker_environment("cuda:0", 1)
     monkeypatch.setenv(name, "backend:native")
-    assert launcher.worker_environment("cuda:0", 1)[name] == "backend:native"
+    assert local_environment.worker_environment("cuda:0", 1)[name] == "backend:native"
 
 
 def test_a_real_worker(own_pool, monkeypatch):
@@ -37,7 +37,7 @@ def test_a_real_worker(own_pool, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     worker = answers(run(own_pool(1), "inspect"))[0]
-    assert worker["threads"] == launcher._cores()
+    assert worker["threads"] == local_environment._cores()
     assert worker["environment"]["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:64"
     assert worker["argv"] == ["main.py", "--cpu"]
     assert worker["environment"]["GLOO_SOCKET_IFNAME"] == "lo"
@@ -59,5 +59,5 @@ def test_nothing_listens_beyond_loopback(started):
 
 def test_the_users_interface_is_kept(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    assert launcher.worker_environment("cpu", 2)["GLOO_SOCKET_IFNAME"] == "eth7"
-    assert launcher.worker_environment("cpu", 2)["PATH"] == os.environ["PATH"]
+    assert local_environment.worker_environment("cpu", 2)["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert local_environment.worker_environment("cpu", 2)["PATH"] == os.environ["PATH"]

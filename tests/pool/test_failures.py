@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from compact_parallel.runtime.pool import crew, job_run, pool
+from compact_parallel.runtime.pool import job_run, pool, worker_group
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError, WorkerDied
 from compact_parallel.tests.pool.support import (
     WORKERS_GONE_S,
@@ -104,7 +104,7 @@ def test_an_error_that_every_rank_meets_leaves_the_workers_warm_and_nothing_on_i
 
 def test_without_new_connections_the_next_job_would_meet_the_message(started, monkeypatch):
     """The control of the test above."""
-    monkeypatch.setattr(crew.Crew, "renew", lambda *_: True)
+    monkeypatch.setattr(worker_group.WorkerGroup, "renew", lambda *_: True)
     with pytest.raises(JobFailed):
         run(started, "fail_everywhere", message="out of nails", left=1.0)
     assert answers(Background(run, started, "pass_on", value=7.0).result()) == [7.0, 1.0]
@@ -208,16 +208,16 @@ def test_stop_in_the_middle_of_a_start(own_pool):
 
 def test_one_of_two_who_stop_at_once_does_not_speak_for_the_other(single, monkeypatch):
     """Who waits for the workers may come in between the two; they then end because they are stopped, by the second."""
-    kill, end, killers, stopping = single._crew.kill, single._crew.end, set(), []
-    monkeypatch.setattr(single._crew, "kill", lambda: (killers.add(threading.get_ident()), kill()))
-    monkeypatch.setattr(single._crew, "end", lambda: (stopping.append(bool(single._crew.stopping)), end()))
+    kill, end, killers, stopping = single._group.kill, single._group.end, set(), []
+    monkeypatch.setattr(single._group, "kill", lambda: (killers.add(threading.get_ident()), kill()))
+    monkeypatch.setattr(single._group, "end", lambda: (stopping.append(bool(single._group.stopping)), end()))
     with single.reserve(nothing):
         stops = [Background(single.stop) for _ in range(2)]
         wait_until(lambda: len(killers) == 2, "both wait for the workers")
     for stop in stops:
         stop.result(WORKERS_GONE_S)
     assert stopping == [True, True]
-    assert not single._crew.stopping
+    assert not single._group.stopping
     assert works(single)
 
 

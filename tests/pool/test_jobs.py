@@ -5,8 +5,7 @@ import logging
 import threading
 
 import pytest
-from compact_parallel.runtime.pool import job_run
-from compact_parallel.runtime.pool import pool as pool_module
+from compact_parallel.runtime.pool import finishing, job_run
 from compact_parallel.runtime.pool.errors import JobFailed
 from compact_parallel.tests.pool.support import (
     Background,
@@ -132,7 +131,7 @@ def test_a_cancel_while_the_job_is_rebuilt_leaves_the_pool_usable(started):
 @pytest.mark.parametrize("job", ["deaf", "prepare"])
 def test_a_cancel_that_nobody_heeds_ends_the_workers_in_the_end(job, single, monkeypatch):
     monkeypatch.setattr(job_run, "CANCEL_SECONDS", 0.3)
-    monkeypatch.setattr(pool_module, "FINISH_SECONDS", 0.7)
+    monkeypatch.setattr(finishing, "FINISH_SECONDS", 0.7)
     before = pids(single)
     with pytest.raises(Interrupted):
         if job == "deaf":

@@ -2,8 +2,8 @@
 
 import pytest
 from compact_parallel.runtime.config import PoolConfig
-from compact_parallel.runtime.pool.pool import Entry
 from compact_parallel.runtime.pool.registry import PoolRegistry, pools
+from compact_parallel.runtime.pool.worker_group import Entry
 from compact_parallel.tests.pool.support import gone, pids
 
 ENTRY = Entry("tests.pool.handlers:Workshop", ("main.py",), {})
@@ -60,4 +60,4 @@ def test_there_is_one_registry_per_process():
 
 def test_the_registry_passes_its_idle_time_on(registry):
     registry.idle_seconds = 0.1
-    assert get(registry, "cpu")._idle_seconds == 0.1
+    assert get(registry, "cpu")._idle.seconds == 0.1

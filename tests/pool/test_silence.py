@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from compact_parallel.runtime.pool import pool as pool_module
+from compact_parallel.runtime.pool import finishing
 from compact_parallel.runtime.pool.errors import PoolError, WorkerSilent
 from compact_parallel.runtime.report.live import live
 from compact_parallel.tests.pool.support import (
@@ -127,7 +127,7 @@ def test_a_cancel_at_the_limit_is_still_a_cancel(watchful):
 
     def stop_and_cancel(*step):
         stop(before[1])
-        silence = watchful._crew._heartbeat.silent_seconds
+        silence = watchful._group._heartbeat.silent_seconds
         wait_until(lambda: silence(1) >= SILENCE_S, "it has not answered for the limit")
         interrupt()
 
@@ -272,7 +272,7 @@ def test_stop_ends_stopped_workers(when, started):
 def test_a_worker_that_was_stopped_while_idle_costs_a_restart_only(watchful):
     before, starts = pids(watchful), watchful.starts
     stop(before[1])
-    wait_until(watchful._crew.fault, "it has not answered for the limit", 2 * SILENCE_S + 2)
+    wait_until(watchful._group.fault, "it has not answered for the limit", 2 * SILENCE_S + 2)
     assert works(watchful)
     assert gone(before)
     assert watchful.starts == starts + 1
@@ -340,8 +340,8 @@ def test_asking_costs_a_worker_next_to_nothing_and_piles_up_nowhere(started):
     before = pids(started)
     stop(before[1])
     wait_until(lambda: started.status()["workers"][1]["silent_seconds"] >= 4, "it was asked in vain", 10)
-    workers = started._crew.workers
-    assert [worker._outbox.qsize() for worker in workers] == [0, 0]
+    members = started._group.members
+    assert [member.handle._mailbox._outbox.qsize() for member in members] == [0, 0]
     os.kill(before[1], signal.SIGCONT)
     wait_until(lambda: started.status()["workers"][1]["silent_seconds"] == 0, "it answers again")
     assert works(started)
@@ -349,7 +349,7 @@ def test_asking_costs_a_worker_next_to_nothing_and_piles_up_nowhere(started):
 
 
 def test_the_limit_for_finishing_names_who_is_late(single, monkeypatch):
-    monkeypatch.setattr(pool_module, "FINISH_SECONDS", 0.5)
+    monkeypatch.setattr(finishing, "FINISH_SECONDS", 0.5)
     with pytest.raises(Interrupted):
         run(single, "deaf", interrupt)
     wait_until(lambda: single.status()["state"] == "failed", "the pool gave up")

@@ -39,7 +39,7 @@ def run(tell: Callable) -> None:
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         torch.cuda.set_device(0)
-        join_all(str(Path(folder) / "store"), 0, 1, "nccl")
+        join_all(f"file://{folder}/store", 0, 1, "nccl")
         group = new_group([0])
         on_card, on_cpu = torch.ones(4, device="cuda"), torch.ones(4)
         dist.all_reduce(on_card, group=group)

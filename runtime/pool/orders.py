@@ -1,0 +1,30 @@
+"""The settings with which a worker starts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Orders:
+    """A worker's settings, sent at its start as JSON.
+
+    `handler` is "module:attribute" inside the pack, called with these orders. `rendezvous` is a URL for
+    `rendezvous.join_all`. `command_line` becomes the worker's sys.argv.
+    """
+
+    rank: int
+    world: int
+    device: str
+    backend: str
+    rendezvous: str
+    handler: str
+    command_line: tuple[str, ...] = ()
+    log_level: int = logging.INFO
+    options: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The worker's name in messages to people."""
+        return f"worker {self.rank} ({self.device})"
