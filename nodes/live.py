@@ -14,7 +14,8 @@ from server import PromptServer
 from ..runtime.pool.pool import Pool
 from ..runtime.pool.registry import pools
 from ..runtime.report.history import runs
-from ..runtime.report.live import LiveRun, live, say, status, status_line
+from ..runtime.report.live import LiveRun, live
+from ..runtime.report.wording import say, status, status_line
 from .locales import words_of
 from .settings import LANGUAGE, stored
 

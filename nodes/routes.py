@@ -12,8 +12,8 @@ from ..runtime.pool.errors import PoolError
 from ..runtime.pool.pool import Pool
 from ..runtime.pool.registry import pools
 from ..runtime.report.history import runs
-from ..runtime.report.live import result_line
 from ..runtime.report.plot import draw
+from ..runtime.report.wording import result_line
 from .live import pool_view, pool_views
 from .locales import words_of
 from .settings import set_idle_minutes

@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from compact_parallel.runtime.comfy.run.progress import ProgressRelay, Steps
 from compact_parallel.runtime.comfy.shipping.sampling_job import Arguments
-from compact_parallel.runtime.report.live import LiveRun, live, status_line
+from compact_parallel.runtime.report.live import LiveRun, live
+from compact_parallel.runtime.report.wording import status_line
 from sampling import model, parallel, report
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -49,9 +49,9 @@ def said() -> set[str]:
         for name in CONSTANTS:
             for value in re.findall(rf"const {name} =\s*(.*?);\n", code, re.S):
                 found |= set(re.findall(STRING, value))
-    live = ast.parse((ROOT / "runtime" / "report" / "live.py").read_text(encoding="utf-8"))
+    wording = ast.parse((ROOT / "runtime" / "report" / "wording.py").read_text(encoding="utf-8"))
     names = ("_result", "status", "_silent", "_doing")
-    functions = [part for part in live.body if isinstance(part, ast.FunctionDef) and part.name in names]
+    functions = [part for part in wording.body if isinstance(part, ast.FunctionDef) and part.name in names]
     assert len(functions) == len(names)
     for function in functions:
         strings = [part.value for part in ast.walk(function) if isinstance(part, ast.Constant)]

@@ -22,7 +22,8 @@ from ...pool.pool import Entry, Pool
 from ...pool.registry import pools
 from ...report.history import runs
 from ...report.ledger import Ledger, run_report
-from ...report.live import LiveRun, live, result_line
+from ...report.live import LiveRun, live
+from ...report.wording import result_line
 from ..shipping.pickling import Local
 from ..shipping.sampling_job import WRAPPER_KEY, Arguments, Result, SamplingJob, random_state
 from .choice import choose
