@@ -55,22 +55,25 @@ def with_defaults(prompt: dict, object_info: dict) -> dict:
     return full
 
 
-def to_api(graph: dict, object_info: dict) -> dict:
-    """What the browser would send for a workflow in UI form. Raises where values are missing or left over."""
+def to_api(graph: dict, object_info: dict, older: bool = False) -> dict:
+    """What the browser would send for a workflow in UI form. Raises where values are missing or left over.
+
+    `older`: it was saved before the last inputs of a node were added; the browser gives those their defaults.
+    """
     sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     prompt = {}
     for node in graph["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
         info = object_info[node["type"]]
-        values = _typed_in(info["input"], list(node["widgets_values"]), node["type"])
+        values = _typed_in(info["input"], list(node["widgets_values"]), node["type"], older)
         values |= {one["name"]: sources[one["link"]] for one in node["inputs"] if one["link"] is not None}
         title = node.get("title") or info["display_name"] or node["type"]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": values, "_meta": {"title": title}}
     return prompt
 
 
-def _typed_in(info: dict, left: list[Any], where: str) -> dict[str, Any]:
+def _typed_in(info: dict, left: list[Any], where: str, older: bool) -> dict[str, Any]:
     """The fields of a node by name, from their values in order."""
     values: dict[str, Any] = {}
     done: set[str] = set()
@@ -81,6 +84,9 @@ def _typed_in(info: dict, left: list[Any], where: str) -> dict[str, Any]:
         kind, options, _ = inputs(info, values)[waiting[0]]
         done.add(waiting[0])
         if kind not in TYPED_IN or options.get("forceInput"):
+            continue
+        if older and not left:
+            values[waiting[0]] = default_of(kind, options)
             continue
         values[waiting[0]] = left.pop(0)
         for extra in EXTRA_FIELDS:
