@@ -31,6 +31,7 @@ LINE = (
     "window.app.graph.nodes.filter((node) => node.type === 'CompactParallelModel')"
     ".map((node) => node.widgets.find((widget) => widget.name === '$$node-text-preview')?.value)"
 )
+SAVED = ROOT / "tests" / "workflows" / "saved_0_1_0"
 PICTURES = """Promise.all(window.app.graph.nodes.filter((node) => node.type === 'SaveImage').map(async (node) => {
     const [image] = window.app.nodeOutputs[node.id].images;
     const query = new URLSearchParams(image);
@@ -128,6 +129,19 @@ def test_a_workflow_saved_before_an_input_was_added_gets_its_default(page):
     assert now["Parallel Model"]["on_unsupported"] == "error"
     assert now["Parallel Worker Pool"]["devices"] == "cpu,cpu"
     run(page)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SAVED.glob("*.json")))
+def test_a_workflow_of_0_1_0_opens_as_it_was_saved(page, name):
+    """In both forms it has the same values, and nothing is told to be lost."""
+    load(page, json.loads((SAVED / f"{name}.json").read_text()))
+    opened = page.browser.evaluate("window.app.graphToPrompt().then((prompt) => prompt.output)")
+    asked = json.loads((SAVED / "api" / f"{name}.json").read_text())
+    values = {
+        number: {key: opened[number]["inputs"].get(key) for key in one["inputs"]} for number, one in asked.items()
+    }
+    assert values == {number: one["inputs"] for number, one in asked.items()}
+    assert "does not exist" not in page.browser.text("body") and "any more" not in page.browser.text("body")
 
 
 def test_a_choice_and_an_input_that_are_gone_are_told_when_the_workflow_is_opened(page):
