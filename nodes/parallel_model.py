@@ -77,6 +77,16 @@ class CompactParallelModel(io.ComfyNode):
                         "not there."
                     ),
                 ),
+                io.Boolean.Input(
+                    "self_check",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Also compute one model call of each run whole on every device. Parallel Report says how far "
+                        "the workers' result is from it, and warns if rounding does not explain it. It takes the time "
+                        "and the memory of one call on one device, and does not change the picture."
+                    ),
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The same model; whatever samples it samples in parallel.")],
         )
@@ -100,6 +110,7 @@ class CompactParallelModel(io.ComfyNode):
         compression: CompressionConfig | None = None,
         step_reuse: StepReuseConfig | None = None,
         on_unsupported: str = ON_UNSUPPORTED[0],
+        self_check: bool = False,
     ) -> io.NodeOutput:
         config = ParallelConfig(
             pool=pool or default_pool(),
@@ -107,6 +118,7 @@ class CompactParallelModel(io.ComfyNode):
             compression=compression or CompressionConfig(),
             on_unsupported=on_unsupported,
             step_reuse=step_reuse or StepReuseConfig(),
+            self_check=self_check,
         )
         require_known(config.compression)
         plan_run(config, None, len(devices_of(config)))  # both report a wrong setting before anything starts

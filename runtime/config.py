@@ -238,13 +238,17 @@ class StepReuseConfig(JsonForm):
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """The complete configuration: everything that is plugged into `Parallel Model`."""
+    """The complete configuration: everything that is plugged into `Parallel Model`.
+
+    `self_check`: evaluate one model call of each run whole on every device, too, and report the difference.
+    """
 
     pool: PoolConfig = PoolConfig()
     strategy: StrategyConfig = StrategyConfig()
     compression: CompressionConfig = CompressionConfig()
     on_unsupported: str = "error"
     step_reuse: StepReuseConfig = StepReuseConfig()
+    self_check: bool = False
 
     def __post_init__(self) -> None:
         _one_of("on_unsupported", self.on_unsupported, ON_UNSUPPORTED)
@@ -262,6 +266,7 @@ class ParallelConfig:
             compression=CompressionConfig.from_json(data["compression"]),
             on_unsupported=data["on_unsupported"],
             step_reuse=StepReuseConfig.from_json(data["step_reuse"]),
+            self_check=data["self_check"],
         )
 
 

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import self_check as checks
+from .self_check import SelfCheck
+
 MODEL = "model"
 EXPOSED = "exposed"
 BITS_UNCOMPRESSED = 16
@@ -48,6 +51,8 @@ class Ledger:
     """The record of one rank in one job. Not shared between threads."""
 
     def __init__(self) -> None:
+        self.call = -1
+        """The index of the current model call; -1 before the first."""
         self._calls: dict[int, _Record] = {}
         self._current = self._outside = _Record()
         self._inner_seconds: list[float] = []
@@ -56,12 +61,15 @@ class Ledger:
         self._totals = [0, 0]
         self.first_not_finite = ""
         """Where a tensor to be sent, or one received, first held NaN or Inf; "" if none did."""
+        self.self_check: SelfCheck | None = None
+        """What the self-check found; None if none was asked for."""
         self._warnings: dict[str, None] = {}
         self._asked: Counter[int] = Counter()
         self._shared: dict[str, _Shared] = {}
 
     def begin_call(self, index: int, sigma: float) -> None:
         """Begins model call `index` (from 0) at noise level `sigma`; what is recorded from now on belongs to it."""
+        self.call = index
         self._current = self._calls.setdefault(index, _Record(sigma=float(sigma) if math.isfinite(sigma) else None))
 
     def sent(self, nbytes: int, nbytes_uncompressed: int) -> None:
@@ -149,6 +157,7 @@ class Ledger:
             "base_bytes": self._base_bytes,
             "corrections": self._corrections,
             "warnings": list(self._warnings),
+            "self_check": self.self_check and self.self_check.to_json(),
             "asked": {str(conditions): calls for conditions, calls in sorted(self._asked.items())},
             "shared": {kind: asdict(shared) for kind, shared in self._shared.items()},
         }
@@ -249,6 +258,7 @@ def run_report(
         "max_relative_error": _maximum([record["max_error"] for record in everything]),
         "restarts": restarts,
         "resumed_calls": resumed_calls,
+        "self_check": checks.merged([ledger["self_check"] for ledger in ledgers]),
         "fallbacks": _unique(fallbacks),
         "warnings": _unique([*warnings, *(sentence for ledger in ledgers for sentence in ledger["warnings"])]),
         "sigmas": [records[0]["sigma"] for records in by_call],

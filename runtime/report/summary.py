@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from . import self_check
 from .ledger import BITS_UNCOMPRESSED
 
 _PREFIXES = ("", "k", "M", "G", "T")
@@ -72,6 +73,8 @@ def summarize(report: dict[str, Any]) -> str:
     error = report["max_relative_error"]
     if error is not None:
         lines.append(f"Largest relative error of a sent tensor: {error:.2%}.")
+    if report["self_check"]:
+        lines.append(self_check.sentence(report["self_check"]))
     if report["restarts"]:
         times, kept = plural(report["restarts"], "time"), plural(report["resumed_calls"], "call")
         lines.append(f"The workers were restarted {times}; {kept} kept.")
