@@ -6,11 +6,11 @@ The first implementation, in local/, starts processes on this machine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from .messages import Message
 from .orders import Orders
+from .store import Store
 
 Deliver = Callable[[int, Message | None], None]
 """Called with a worker's rank and each of its messages; with None when its connection has closed."""
@@ -55,8 +55,8 @@ class Rendezvous(Protocol):
 class Site(Protocol):
     """The place where the workers of one start of a pool run, from `Launcher.open` until `close`."""
 
-    directory: Path
-    """The folder for the workers' files."""
+    store: Store
+    """The tensors that the pool and its workers share."""
 
     def rendezvous(self) -> Rendezvous:
         """A new rendezvous; each default process group needs its own."""
@@ -65,7 +65,7 @@ class Site(Protocol):
         """Start one worker without waiting until it is ready; `deliver` is called in a thread of the handle."""
 
     def close(self) -> None:
-        """Remove the workers' files. Every worker has been killed and joined before."""
+        """Remove what the site keeps, such as its store. Every worker has been killed and joined before."""
 
 
 class Launcher(Protocol):

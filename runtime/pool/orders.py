@@ -11,7 +11,7 @@ class Orders:
     """A worker's settings, sent at its start as JSON.
 
     `handler` is "module:attribute" inside the pack, called with these orders. `rendezvous` is a URL for
-    `rendezvous.join_all`. `command_line` becomes the worker's sys.argv.
+    `rendezvous.join_all`, `store` an address for `store.open_store`. `command_line` becomes the worker's sys.argv.
     """
 
     rank: int
@@ -19,6 +19,7 @@ class Orders:
     device: str
     backend: str
     rendezvous: str
+    store: tuple[str, ...]
     handler: str
     command_line: tuple[str, ...] = ()
     log_level: int = logging.INFO

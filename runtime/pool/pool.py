@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from ..config import PoolConfig
 from ..report.live import live
@@ -17,10 +16,10 @@ from .finishing import Finishing
 from .idle_timer import IdleTimer
 from .job_run import CANCEL_SECONDS, JobResult, JobRun
 from .launcher import Launcher
-from .local.launcher import LocalLauncher
 from .messages import Park
+from .store import Store
 from .turn import Turn
-from .worker_group import POLL_SECONDS, SILENCE_SECONDS, Entry, WorkerGroup
+from .worker_group import POLL_SECONDS, Entry, WorkerGroup
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +43,9 @@ class Pool:
         devices: tuple[str, ...],
         entry: Entry,
         idle_seconds: float,
-        silence_seconds: float = SILENCE_SECONDS,
-        launcher: Launcher | None = None,
+        silence_seconds: float,
+        launcher: Launcher,
     ) -> None:
-        """`launcher` starts the workers; by default they are processes of this machine."""
         self.config = config
         self.devices = devices
         self.state = "stopped"
@@ -56,7 +54,7 @@ class Pool:
         self.starts = 0
         self.companions: dict[str, object] = {}  # objects of callers that live as long as the pool
         self._changed = live().changed
-        self._group = WorkerGroup(config, devices, entry, launcher or LocalLauncher(), self._changed, silence_seconds)
+        self._group = WorkerGroup(config, devices, entry, launcher, self._changed, silence_seconds)
         self._lock = Turn()
         self._jobs = itertools.count(1)
         self._idle = IdleTimer(idle_seconds, self._stop_if_idle)
@@ -69,9 +67,9 @@ class Pool:
         return len(self.devices)
 
     @property
-    def directory(self) -> Path | None:
-        """The folder for the workers' files; it exists as long as the workers do."""
-        return self._group.directory
+    def store(self) -> Store | None:
+        """The tensors that this process and the workers share; a new one at every start, None while none run."""
+        return self._group.store
 
     @property
     def link(self) -> dict | None:

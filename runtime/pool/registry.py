@@ -7,6 +7,8 @@ import functools
 import threading
 
 from ..config import PoolConfig
+from .launcher import Launcher
+from .local.launcher import LocalLauncher
 from .pool import Pool
 from .worker_group import SILENCE_SECONDS, Entry
 
@@ -17,6 +19,7 @@ class PoolRegistry:
     def __init__(self) -> None:
         self.idle_seconds = 900.0
         self.silence_seconds = SILENCE_SECONDS
+        self.launcher: Launcher = LocalLauncher()
         self._pools: dict[str, Pool] = {}
         self._lock = threading.Lock()
 
@@ -26,7 +29,9 @@ class PoolRegistry:
             pool = self._pools.get(config.name)
             if pool is not None and (pool.config, pool.devices) == (config, devices):
                 return pool
-            fresh = self._pools[config.name] = Pool(config, devices, entry, self.idle_seconds, self.silence_seconds)
+            fresh = self._pools[config.name] = Pool(
+                config, devices, entry, self.idle_seconds, self.silence_seconds, self.launcher
+            )
         if pool is not None:
             pool.stop()
         return fresh

@@ -7,7 +7,6 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..config import PoolConfig
 from .errors import PoolError, Stopped, WorkerSilent
@@ -16,6 +15,7 @@ from .launcher import Launcher, Rendezvous, Site
 from .member import END_SECONDS, Member
 from .messages import Done, Failed, Message, Park, Parked, Pong, Prepare, Prepared, Ready, Renew, Renewed, Run, encode
 from .orders import Orders
+from .store import Store
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class WorkerGroup:
         entry: Entry,
         launcher: Launcher,
         changed: Callable[[], None],
-        silence_seconds: float = SILENCE_SECONDS,
+        silence_seconds: float,
     ) -> None:
         """`changed` is called, in any thread, when a worker is ready, stops answering, answers again or ends."""
         self.backend = config.resolve_backend(devices)
@@ -77,9 +77,9 @@ class WorkerGroup:
         return len(self._devices)
 
     @property
-    def directory(self) -> Path | None:
-        """The folder for the workers' files; None while none run."""
-        return self._site.directory if self._site is not None else None
+    def store(self) -> Store | None:
+        """The tensors that the pool and its workers share; None while none run."""
+        return self._site.store if self._site is not None else None
 
     def launch(self) -> None:
         """Start the workers; call `await_ready` next. Raises PoolError if there is no place for their files."""
@@ -102,10 +102,11 @@ class WorkerGroup:
                 device=device,
                 backend=self.backend,
                 rendezvous=self._rendezvous.url,
+                store=self._site.store.address,
                 handler=self._entry.handler,
                 command_line=self._entry.command_line,
                 log_level=log.getEffectiveLevel(),
-                options={**self._entry.options, "directory": str(self._site.directory)},
+                options=self._entry.options,
             )
             self.members.append(Member(orders, self._site.start(orders, deliver)))
         heartbeat.start([member.handle for member in self.members])

@@ -37,6 +37,8 @@ def main(port: int, folder: Path) -> None:
                         logs[start(described, port, key, log, control)] = log
                     case "kill", pid:
                         kill(pid)
+                    case ("leave",):
+                        raise EOFError
             for pid in list(logs):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
@@ -46,6 +48,7 @@ def main(port: int, folder: Path) -> None:
         for pid in logs:
             kill(pid)
         shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)  # at once
 
 
 def kill(pid: int) -> None:

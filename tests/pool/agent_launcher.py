@@ -6,20 +6,25 @@ last words come as messages, and their folder is not the pool's.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Set
 from datetime import timedelta
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from ...runtime.pool.bootstrap import describe
 from ...runtime.pool.launcher import Deliver
 from ...runtime.pool.local.environment import worker_environment
+from ...runtime.pool.local.folder_store import FolderStore
 from ...runtime.pool.mailbox import Mailbox
 from ...runtime.pool.orders import Orders
 
@@ -45,6 +50,26 @@ class WorkerSocket:
 
     def clean_up(self) -> None:
         pass
+
+
+class TwoFolders:
+    """A Store whose sides have a folder each, and fetch what only the other one has."""
+
+    def __init__(self, own: str, other: str) -> None:
+        self.own, self._other = FolderStore(own), FolderStore(other)
+        self.address = ("tests.pool.agent_launcher:TwoFolders", other, own)
+
+    def put(self, tensor: torch.Tensor) -> str:
+        return self.own.put(tensor)
+
+    def get(self, key: str) -> torch.Tensor:
+        with contextlib.suppress(OSError):
+            return self.own.get(key)
+        self.own.put(self._other.get(key))
+        return self.own.get(key)
+
+    def keep_only(self, keys: Set[str], weights: Set[str] = frozenset()) -> None:
+        self.own.keep_only(keys, weights)
 
 
 class TcpRendezvous:
@@ -96,8 +121,8 @@ class AgentSite:
     """A Site: one agent, and what it has told of its workers."""
 
     def __init__(self, devices: tuple[str, ...], parent: Path) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="pool-", dir=parent))
-        theirs = tempfile.mkdtemp(prefix="agent-", dir=parent)
+        ours, theirs = (tempfile.mkdtemp(prefix=f"{whose}-", dir=parent) for whose in ("pool", "agent"))
+        self.store = TwoFolders(ours, theirs)
         key = secrets.token_hex()
         self._listener = Listener(("127.0.0.1", 0), authkey=key.encode(), backlog=8)
         self._listener._listener._socket.settimeout(ANSWER_S)
@@ -120,12 +145,13 @@ class AgentSite:
         return AgentWorker(self, self._listener.accept(), orders, deliver)
 
     def close(self) -> None:
-        self._agent.kill()
-        self._agent.wait()
+        with self._sending:
+            self._control.send(("leave",))
+        self._agent.wait(ANSWER_S)
         self._reader.join()
         self._listener.close()
         self._control.close()
-        self.directory.rmdir()
+        shutil.rmtree(self.store.own.directory)
 
     def kill(self, pid: int) -> None:
         with self._sending:

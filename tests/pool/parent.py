@@ -23,7 +23,7 @@ def main(how: str) -> None:
     pool = new_pool(2 if how == "collective" else 1, silence_seconds=1.0 if how == "impatient" else 60.0)
 
     def tell(*arguments: object, child: int | None = None) -> None:
-        print(json.dumps({"pids": pids(pool), "directory": str(pool.directory), "child": child}), flush=True)
+        print(json.dumps({"pids": pids(pool), "directory": str(pool.store.directory), "child": child}), flush=True)
         signal.pause()
 
     if how == "starting":

@@ -13,6 +13,7 @@ import psutil
 from ...runtime.config import PoolConfig
 from ...runtime.pool.job_run import JobResult
 from ...runtime.pool.launcher import Launcher
+from ...runtime.pool.local.launcher import LocalLauncher
 from ...runtime.pool.pool import Pool
 from ...runtime.pool.worker_group import SILENCE_SECONDS, Entry
 
@@ -40,7 +41,7 @@ def new_pool(
     entry = Entry(f"tests.pool.{handler}", ("main.py", "--cpu"), {})
     config.setdefault("name", "test")
     asked = PoolConfig(devices=f"cpu*{workers}", **config)
-    return Pool(asked, ("cpu",) * workers, entry, idle_seconds, silence_seconds, launcher)
+    return Pool(asked, ("cpu",) * workers, entry, idle_seconds, silence_seconds, launcher or LocalLauncher())
 
 
 def payload_of(job: str, arguments: dict, **extra: Any) -> bytes:

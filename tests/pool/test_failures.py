@@ -337,7 +337,7 @@ def test_nothing_is_left_after_many_starts_and_stops(own_pool, tmp_path, monkeyp
         cycle()
     fresh.start()
     seen = pids(fresh)
-    assert list(tmp_path.iterdir()) == [fresh.directory]
+    assert list(tmp_path.iterdir()) == [fresh.store.directory]
     assert us.num_fds() > before[0]
     assert works(fresh)
     fresh.stop()

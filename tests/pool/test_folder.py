@@ -30,14 +30,14 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_folder_starts_the_pool_anew(damage, started):
-    before, starts, directory = pids(started), started.starts, started.directory
+    before, starts, directory = pids(started), started.starts, started.store.directory
     damage(directory)
     assert works(started)
     assert gone(before)
     assert started.starts == starts + 1
     (notice,) = started.notices
     assert notice.startswith(f"The workers' folder for temporary files, {directory}, was removed or changed")
-    assert started.directory != directory and not directory.exists()
+    assert started.store.directory != directory and not directory.exists()
     assert works(started)
     assert (started.starts, started.notices) == (starts + 1, ())
 
@@ -45,7 +45,7 @@ def test_a_damaged_folder_starts_the_pool_anew(damage, started):
 def test_files_beside_it_do_not_matter(started):
     """Negative control."""
     before = pids(started)
-    other = started.directory / "a stored tensor"
+    other = started.store.directory / "a stored tensor"
     other.touch()
     assert works(started)
     other.unlink()
@@ -66,8 +66,8 @@ def test_the_folder_of_all_temporary_files_is_made_again(temporary, own_pool):
     assert works(pool)
     shutil.rmtree(temporary)
     assert works(pool)
-    assert pool.directory.is_dir()
-    assert pool.directory.parent == temporary
+    assert pool.store.directory.is_dir()
+    assert pool.store.directory.parent == temporary
 
 
 def test_no_place_for_temporary_files_is_a_sentence(temporary, own_pool):
@@ -78,7 +78,7 @@ def test_no_place_for_temporary_files_is_a_sentence(temporary, own_pool):
 
 
 def test_a_folder_that_goes_in_the_middle_of_a_run_ends_it_with_a_sentence(started):
-    directory, begun = started.directory, time.monotonic()
+    directory, begun = started.store.directory, time.monotonic()
     with pytest.raises(JobFailed, match=r"could not connect in another arrangement .*Run it again") as caught:
         run(started, "regroup", lambda *step: shutil.rmtree(directory), seconds=2.0)
     assert "Traceback" not in str(caught.value)

@@ -11,6 +11,7 @@ from ..errors import PoolError
 from ..launcher import Deliver
 from ..orders import Orders
 from .environment import worker_environment
+from .folder_store import FolderStore
 from .process import WorkerProcess
 from .rendezvous_file import RendezvousFile
 
@@ -28,22 +29,23 @@ class LocalSite:
 
     def __init__(self, directory: Path, cpu_workers: int) -> None:
         """`cpu_workers`: how many workers share the machine's cores."""
-        self.directory = directory
+        self.store = FolderStore(directory)
+        self._directory = directory
         self._cpu_workers = cpu_workers
         self._numbers = itertools.count()
 
     def rendezvous(self) -> RendezvousFile:
         """A new file, which does not exist before a rank connects."""
-        return RendezvousFile(self.directory / f"rendezvous-{next(self._numbers)}")
+        return RendezvousFile(self._directory / f"rendezvous-{next(self._numbers)}")
 
     def start(self, orders: Orders, deliver: Deliver) -> WorkerProcess:
         """Start one process."""
         environment = worker_environment(orders.device, self._cpu_workers)
-        return WorkerProcess(orders, self.directory, environment, deliver)
+        return WorkerProcess(orders, self._directory, environment, deliver)
 
     def close(self) -> None:
         """Remove the folder."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _new_directory() -> Path:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import bench
 from compact_parallel.runtime.config import PoolConfig
-from compact_parallel.runtime.pool.pool import Entry, Pool
+from compact_parallel.runtime.pool.local.launcher import LocalLauncher
+from compact_parallel.runtime.pool.pool import Pool
+from compact_parallel.runtime.pool.worker_group import SILENCE_SECONDS, Entry
 
 from . import attention_ways, peers
 from .attention_calls import WARM_UP
@@ -32,7 +34,8 @@ def table(links: Links, rates: list[str], calls: int, say: Callable[[str], None]
     """One table per shape with milliseconds per attention by link, and the rows as JSON."""
     options = {"namespaces": links.namespaces, "peers": str(peers.folder())}
     config = PoolConfig(devices=f"cpu*{links.world}", name="attention")
-    pool = Pool(config, ("cpu",) * links.world, Entry(HANDLER, ("main.py",), options), IDLE_S)
+    entry = Entry(HANDLER, ("main.py",), options)
+    pool = Pool(config, ("cpu",) * links.world, entry, IDLE_S, SILENCE_SECONDS, LocalLauncher())
     rows, tables = [], []
     try:
         for name, (shape, dtype) in SHAPES.items():

@@ -18,8 +18,9 @@ from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError
-from compact_parallel.runtime.pool.pool import Entry, Pool
+from compact_parallel.runtime.pool.pool import Pool
 from compact_parallel.runtime.pool.registry import pools
+from compact_parallel.runtime.pool.worker_group import Entry
 
 from .bystanders import Bystanders
 from .cases import Case
