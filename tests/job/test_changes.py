@@ -19,7 +19,8 @@ from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpi
 from compact_parallel.runtime.comfy.shipping.return_trip import make_changes, write_changes
 from compact_parallel.runtime.comfy.shipping.state_changes import Watch
 from compact_parallel.runtime.comfy.shipping.state_digests import digests_of, disagreements
-from compact_parallel.runtime.comfy.shipping.store import GLANCE_BYTES
+from compact_parallel.runtime.pool.local.folder_store import FolderStore
+from compact_parallel.runtime.pool.tensor_hash import GLANCE_BYTES
 from sampling import model
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -41,14 +42,14 @@ class Slotted:
 class Trip:
     """A value's way to a worker and back."""
 
-    def __init__(self, directory, value) -> None:
-        self.directory = directory
+    def __init__(self, store, value) -> None:
+        self.store = store
         guider = Thing()
-        pickler = JobPickler(directory)
+        pickler = JobPickler(store)
         pickler.patcher_number(model("flux"))
         pickler.write(value, "It")
         self.here = pickler.end(guider, [])
-        unpickler = JobUnpickler(pickler.stream(), [model("flux")], directory, torch.device("cpu"), PathModules())
+        unpickler = JobUnpickler(pickler.stream(), [model("flux")], store, torch.device("cpu"), PathModules())
         self.there = unpickler.read()
         self.counterparts = unpickler.end(Thing(), [])
         self.watch = Watch(self.counterparts)
@@ -56,14 +57,14 @@ class Trip:
     def back(self) -> int:
         """Returns how many objects had changed."""
         changes = self.watch.changes()
-        make_changes(write_changes(changes, self.counterparts, self.directory), self.here, self.directory, {})
+        make_changes(write_changes(changes, self.counterparts, self.store), self.here, self.store, {})
         return len(changes)
 
 
 @pytest.fixture
 def trip(tmp_path):
     """Sends a value to a worker."""
-    return lambda value: Trip(tmp_path, value)
+    return lambda value: Trip(FolderStore(tmp_path), value)
 
 
 def counter():
@@ -245,7 +246,7 @@ def test_of_a_model_that_is_kept_only_which_it_is_is_told(trip):
 
 def test_workers_agree_on_what_differs_in_its_last_bits_and_on_nothing_else(tmp_path):
     def digests(change):
-        return told(Trip(tmp_path, Thing(bank=[], names=set(), count=0)), change)
+        return told(Trip(FolderStore(tmp_path), Thing(bank=[], names=set(), count=0)), change)
 
     kept = torch.randn(50, generator=torch.Generator().manual_seed(1))
     first = digests(lambda thing: thing.bank.append(kept))

@@ -120,18 +120,18 @@ def test_step_parallelism_evaluates_each_call_under_its_own_control(way):
 
 
 def stored_bytes() -> int:
-    return sum(path.stat().st_size for path in pool(2).directory.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in pool(2).store.directory.glob("*.safetensors"))
 
 
 def test_the_weights_are_stored_once_and_loaded_once(monkeypatch):
     strategy = {"ring_degree": 2}
     ksampler(parallel(model("flux"), 2, **strategy), one())
-    files = {path: path.stat().st_mtime_ns for path in pool(2).directory.glob("*.safetensors")}
+    files = {path: path.stat().st_mtime_ns for path in pool(2).store.directory.glob("*.safetensors")}
     hashed = []
-    store = sys.modules["compact_parallel.runtime.comfy.shipping.store"]
+    store = sys.modules["compact_parallel.runtime.pool.tensor_hash"]
     monkeypatch.setattr(store, "content_hash", lambda tensor: hashed.append(tensor.nbytes) or "0" * 40)
     ksampler(parallel(model("flux"), 2, **strategy), one(0.5))
-    again = {path: path.stat().st_mtime_ns for path in pool(2).directory.glob("*.safetensors")}
+    again = {path: path.stat().st_mtime_ns for path in pool(2).store.directory.glob("*.safetensors")}
     weights = {path: time for path, time in files.items() if path in again}
     assert all(again[path] == time for path, time in weights.items())
     assert len(weights) >= len(files) - 1  # all but the hint and its like

@@ -17,18 +17,19 @@ from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from compact_parallel.runtime.comfy.shipping.import_finders import PathModules
 from compact_parallel.runtime.comfy.shipping.patcher import recipe_of
 from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler, Local, PassThrough, ShippingError
-from compact_parallel.runtime.comfy.shipping.store import INLINE_BYTES
+from compact_parallel.runtime.pool.local.folder_store import FolderStore
+from compact_parallel.runtime.pool.store import INLINE_BYTES
 from sampling import model
 
 
 def travel(tmp_path, *pieces, patcher=None, device="cpu", modules=None):
     """The pieces of a job for `patcher` as a worker on `device` reads them."""
-    pickler = JobPickler(tmp_path)
+    pickler = JobPickler(FolderStore(tmp_path))
     pickler.patcher_number(patcher or model("flux"))
     for piece in pieces:
         pickler.write(piece, "A piece")
     unpickler = JobUnpickler(
-        pickler.stream(), [model("flux")], tmp_path, torch.device(device), modules or PathModules()
+        pickler.stream(), [model("flux")], FolderStore(tmp_path), torch.device(device), modules or PathModules()
     )
     return [unpickler.read() for _ in pieces]
 
@@ -165,29 +166,29 @@ def test_a_tensor_without_values_travels(tmp_path):
 
 def test_the_same_module_gives_the_same_recipe_and_a_changed_one_another(tmp_path):
     patcher, twin = (controls.flux_xlabs().control_model_wrapped for _ in range(2))
-    first = recipe_of(patcher, tmp_path)
-    assert recipe_of(patcher, tmp_path).stream == first.stream
-    assert recipe_of(twin, tmp_path).stream == first.stream
+    first = recipe_of(patcher, FolderStore(tmp_path))
+    assert recipe_of(patcher, FolderStore(tmp_path)).stream == first.stream
+    assert recipe_of(twin, FolderStore(tmp_path)).stream == first.stream
     with torch.inference_mode():
         patcher.model.img_in.weight[0, 0] += 1
-    assert recipe_of(patcher, tmp_path).stream != first.stream
+    assert recipe_of(patcher, FolderStore(tmp_path)).stream != first.stream
 
 
 def test_a_model_at_rest_gives_the_recipe_that_it_gave_before_it_was_used(tmp_path):
     patcher = controls.unet()
-    first = recipe_of(patcher, tmp_path)
+    first = recipe_of(patcher, FolderStore(tmp_path))
     patched = patcher.clone()
     weight = patcher.model.diffusion_model.out[2].weight
     patched.add_patches({"diffusion_model.out.2.weight": (torch.ones_like(weight),)}, 1.0)
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patched])
-    assert recipe_of(patched, tmp_path).stream != first.stream  # with the patch in its weights
-    JobPickler(tmp_path).patcher_number(patched)
-    assert recipe_of(patched, tmp_path).stream == first.stream
+    assert recipe_of(patched, FolderStore(tmp_path)).stream != first.stream  # with the patch in its weights
+    JobPickler(FolderStore(tmp_path)).patcher_number(patched)
+    assert recipe_of(patched, FolderStore(tmp_path)).stream == first.stream
 
 
 def test_a_module_that_holds_another_model_is_refused_by_name(tmp_path):
     patcher = controls.unet()
     patcher.model.other = controls.gligen()
     with pytest.raises(ShippingError, match=r"BaseModel .*holds another model, Gligen"):
-        recipe_of(patcher, tmp_path)
+        recipe_of(patcher, FolderStore(tmp_path))

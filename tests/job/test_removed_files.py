@@ -16,7 +16,7 @@ def test_a_folder_that_is_removed_between_two_arrangements():
     """CFG 1, then CFG above 1: the second makes process groups, for which the workers have to find each other again."""
     ksampler(parallel(model("flux"), 4), "flux", cfg=1.0)
     starts = pool(4).starts
-    shutil.rmtree(pool(4).directory)
+    shutil.rmtree(pool(4).store.directory)
     samples = ksampler(parallel(model("flux"), 4), "flux")
     assert relative_error(samples, expected("flux", "euler")) < TOLERANCE
     assert report()["strategy"]["cfg_degree"] == 2
@@ -57,7 +57,7 @@ def test_files_that_a_cleaner_takes_are_written_again(damage):
 
     first = run()
     assert relative_error(first, ksampler(model("flux"), "flux", batch=3)) < TOLERANCE
-    starts, directory = pool(2).starts, pool(2).directory
+    starts, directory = pool(2).starts, pool(2).store.directory
     assert len(list(directory.glob("*.safetensors"))) > 3
     damage(directory)
     assert torch.equal(run(), first)

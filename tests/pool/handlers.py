@@ -27,8 +27,9 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from ...runtime.pool import rendezvous
 from ...runtime.pool.errors import Cancelled, Refused
+from ...runtime.pool.orders import Orders
 from ...runtime.pool.probe import measure_link, slowest
-from ...runtime.pool.worker import JobControl, Orders
+from ...runtime.pool.worker import JobControl
 
 ON_THEIR_WAY: list[Any] = []
 

@@ -16,6 +16,7 @@ from compact_parallel.runtime.comfy.describe.code_owners import is_of_comfyui, i
 from compact_parallel.runtime.comfy.describe.customisations import scan_call
 from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler
 from compact_parallel.runtime.parallel.step.samplers import LINE, SERIAL, kind_of_function
+from compact_parallel.runtime.pool.local.folder_store import FolderStore
 from compact_parallel.runtime.sharding.changed import changed_modules
 from compact_parallel.runtime.sharding.origin import home_of, is_class_of, is_function_of
 from sampling import model
@@ -40,9 +41,9 @@ def around_a_block(self, *args, **kwargs):
 
 def there_and_back(function, tmp_path):
     """The function as a worker gets it."""
-    pickler = JobPickler(tmp_path)
+    pickler = JobPickler(FolderStore(tmp_path))
     pickler.write(function, "the function")
-    return JobUnpickler(pickler.stream(), [], tmp_path, torch.device("cpu"), None).read()
+    return JobUnpickler(pickler.stream(), [], FolderStore(tmp_path), torch.device("cpu"), None).read()
 
 
 def test_comfyui_s_functions_are_its_own_here_and_there(tmp_path):

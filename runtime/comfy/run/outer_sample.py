@@ -18,8 +18,9 @@ from ...config import ParallelConfig
 from ...planner.link import Link
 from ...planner.sharing import NothingToShare
 from ...pool.errors import Stopped
-from ...pool.pool import Entry, Pool
+from ...pool.pool import Pool
 from ...pool.registry import pools
+from ...pool.worker_group import Entry
 from ...report.history import runs
 from ...report.ledger import Ledger, run_report
 from ...report.live import LiveRun, live
@@ -125,13 +126,13 @@ class ParallelSampling(Local):
             make_room(pool, guider.model_patcher)
             plan = choice.with_link(Link.from_json(pool.link) if pool.link else None)
             job = SamplingJob(guider, arguments, wrappers, plan, random_state())
-            payload = job.pack(pool.directory)
+            payload = job.pack(pool.store)
             try:
                 result = pool.run(payload, progress, check_interrupt)
             finally:
                 show_weights(pool)
             returned = Result.from_bytes(result.result)
-            job.take_back(returned, pool.directory)
+            job.take_back(returned, pool.store)
         samples = returned.samples
         report = run_report(
             result.ledgers,

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -26,8 +25,10 @@ from ...planner.capabilities import ROWS, TOKENS, refusal
 from ...planner.codec_speed import codec_seconds_per_value
 from ...planner.link import Link
 from ...pool.errors import Refused, RefusedAlone
+from ...pool.orders import Orders
 from ...pool.probe import measure_link, slowest
-from ...pool.worker import JobControl, Orders
+from ...pool.store import open_store
+from ...pool.worker import JobControl
 from ...report.ledger import Ledger
 from ...sharding.failures import refusing_own_failures
 from ...sharding.plans import splits_rows
@@ -48,8 +49,8 @@ class SamplingHandler:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._device = comfy.model_management.get_torch_device()
-        self._directory = Path(orders.options["directory"])
-        self._rebuilder = JobRebuilder(install_finders(), self._directory, self._device)
+        self._store = open_store(orders.store)
+        self._rebuilder = JobRebuilder(install_finders(), self._store, self._device)
         self._mesh = Mesh(orders.rank, orders.world)
 
     def probe(self) -> dict:
@@ -100,7 +101,7 @@ class SamplingHandler:
             left = random_state()
             for patcher in job.counterparts.patchers:
                 patcher.eject_model()  # nothing was injected when `watch` began
-            changes = agreed_changes(watch, job, self._orders.rank, self._directory)
+            changes = agreed_changes(watch, job, self._orders.rank, self._store)
         result = Result(samples, changes, left).to_bytes() if self._orders.rank == 0 else b""
         about = {"sampling_seconds": clock.seconds, "accepted": rounds.accepted if rounds is not None else None}
         return result, {**ledger.to_json(), **about}

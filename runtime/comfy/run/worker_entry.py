@@ -11,7 +11,8 @@ from typing import Any
 import comfy.options
 
 from ...pool.errors import Refused
-from ...pool.worker import Handler, JobControl, Orders
+from ...pool.orders import Orders
+from ...pool.worker import Handler, JobControl
 from ..fits import Misfit, against, misfits
 from ..seam import EVERYTHING
 

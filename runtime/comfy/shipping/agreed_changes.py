@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from ...parallel.all_gather_texts import all_gather_texts
 from ...parallel.mesh import Degrees
 from ...pool.errors import NotReturned
+from ...pool.store import Store
 from .facets import CannotReturn
 from .pickling import ShippingError
 from .return_trip import without_resources, write_changes
@@ -35,7 +35,7 @@ class _Told:
         return cls(told["refused"], [StateDigest(**{**one, "place": tuple(one["place"])}) for one in told["digests"]])
 
 
-def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -> bytes:
+def agreed_changes(watch: Watch, job: SamplingJob, rank: int, store: Store) -> bytes:
     """The changes of this run as bytes for `return_trip.make_changes` on worker 0; b"" on the others.
 
     If workers differ in state that ComfyUI's own code keeps between the calls of one run, that state does not return,
@@ -43,8 +43,8 @@ def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -
     be sent, the workers' states differ, or it depends on the calls seen while Step Reuse makes other calls than stock.
     """
     try:
-        changes = without_resources(watch.changes(), job.counterparts, directory)
-        stream = write_changes(changes, job.counterparts, directory) if changes and rank == 0 else b""
+        changes = without_resources(watch.changes(), job.counterparts, store)
+        stream = write_changes(changes, job.counterparts, store) if changes and rank == 0 else b""
         told = _Told(digests=digests_of(changes, job.counterparts))
     except (CannotReturn, ShippingError) as error:
         told = _Told(refused=str(error))
@@ -53,7 +53,7 @@ def agreed_changes(watch: Watch, job: SamplingJob, rank: int, directory: Path) -
     differing = disagreements([one.digests for one in everyone])
     if differing and rank == 0:
         agreed = [change for change in changes if change.place not in differing]
-        stream = write_changes(agreed, job.counterparts, directory)
+        stream = write_changes(agreed, job.counterparts, store)
     return stream
 
 

@@ -23,9 +23,9 @@ import comfy.hooks
 import numpy as np
 import torch
 
+from ...pool.tensor_hash import glance
 from ..describe.code_owners import is_of_this_pack
 from .runtime_attributes import is_of_memory_management
-from .store import glance
 
 # Types that cannot change, or (keyframes) that ComfyUI resets before every run. Cells change with their functions.
 _CONSTANT = (

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.model_base
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...pool.store import Store
 from .import_finders import PathModules
 from .pickling import JobPickler, JobUnpickler, ShippingError
 
@@ -59,7 +59,7 @@ class Recipe:
     roots: frozenset[str]
 
 
-def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
+def recipe_of(patcher: ModelPatcher, store: Store) -> Recipe:
     """The call of its loader that makes the model again; if the loader left none, the pickled model itself.
 
     A recipe includes the modification times of its files, so that a replaced file is reloaded. A pickled model is sent
@@ -67,7 +67,7 @@ def recipe_of(patcher: ModelPatcher, directory: Path) -> Recipe:
 
     Raises ShippingError for a model that has no recipe and cannot be pickled.
     """
-    pickler = JobPickler(directory)
+    pickler = JobPickler(store)
     if patcher.cached_patcher_init is not None:
         _refuse_changes_in_place(patcher)
         factory, arguments, *index = patcher.cached_patcher_init
@@ -110,9 +110,9 @@ def _refuse_changes_in_place(patcher: ModelPatcher) -> None:
             )
 
 
-def make_model(stream: bytes, directory: Path, device: torch.device, modules: PathModules) -> ModelPatcher:
+def make_model(stream: bytes, store: Store, device: torch.device, modules: PathModules) -> ModelPatcher:
     """Make a model from its recipe, with weights mapped from the file or the store, not copied."""
-    make, arguments = JobUnpickler(stream, [], directory, device, modules).read()
+    make, arguments = JobUnpickler(stream, [], store, device, modules).read()
     return make(*arguments)
 
 

@@ -21,7 +21,6 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import CellType, FunctionType, ModuleType
 from typing import Any
 
@@ -30,13 +29,13 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from ...pool.store import INLINE_BYTES, Store
 from .at_rest import put_at_rest
 from .counterparts import Changeable, Counterparts
 from .custom_nodes import Namespace, Packs
 from .facets import can_change
 from .import_finders import PathModules, attribute, under_dotted_path
 from .reducers import reduction
-from .store import INLINE_BYTES, get, put
 
 
 class ShippingError(ValueError):
@@ -82,13 +81,13 @@ class JobPickler(cloudpickle.Pickler):
     Hooks, for instance, are shared by identity between the conditioning and the patcher.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, store: Store) -> None:
         self._stream = io.BytesIO()
         super().__init__(self._stream)
         self.tensor_keys: set[str] = set()
         self.patchers: list[comfy.model_patcher.ModelPatcher] = []
         self.packs = Packs()
-        self._directory = directory
+        self._store = store
         self._parts: dict[int, tuple[int, str]] = {}
         self._tensors: dict[int, tuple[int, torch.Tensor]] = {}
         self._local: list[Local] = []
@@ -218,7 +217,7 @@ class JobPickler(cloudpickle.Pickler):
         return None
 
     def _travels(self, obj: Any) -> bool:
-        alone = JobPickler(self._directory)
+        alone = JobPickler(self._store)
         alone.patchers, alone._parts = list(self.patchers), dict(self._parts)
         try:
             alone.dump(obj)
@@ -241,7 +240,7 @@ class JobPickler(cloudpickle.Pickler):
         if tensor.numel() * tensor.element_size() <= INLINE_BYTES:
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             return ("tensor", flags, data, tensor.dtype, tuple(tensor.shape))
-        key = put(self._directory, tensor)
+        key = self._store.put(tensor)
         self.tensor_keys.add(key)
         return ("stored", flags, key)
 
@@ -262,14 +261,14 @@ class JobUnpickler(pickle.Unpickler):
         self,
         stream: bytes,
         patchers: list[comfy.model_patcher.ModelPatcher],
-        directory: Path,
+        store: Store,
         device: torch.device,
         modules: PathModules,
     ) -> None:
         super().__init__(io.BytesIO(stream))
         self._modules = modules
         self._patchers = patchers
-        self._directory = directory
+        self._store = store
         self._device = device
         self._tensors: dict[int, torch.Tensor] = {}
         self._local: list[PassThrough] = []
@@ -289,7 +288,7 @@ class JobUnpickler(pickle.Unpickler):
             case ("tensor", flags, data, dtype, shape):
                 return self._tensor(flags, lambda: _from_bytes(data, dtype, shape))
             case ("stored", flags, key):
-                return self._tensor(flags, lambda: get(self._directory, key))
+                return self._tensor(flags, lambda: self._store.get(key))
             case ("meta", flags, dtype, shape):
                 return self._tensor(flags, lambda: torch.empty(shape, dtype=dtype, device="meta"))
             case ("patcher", number):

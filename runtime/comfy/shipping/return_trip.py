@@ -7,39 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...pool.store import Store
 from .counterparts import Counterparts
 from .facets import stays_in_the_worker
 from .import_finders import PathModules
 from .pickling import JobPickler, JobUnpickler, PassThrough, ShippingError
 from .state_changes import StateChange, cannot_return, make, watched_objects
-from .store import get
 
 LARGEST_BYTES = 1 << 30
 """The limit for all returned tensors together, in bytes."""
 
 
-def without_resources(changes: Sequence[StateChange], counterparts: Counterparts, directory: Path) -> list[StateChange]:
+def without_resources(changes: Sequence[StateChange], counterparts: Counterparts, store: Store) -> list[StateChange]:
     """The changes without those variables of packs' modules whose new values cannot be pickled.
 
     Such values are locks, sessions, compiled functions, made on first use: each process makes its own, as on import.
     """
     if all(change.place[0] != "namespace" for change in changes):
         return list(changes)
-    trial = _TrialPickler(directory, counterparts)
+    trial = _TrialPickler(store, counterparts)
     narrowed = [trial.narrowed(change) if change.place[0] == "namespace" else change for change in changes]
     return [change for change in narrowed if change.place[0] != "namespace" or any(change.content["entries"])]
 
 
-def write_changes(changes: Sequence[StateChange], counterparts: Counterparts, directory: Path) -> bytes:
-    """The changes as bytes; large tensors go to `directory`. Raises ShippingError if something cannot be pickled."""
-    pickler = _ReturnPickler(directory, counterparts)
+def write_changes(changes: Sequence[StateChange], counterparts: Counterparts, store: Store) -> bytes:
+    """The changes as bytes; large tensors go to `store`. Raises ShippingError if something cannot be pickled."""
+    pickler = _ReturnPickler(store, counterparts)
     pickler.dump(len(changes))
     for change in changes:
         try:
@@ -49,14 +48,14 @@ def write_changes(changes: Sequence[StateChange], counterparts: Counterparts, di
     return pickler.stream()
 
 
-def make_changes(stream: bytes, counterparts: Counterparts, directory: Path, modules: dict[str, str]) -> None:
+def make_changes(stream: bytes, counterparts: Counterparts, store: Store, modules: dict[str, str]) -> None:
     """Apply the changes that a worker has written to this process's objects: all, or none if one cannot be read.
 
     `modules` are the files of packs' modules (Packs.modules). Raises ShippingError.
     """
     finder = PathModules()
     finder.table.update(modules)
-    unpickler = _ReturnUnpickler(stream, counterparts, directory, finder)
+    unpickler = _ReturnUnpickler(stream, counterparts, store, finder)
     try:
         changes = [unpickler.read() for _ in range(unpickler.read())]
     except Exception as error:  # such as a module that cannot be imported here
@@ -70,8 +69,8 @@ def make_changes(stream: bytes, counterparts: Counterparts, directory: Path, mod
 class _ReturnPickler(JobPickler):
     """Pickles changes: objects that the parent has too are written as their place, everything else by value."""
 
-    def __init__(self, directory: Path, counterparts: Counterparts) -> None:
-        super().__init__(directory)
+    def __init__(self, store: Store, counterparts: Counterparts) -> None:
+        super().__init__(store)
         self._places = {id(obj): place for place, obj in watched_objects(counterparts)}
         self._placeholders = {id(obj): number for number, obj in enumerate(counterparts.local)}
         self._bytes = 0
@@ -125,9 +124,9 @@ class _TrialPickler(_ReturnPickler):
 class _ReturnUnpickler(JobUnpickler):
     """Reads in the parent what _ReturnPickler wrote in a worker."""
 
-    def __init__(self, stream: bytes, counterparts: Counterparts, directory: Path, modules: PathModules) -> None:
+    def __init__(self, stream: bytes, counterparts: Counterparts, store: Store, modules: PathModules) -> None:
         device = comfy.model_management.get_torch_device()
-        super().__init__(stream, list(counterparts.patchers), directory, device, modules)
+        super().__init__(stream, list(counterparts.patchers), store, device, modules)
         self._counterparts = dict(watched_objects(counterparts))
         self._local = list(counterparts.local)
 
@@ -139,5 +138,5 @@ class _ReturnUnpickler(JobUnpickler):
             case ("pass through",):
                 return PassThrough()
             case ("stored", flags, key):
-                return self._tensor(flags, lambda: get(self._directory, key).clone())
+                return self._tensor(flags, lambda: self._store.get(key).clone())
         return super().persistent_load(pid)

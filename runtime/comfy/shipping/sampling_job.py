@@ -6,7 +6,6 @@ import importlib
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.model_management
@@ -18,6 +17,7 @@ from comfy.sampler_helpers import get_additional_models
 
 from ...planner.run_plan import RunPlan
 from ...pool.errors import Refused
+from ...pool.store import Store
 from .counterparts import OF_ONE_RUN, Counterparts, containers_of
 from .custom_nodes import Packs, adopt, namespaces, pack_in
 from .global_patches import GlobalPatch, apply_global_patches, global_patches
@@ -25,7 +25,6 @@ from .import_finders import PathModules
 from .patcher import make_model, read_delta, recipe_of, write_delta
 from .pickling import JobPickler, JobUnpickler
 from .return_trip import make_changes
-from .store import keep_only
 
 # The key of our wrappers on a model, in the parent and in the workers.
 WRAPPER_KEY = "compact_parallel"
@@ -105,15 +104,15 @@ class SamplingJob:
         """The number of model calls if the sampler makes one per step; more are not known beforehand."""
         return max(1, len(self.arguments.sigmas) - 1)
 
-    def take_back(self, result: Result, directory: Path) -> None:
+    def take_back(self, result: Result, store: Store) -> None:
         """Apply here what the run has changed in the workers. Raises ShippingError; nothing is changed then."""
         if result.changes:
-            make_changes(result.changes, self.counterparts, directory, Packs().modules())
+            make_changes(result.changes, self.counterparts, store, Packs().modules())
         set_random_state(result.random_state)
 
-    def pack(self, directory: Path) -> bytes:
-        """The job as bytes; large tensors go to `directory`. Raises ShippingError that names what cannot be sent."""
-        pickler = JobPickler(directory)
+    def pack(self, store: Store) -> bytes:
+        """The job as bytes; large tensors go to `store`. Raises ShippingError that names what cannot be sent."""
+        pickler = JobPickler(store)
         guider = self.guider
         additional, _ = get_additional_models(guider.conds, guider.model_patcher.model_dtype())
         for patcher in (guider.model_patcher, *additional):  # numbered before anything refers to their parts
@@ -133,13 +132,13 @@ class SamplingJob:
             described += 1
         models = list({id(patcher.model): patcher for patcher in pickler.patchers}.values())  # clones share theirs
         numbers = {id(patcher.model): number for number, patcher in enumerate(models)}
-        recipes = [recipe_of(patcher, directory) for patcher in models]
+        recipes = [recipe_of(patcher, store) for patcher in models]
         changes = global_patches(pickler.packs)
         roots = pickler.roots().union(*(recipe.roots for recipe in recipes), {change.root for change in changes})
         states = pickler.packs.states(roots)
         pickler.write(states, "What a custom node pack remembers")
         self.counterparts = pickler.end(guider, namespaces(states, PathModules()))
-        keep_only(directory, pickler.tensor_keys, frozenset().union(*(recipe.tensor_keys for recipe in recipes)))
+        store.keep_only(pickler.tensor_keys, frozenset().union(*(recipe.tensor_keys for recipe in recipes)))
         return pickle.dumps(
             {
                 "modules": pickler.packs.modules(),
@@ -183,9 +182,9 @@ class JobRebuilder:
     The models of the job before stay too: workflows such as Wan 2.2's sample with two models in turn.
     """
 
-    def __init__(self, finder: PathModules, directory: Path, device: torch.device) -> None:
+    def __init__(self, finder: PathModules, store: Store, device: torch.device) -> None:
         self._finder = finder
-        self._directory = directory
+        self._store = store
         self._device = device
         self._models: dict[ModelKey, comfy.model_patcher.ModelPatcher] = {}
         self._current: set[ModelKey] = set()
@@ -222,7 +221,7 @@ class JobRebuilder:
         self._models = kept  # drop old models before loading new ones
         self._models |= {key: self._make_model(key.recipe) for key in self._current - kept.keys()}
         patchers = [self._models[keys[number]].clone() for number in data["models"]]
-        unpickler = JobUnpickler(data["stream"], patchers, self._directory, self._device, self._finder)
+        unpickler = JobUnpickler(data["stream"], patchers, self._store, self._device, self._finder)
         kind, state = unpickler.read()
         guider = kind.__new__(kind)
         vars(guider).update(state)
@@ -244,4 +243,4 @@ class JobRebuilder:
         )
 
     def _make_model(self, recipe: bytes) -> comfy.model_patcher.ModelPatcher:
-        return make_model(recipe, self._directory, self._device, self._finder)
+        return make_model(recipe, self._store, self._device, self._finder)

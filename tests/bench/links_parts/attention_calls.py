@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compact_parallel.runtime.attention.errors import Unsupported
-from compact_parallel.runtime.pool.worker import JobControl, Orders
+from compact_parallel.runtime.pool.orders import Orders
+from compact_parallel.runtime.pool.worker import JobControl
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

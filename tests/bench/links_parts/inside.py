@@ -7,7 +7,8 @@ import importlib
 import os
 
 import torch
-from compact_parallel.runtime.pool.worker import Handler, Orders
+from compact_parallel.runtime.pool.orders import Orders
+from compact_parallel.runtime.pool.worker import Handler
 
 from .namespaces import INTERFACE
 
