@@ -24,6 +24,7 @@ from ...parallel.step.step_groups import StepGroups
 from ...planner.capabilities import ROWS, TOKENS, refusal
 from ...planner.codec_speed import codec_seconds_per_value
 from ...planner.link import Link
+from ...planner.self_check import call_to_check, explained_by_rounding
 from ...pool.errors import Refused, RefusedAlone
 from ...pool.orders import Orders
 from ...pool.probe import measure_link, slowest
@@ -40,6 +41,7 @@ from ..shipping.state_changes import Watch
 from ..wrappers.active_strategy import ActiveStrategy, Strategies
 from ..wrappers.free_memory import FreeMemory
 from ..wrappers.hook_keyframes import Schedules
+from ..wrappers.self_check import SelfChecking
 from ..wrappers.step_sampling import StepParallel
 
 
@@ -86,14 +88,21 @@ class SamplingHandler:
             agreement = Agreement(FreeMemory(job.guider.model_patcher), ledger, control.cancelled)
             clock = _Clock()
             rounds = None
+            together = strategy = self._strategy(job, job.plan.degrees, ledger)
             if job.plan.ahead.config.enabled:
-                rounds = StepParallel(job.plan.ahead.config, self._step_groups(job, strategies, agreement, ledger))
+                together = self._strategy(job, job.plan.alone, ledger)
+                groups = self._step_groups(job, strategies, together, strategy, agreement, ledger)
+                rounds = StepParallel(job.plan.ahead.config, groups)
                 add_wrappers(options, innermost={WrappersMP.SAMPLER_SAMPLE: rounds})
             else:
-                strategies.use(self._strategy(job, job.plan.degrees, ledger))
+                strategies.use(strategy)
                 add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: agreement})
             around = {WrappersMP.SAMPLER_SAMPLE: clock, **strategies.outermost()}
-            add_wrappers(options, outermost=around, innermost=strategies.innermost())
+            inside = strategies.innermost()
+            if job.plan.config.self_check:
+                checked = _self_checking(job, inside[WrappersMP.CALC_COND_BATCH], strategies, together, ledger)
+                inside[WrappersMP.CALC_COND_BATCH] = checked
+            add_wrappers(options, outermost=around, innermost=inside)
             set_random_state(job.random_state)
             watch = Watch(job.counterparts)
             samples = self._sample(job, self._callback(control, lambda: _figures(ledger, clock, rounds)))
@@ -112,14 +121,20 @@ class SamplingHandler:
         return ActiveStrategy(job.guider.model_patcher, degrees, axes, wire, ledger, whole_batch=whole)
 
     def _step_groups(
-        self, job: SamplingJob, strategies: Strategies, agreement: Agreement, ledger: Ledger
+        self,
+        job: SamplingJob,
+        strategies: Strategies,
+        alone: ActiveStrategy,
+        apart: ActiveStrategy,
+        agreement: Agreement,
+        ledger: Ledger,
     ) -> Callable[[Callable], StepGroups]:
         return partial(
             StepGroups,
             axis=self._mesh.axes(job.plan.degrees)["step"],
             agreement=agreement,
-            alone=partial(strategies.use, self._strategy(job, job.plan.alone, ledger)),
-            apart=partial(strategies.use, self._strategy(job, job.plan.degrees, ledger)),
+            alone=partial(strategies.use, alone),
+            apart=partial(strategies.use, apart),
             put_behind=Schedules(job.guider).put_behind,
             ledger=ledger,
             look_ahead=job.plan.ahead.config.look_ahead,
@@ -176,6 +191,20 @@ class SamplingHandler:
 
     def _device_bytes(self) -> int:
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+
+def _self_checking(
+    job: SamplingJob, shared: Callable, strategies: Strategies, together: ActiveStrategy, ledger: Ledger
+) -> SelfChecking:
+    return SelfChecking(
+        shared,
+        strategies,
+        together,
+        partial(Watch, job.counterparts),
+        ledger,
+        call=call_to_check(job.plan, job.expected_calls),
+        explained=explained_by_rounding(job.plan, job.guider.model_patcher.model.get_dtype_inference()),
+    )
 
 
 class _Clock:

@@ -85,14 +85,14 @@ def _around(outer: Callable, inner: Callable) -> Callable:
 
 
 class Strategies:
-    """Wrappers on a model that delegate to the strategy in use. A context manager; after it none is in use."""
+    """Wrappers on a model that delegate to `current`, the strategy in use. A context manager; after it none is in use."""
 
     INNERMOST = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
     OUTERMOST = (WrappersMP.DIFFUSION_MODEL,)
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._current: ActiveStrategy | None = None
+        self.current: ActiveStrategy | None = None
         self._wrappers: Mapping[str, Callable] = {}
 
     def __enter__(self) -> Strategies:
@@ -101,15 +101,26 @@ class Strategies:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._current, self._wrappers = None, {}
+        self.current, self._wrappers = None, {}
         self._stack.__exit__(kind, value, traceback)
 
     def use(self, strategy: ActiveStrategy) -> None:
         """Share later evaluations by this strategy. Collective if it is not in use already."""
-        if strategy is not self._current:
+        if strategy is not self.current:
             self._stack.close()
             self._wrappers = self._stack.enter_context(strategy.in_use())
-            self._current = strategy
+            self.current = strategy
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For the block's duration every rank evaluates the whole model. Collective at its beginning."""
+        strategy = self.current
+        self._stack.close()
+        self.current, self._wrappers = None, {}
+        try:
+            yield
+        finally:
+            self.use(strategy)
 
     def innermost(self) -> dict[str, Callable]:
         """The wrappers, by kind, that go inside the workflow's; each delegates to the strategy in use."""
