@@ -72,12 +72,13 @@ def parallel(
     compression: CompressionConfig | None = None,
     on_unsupported="error",
     step_reuse: StepReuseConfig | None = None,
+    self_check: bool = False,
     **strategy,
 ):
     """The MODEL with the wrapper that the Parallel Model node adds."""
     chosen = config(world, compression, **strategy)
     reuse = step_reuse or StepReuseConfig()
-    chosen = ParallelConfig(chosen.pool, chosen.strategy, chosen.compression, on_unsupported, reuse)
+    chosen = ParallelConfig(chosen.pool, chosen.strategy, chosen.compression, on_unsupported, reuse, self_check)
     clone = patcher.clone()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(chosen))
     return clone

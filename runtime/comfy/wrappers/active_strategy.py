@@ -85,7 +85,7 @@ def _around(outer: Callable, inner: Callable) -> Callable:
 
 
 class Strategies:
-    """Wrappers on a model that delegate to `current`, the strategy in use. A context manager; after it none is in use."""
+    """Wrappers on a model that delegate to `current`, the strategy in use. A context manager; then none is in use."""
 
     INNERMOST = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
     OUTERMOST = (WrappersMP.DIFFUSION_MODEL,)
