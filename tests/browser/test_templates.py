@@ -108,7 +108,7 @@ def test_parallel_model_alone_between_loader_and_sampler(page):
         find('UNETLoader').connect(0, node, 0);
         node.connect(0, find('KSampler'), 0);
     })()""")
-    assert set(asked(page)["Parallel Model"]) == {"model", "on_unsupported"}
+    assert set(asked(page)["Parallel Model"]) == {"model", "on_unsupported", "self_check"}
     run(page)
     run(page)  # now that the node shows the line of the first run
     report = page.server.get("/parallel/runs/latest")
@@ -119,14 +119,14 @@ def test_a_workflow_saved_before_an_input_was_added_gets_its_default(page):
     """Today's last inputs, left out of the saved values as if they had not existed then."""
     graph = saved("tiny")
     nodes = {node.get("title", node["type"]): node for node in graph["nodes"]}
-    for title, lost in (("CompactParallelPool", 2), ("CompactParallelCompression", 1), ("CompactParallelModel", 1)):
+    for title, lost in (("CompactParallelPool", 2), ("CompactParallelCompression", 1), ("CompactParallelModel", 2)):
         del nodes[title]["widgets_values"][-lost:]
         del nodes[title]["inputs"][-lost:]
     load(page, graph)
     now = asked(page)
     assert (now["Parallel Worker Pool"]["name"], now["Parallel Worker Pool"]["start_timeout_s"]) == ("", 120)
     assert now["Residual Compression"]["mode.codec"] == "2bit" and now["Residual Compression"]["mode.rank"] == 16
-    assert now["Parallel Model"]["on_unsupported"] == "error"
+    assert now["Parallel Model"]["on_unsupported"] == "error" and now["Parallel Model"]["self_check"] is False
     assert now["Parallel Worker Pool"]["devices"] == "cpu,cpu"
     run(page)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import comfy.model_management
+import torch
 from torch import Tensor
 
 from ...parallel.all_gather_texts import all_gather_texts
@@ -75,7 +75,7 @@ class SelfChecking:
         try:
             with self._strategies.paused():
                 expected = whole()
-        except comfy.model_management.OOM_EXCEPTION:
+        except torch.cuda.OutOfMemoryError:
             return SelfCheck(self._ledger.call, reason=NO_MEMORY)
         finally:
             set_random_state(state)
