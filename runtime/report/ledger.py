@@ -235,6 +235,8 @@ def run_report(
     bytes_sent = sum(record["bytes_sent"] for record in everything)
     bytes_uncompressed = sum(record["bytes_uncompressed"] for record in everything)
     accepted = [1] * len(indices) if accepted is None else list(accepted)
+    self_check = checks.merged([ledger["self_check"] for ledger in ledgers])
+    told = [*checks.warnings(self_check), *(sentence for ledger in ledgers for sentence in ledger["warnings"])]
     return {
         "run_id": run_id,
         "model": model,
@@ -258,9 +260,9 @@ def run_report(
         "max_relative_error": _maximum([record["max_error"] for record in everything]),
         "restarts": restarts,
         "resumed_calls": resumed_calls,
-        "self_check": checks.merged([ledger["self_check"] for ledger in ledgers]),
+        "self_check": self_check and self_check.to_json(),
         "fallbacks": _unique(fallbacks),
-        "warnings": _unique([*warnings, *(sentence for ledger in ledgers for sentence in ledger["warnings"])]),
+        "warnings": _unique([*warnings, *told]),
         "sigmas": [records[0]["sigma"] for records in by_call],
         "codecs_per_call": [_codecs(records) for records in by_call],
         "bytes_sent_per_call": [sum(record["bytes_sent"] for record in records) for records in by_call],

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import self_check
 from .ledger import BITS_UNCOMPRESSED
+from .self_check import SelfCheck
 
 _PREFIXES = ("", "k", "M", "G", "T")
 _MAX_DEVICES = 4
@@ -74,7 +75,7 @@ def summarize(report: dict[str, Any]) -> str:
     if error is not None:
         lines.append(f"Largest relative error of a sent tensor: {error:.2%}.")
     if report["self_check"]:
-        lines.append(self_check.sentence(report["self_check"]))
+        lines.append(self_check.sentence(SelfCheck(**report["self_check"])))
     if report["restarts"]:
         times, kept = plural(report["restarts"], "time"), plural(report["resumed_calls"], "call")
         lines.append(f"The workers were restarted {times}; {kept} kept.")

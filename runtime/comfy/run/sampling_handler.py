@@ -200,7 +200,7 @@ def _self_checking(
         shared,
         strategies,
         together,
-        partial(Watch, job.counterparts),
+        job.counterparts,
         ledger,
         call=call_to_check(job.plan, job.expected_calls),
         explained=explained_by_rounding(job.plan, job.guider.model_patcher.model.get_dtype_inference()),

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from ...parallel.all_gather_texts import all_gather_texts
 from ...report.ledger import Ledger
-from ...report.self_check import SelfCheck, warning
+from ...report.self_check import SelfCheck
 from ...sharding.check import difference
+from ..shipping.counterparts import Counterparts
 from ..shipping.facets import CannotReturn
+from ..shipping.naming import Names
 from ..shipping.sampling_job import random_state, set_random_state
 from ..shipping.state_changes import Watch
 from .active_strategy import ActiveStrategy, Strategies
 
 NO_MEMORY = "the whole call does not fit on one device"
-REMEMBERS = "the workflow remembers something from call to call, and would see the call twice"
+REMEMBERS = "{} remembers something from call to call, and would see the call twice"
 
 
 class SelfChecking:
@@ -29,7 +31,7 @@ class SelfChecking:
         shared: Callable,
         strategies: Strategies,
         together: ActiveStrategy,
-        watch: Callable[[], Watch],
+        counterparts: Counterparts,
         ledger: Ledger,
         *,
         call: int,
@@ -39,14 +41,14 @@ class SelfChecking:
         Args:
             shared: the wrapper of the strategy in use.
             together: the strategy by which all workers evaluate one call.
-            watch: records the state of all that the workflow may change.
+            counterparts: all that the workflow may change by a call.
             call: the first call that may be checked, from 0.
             explained: see report.self_check.SelfCheck.
         """
         self._shared = shared
         self._strategies = strategies
         self._together = together
-        self._watch = watch
+        self._counterparts = counterparts
         self._ledger = ledger
         self._call = call
         self._explained = explained
@@ -59,16 +61,22 @@ class SelfChecking:
         if self._done or ledger.call < self._call or self._strategies.current is not self._together:
             return self._shared(executor, model, conds, *args)
         self._done = True
-        watch = self._watch()
+        watch = Watch(self._counterparts)
         predictions = self._shared(executor, model, conds, *args)
-        reason = next(filter(None, all_gather_texts(REMEMBERS if _changed(watch) else "")), "")
+        reason = next(filter(None, all_gather_texts(self._reason_against(watch))), "")
         if reason:
             ledger.self_check = SelfCheck(ledger.call, reason=reason)
-            return predictions
-        ledger.self_check = self._compare(predictions, conds, lambda: executor(model, conds, *args))
-        if ledger.self_check.failed:
-            ledger.warn(warning(ledger.self_check))
+        else:
+            ledger.self_check = self._compare(predictions, conds, lambda: executor(model, conds, *args))
         return predictions
+
+    def _reason_against(self, watch: Watch) -> str:
+        """Why the call cannot be evaluated again: something has changed since `watch` was made; empty if it can."""
+        try:
+            changes = watch.changes()
+        except CannotReturn as reason:
+            return str(reason).rstrip(".")
+        return REMEMBERS.format(Names(self._counterparts).of(changes[0].obj)) if changes else ""
 
     def _compare(self, predictions: Sequence[Tensor], conds: Sequence[Any], whole: Callable) -> SelfCheck:
         state = random_state()
@@ -82,11 +90,3 @@ class SelfChecking:
         pairs = [(one, other) for one, other, cond in zip(predictions, expected, conds) if cond and other.any()]
         differences = [difference(one, other) for one, other in pairs]
         return SelfCheck(self._ledger.call, max(differences, default=0.0), self._explained)
-
-
-def _changed(watch: Watch) -> bool:
-    """Whether the workflow's state has changed since."""
-    try:
-        return bool(watch.changes())
-    except CannotReturn:
-        return True
