@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compact_parallel.runtime.comfy.shipping import pickling
 from compact_parallel.runtime.pool.registry import pools
 from compact_parallel.tests.pool.agent_launcher import AgentLauncher, AgentSite
 from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error, report
@@ -19,7 +20,8 @@ def agents(monkeypatch, tmp_path):
     pool(2).stop()
 
 
-def test_the_result_is_stocks_and_changed_weights_travel_through_the_store(agents):
+def test_the_result_is_stocks_and_changed_weights_travel_through_the_store(agents, monkeypatch):
+    monkeypatch.setattr(pickling, "INLINE_BYTES", 0)  # the tiny model's tensors are small
     changed = model("flux").clone()
     name = next(key for key, weight in changed.model_state_dict().items() if weight.ndim == 2)
     patch = torch.randn(changed.model_state_dict()[name].shape, generator=torch.Generator().manual_seed(3))
