@@ -1,6 +1,9 @@
-"""What a pool needs of the place where its workers run. Workers on other machines are another Launcher, same pool.
+"""The protocols between a pool and the place where its workers run.
 
-The first implementation, in local/, starts processes on this machine.
+A Launcher opens a Site for each start of a pool. The Site starts the workers, each of which the pool holds by a
+WorkerHandle; it tells how they find each other (Rendezvous) and shares tensors with them (store.Store). A worker talks
+to its pool by a PoolConnection. local/ implements all of this for processes of this machine; workers on other machines
+are another Launcher, not another pool.
 """
 
 from __future__ import annotations

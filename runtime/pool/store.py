@@ -22,7 +22,7 @@ class Store(Protocol):
 
     @property
     def address(self) -> tuple[str, ...]:
-        """What a worker opens the same store with, by `open_store`: "module:attribute" inside the pack, arguments."""
+        """For `open_store` in a worker: "module:attribute" inside the pack, and the arguments of that."""
 
     def put(self, tensor: torch.Tensor) -> str:
         """Store a tensor unless it is there. Returns its key. Raises OSError if it cannot be stored."""

@@ -62,7 +62,7 @@ class Ledger:
         self.first_not_finite = ""
         """Where a tensor to be sent, or one received, first held NaN or Inf; "" if none did."""
         self.self_check: SelfCheck | None = None
-        """What the self-check found; None if none was asked for."""
+        """The finding of the self-check; None if none was asked for."""
         self._warnings: dict[str, None] = {}
         self._asked: Counter[int] = Counter()
         self._shared: dict[str, _Shared] = {}

@@ -1,4 +1,4 @@
-"""What the self-check of a run found: one model call, evaluated by all workers together and whole on every device."""
+"""The finding of a self-check: one model call of a run, evaluated by all workers together and whole on every device."""
 
 from __future__ import annotations
 
