@@ -47,9 +47,9 @@ def make(folder: Path, *lacking: str) -> Path:
     source = Path(os.environ["COMFYUI_PATH"])
 
     def unneeded(place: str, names: list[str]) -> set[str]:
-        return set(names) & ({"__pycache__", ".git"} | (OF_USERS if Path(place) == source else set()))
+        return set(names) & ({".git"} | (OF_USERS if Path(place) == source else set()))
 
-    shutil.copytree(source, folder, ignore=unneeded)
+    shutil.copytree(source, folder, ignore=unneeded)  # with compiled code, which fits what is not rewritten
     for name in lacking:
         file, pattern, replacement = CHANGES[name]
         found = 0

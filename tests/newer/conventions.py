@@ -167,9 +167,9 @@ def copy(source: Path, folder: Path) -> None:
     """ComfyUI's own files, unchanged."""
 
     def unneeded(place: str, names: list[str]) -> set[str]:
-        return set(names) & ({"__pycache__"} | (OF_USERS if Path(place) == source else set()))
+        return set(names) & (OF_USERS if Path(place) == source else set())
 
-    shutil.copytree(source, folder, ignore=unneeded)
+    shutil.copytree(source, folder, ignore=unneeded)  # with compiled code, which fits what is not rewritten
 
 
 def _diffusion_models(comfy: Path) -> Iterator[Path]:
