@@ -6,11 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..runtime.attention import exchanges
 from ..runtime.attention.errors import Unsupported
 from ..runtime.comfy.fits import Misfit, against, lost
 from ..runtime.comfy.run.devices import devices_of
 from ..runtime.comfy.seam import EVERYTHING
-from ..runtime.compression.codecs import require_known
+from ..runtime.compression import codecs
 from ..runtime.config import (
     ON_UNSUPPORTED,
     CompressionConfig,
@@ -120,8 +121,9 @@ class CompactParallelModel(io.ComfyNode):
             step_reuse=step_reuse or StepReuseConfig(),
             self_check=self_check,
         )
-        require_known(config.compression)
-        plan_run(config, None, len(devices_of(config)))  # both report a wrong setting before anything starts
+        exchanges.require_known(config.strategy)
+        codecs.require_known(config.compression)
+        plan_run(config, None, len(devices_of(config)))  # these report a wrong setting before anything starts
         if misfit := against(EVERYTHING):
             if on_unsupported == ON_UNSUPPORTED[0]:
                 raise Unsupported(_not_at_all(misfit))

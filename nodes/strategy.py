@@ -4,7 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..runtime.config import RING_EXCHANGES, WEIGHTS, StrategyConfig
+from ..runtime.attention import exchanges
+from ..runtime.config import WEIGHTS, StrategyConfig
 from .types import CATEGORY, ParallelStrategy, chosen
 from .validation import verdict
 
@@ -75,14 +76,11 @@ class CompactParallelStrategy(io.ComfyNode):
                                 ),
                                 io.Combo.Input(
                                     "ring_exchange",
-                                    options=list(RING_EXCHANGES),
-                                    default=RING_EXCHANGES[0],
+                                    options=list(exchanges.OFFERED),
+                                    default=exchanges.OFFERED[0],
                                     optional=True,
-                                    tooltip=(
-                                        "all_gather: one exchange, then your own attention function. ring: chunk by "
-                                        "chunk while computing, with torch's attention kernels; needs less memory. "
-                                        "displaced: works with the other workers' keys and values of the step before "
-                                        "(DistriFusion); nobody waits, but the picture changes."
+                                    tooltip=" ".join(
+                                        f"{name}: {exchange.tooltip}" for name, exchange in exchanges.BY_NAME.items()
                                     ),
                                 ),
                                 # New inputs must come last, because saved workflows store values by their order.
@@ -109,4 +107,6 @@ class CompactParallelStrategy(io.ComfyNode):
         cls, weights: str = WEIGHTS[0], overlap: bool = True, mode: dict | None = None, **idle: Any
     ) -> io.NodeOutput:
         """`idle` has the inputs of modes that are not chosen; they are ignored."""
-        return io.NodeOutput(StrategyConfig(weights=weights, overlap=overlap, **chosen(mode, "auto")))
+        config = StrategyConfig(weights=weights, overlap=overlap, **chosen(mode, "auto"))
+        exchanges.require_known(config)
+        return io.NodeOutput(config)

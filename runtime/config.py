@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 COMPRESSION_MODES = ("auto", "off", "ratio", "quality", "codec")
 PREDICTORS = ("auto", "least_squares", "previous", "none")
 BACKENDS = ("auto", "nccl", "gloo")
-RING_EXCHANGES = ("all_gather", "ring", "displaced")
 DEGREES = ("data_degree", "cfg_degree", "step_degree", "ulysses_degree", "ring_degree")
 WEIGHTS = ("replicate",)
 STEP_PREDICTORS = ("auto", "hold", "linear")
@@ -120,7 +119,10 @@ class PoolConfig(JsonForm):
 
 @dataclass(frozen=True)
 class StrategyConfig(JsonForm):
-    """How the workers share the work: degrees of parallelism and exchange. Mode "auto" chooses the degrees per job."""
+    """How the workers share the work: degrees of parallelism and exchange. Mode "auto" chooses the degrees per job.
+
+    attention.exchanges.require_known checks the name of the exchange, because this module does not know them.
+    """
 
     title = "Parallel Strategy"
     weights: str = "replicate"
@@ -136,7 +138,6 @@ class StrategyConfig(JsonForm):
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHTS)
         _one_of("mode", self.mode, ("auto", "manual"))
-        _one_of("ring_exchange", self.ring_exchange, RING_EXCHANGES)
         for name in DEGREES:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
 

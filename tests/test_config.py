@@ -102,7 +102,6 @@ def test_a_degree_is_at_least_1(name, value):
         (PoolConfig, "start_timeout_s", 0),
         (StrategyConfig, "mode", "magic"),
         (StrategyConfig, "weights", "shard"),
-        (StrategyConfig, "ring_exchange", "pigeon"),
         (CompressionConfig, "predictor", "oracle"),
         (CompressionConfig, "mode", "half"),
         (CompressionConfig, "ratio", 1.0),

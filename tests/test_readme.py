@@ -1,4 +1,4 @@
-"""Tests of the examples in runtime/README.md: the plan is the one in use, and the codec works once its file exists."""
+"""Tests of the examples in runtime/README.md: the plan is the one in use, the others work once their files exist."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import pytest
 import torch
 from compact_parallel.nodes.compression import CompactParallelCompression
 from compact_parallel.nodes.parallel_model import CompactParallelModel
-from compact_parallel.runtime.compression.codecs import OFFERED
+from compact_parallel.nodes.strategy import CompactParallelStrategy
+from compact_parallel.runtime.attention import exchanges
+from compact_parallel.runtime.compression import codecs
 from compact_parallel.runtime.config import CompressionConfig, ConfigError
 from residuals import gauss
+from sequence_parts import relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "runtime" / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -27,17 +30,17 @@ def test_the_plan_shown_is_the_plan_that_is_used_and_tested():
     assert shown == (ROOT / "runtime" / "sharding" / "plans" / "pixart.py").read_text(encoding="utf-8")
 
 
-def codec_shown() -> str:
-    """The source of the README's codec."""
-    (shown,) = [example for example in EXAMPLES if "CODECS = (" in example]
-    return shown
+def shown(mark: str) -> str:
+    """The source of the README's example in which `mark` stands."""
+    (source,) = [example for example in EXAMPLES if mark in example]
+    return source
 
 
 @pytest.fixture
 def codec(tmp_path):
     """The README's codec, imported as if its file were in the folder of codecs."""
     file = tmp_path / "half.py"
-    file.write_text(codec_shown(), encoding="utf-8")
+    file.write_text(shown("CODECS = ("), encoding="utf-8")
     name = "compact_parallel.runtime.compression.codecs.half"
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
@@ -60,31 +63,40 @@ def test_the_codec_shown_keeps_a_codecs_word(codec, dtype):
     assert codec.bits(7, 5) == 16
 
 
-@pytest.fixture
-def pack(tmp_path):
-    """A copy of this pack in which only the README's file was added."""
-    folder = tmp_path / "pack"
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """A server with a copy of this pack to which only the README's files were added."""
+    folder = tmp_path_factory.mktemp("readme") / "pack"
     for part in ("runtime", "nodes"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("web", "workflows"):
         (folder / part).symlink_to(ROOT / part, target_is_directory=True)
     shutil.copy(ROOT / "__init__.py", folder)
-    (folder / "runtime/compression/codecs/half.py").write_text(codec_shown(), encoding="utf-8")
-    return folder
+    (folder / "runtime/compression/codecs/half.py").write_text(shown("CODECS = ("), encoding="utf-8")
+    (folder / "runtime/attention/exchanges/in_turns.py").write_text(shown("EXCHANGE = "), encoding="utf-8")
+    with live_server.running(tmp_path_factory.mktemp("server"), folder) as talk:
+        yield talk
+
+
+def offered(talk, node, mode, name):
+    """The choices of an input of a mode, as the server tells them."""
+    told = talk.server.get(f"/object_info/{node}")[node]
+    modes = {option["key"]: option["inputs"] for option in told["input"]["optional"]["mode"][1]["options"]}
+    return modes[mode]["optional"][name][1]["options"]
+
+
+def report_of(workflow, outputs):
+    return json.loads(outputs[live_server.node(workflow, "Report")]["text"][0])
 
 
 @pytest.mark.server
-def test_the_codec_shown_is_chosen_and_run_once_its_file_is_there(pack, tmp_path):
+def test_the_codec_shown_is_chosen_and_run_once_its_file_is_there(talk):
     workflow = live_server.workflow("tiny")
     compression = workflow[live_server.node(workflow, "Residual Compression")]
     compression["inputs"] = {"warmup_calls": 1, "keep_text_exact": False, "mode": "codec", "mode.codec": "half"}
-    (tmp_path / "server").mkdir()
-    with live_server.running(tmp_path / "server", pack) as talk:
-        _, outputs = talk.run(workflow)
-        node = talk.server.get("/object_info/CompactParallelCompression")["CompactParallelCompression"]
-    modes = {option["key"]: option["inputs"] for option in node["input"]["optional"]["mode"][1]["options"]}
-    assert modes["codec"]["optional"]["codec"][1]["options"] == [*OFFERED, "half"]
-    report = json.loads(outputs[live_server.node(workflow, "Report")]["text"][0])
+    _, outputs = talk.run(workflow)
+    assert offered(talk, "CompactParallelCompression", "codec", "codec") == [*codecs.OFFERED, "half"]
+    report = report_of(workflow, outputs)
     assert report["workers"] == 2 and report["devices"] == ["cpu", "cpu"]
     first, *others = report["codecs_per_call"]
     assert set(first) == {"int8"}  # the warm-up
@@ -101,6 +113,31 @@ def test_without_its_file_the_codec_shown_is_refused():
         CompactParallelCompression.execute(mode={"mode": "codec", "codec": "half"})
     (config,) = CompactParallelCompression.execute(mode={"mode": "codec", "codec": "top_k"}).args
     assert config.codec == "top_k"
+
+
+@pytest.mark.server
+def test_the_exchange_shown_is_chosen_and_run_once_its_file_is_there(talk):
+    latents = {}
+    for name in ("all_gather", "in_turns", "displaced"):
+        workflow = live_server.workflow("tiny")
+        workflow[live_server.node(workflow, "Residual Compression")]["inputs"] = {"mode": "off"}
+        workflow[live_server.node(workflow, "Parallel Strategy")]["inputs"]["mode.ring_exchange"] = name
+        _, outputs = talk.run(workflow)
+        latents[name] = talk.saved_latent(workflow, outputs)
+        report = report_of(workflow, outputs)
+        assert (report["workers"], report["strategy"]["ring_degree"]) == (2, 2)
+        assert report["strategy"]["ring_exchange"] == name
+        assert report["bytes_sent"] > 0
+    assert offered(talk, "CompactParallelStrategy", "manual", "ring_exchange") == [*exchanges.OFFERED, "in_turns"]
+    exact, in_turns, displaced = latents.values()
+    assert relative_error(in_turns, exact) < 1e-6
+    assert relative_error(displaced, exact) > 1e-3  # the comparison sees an exchange that is not exact
+
+
+def test_without_its_file_the_exchange_shown_is_refused():
+    """Negative control."""
+    with pytest.raises(ConfigError, match=r"^ring_exchange is 'in_turns'; choose one of all_gather, ring, displaced"):
+        CompactParallelStrategy.execute(mode={"mode": "manual", "ring_exchange": "in_turns"})
 
 
 def test_a_wrong_codec_is_told_by_parallel_model_before_anything_starts():

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,7 @@ class Axis:
     index: int
     group: dist.ProcessGroup | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of ranks on the axis."""
         return len(self.ranks)

@@ -1,7 +1,7 @@
 """Sends and receives packed messages between the ranks of an axis; all exchanges of attention go through it.
 
 A message is a wire's payload. The size of its first part is known at both ends. When the first parts of an exchange are
-there, their headers tell which messages have a second part, and those travel together.
+there, their headers tell which messages have supplements, and those travel together.
 B batch, N tokens, C channels.
 """
 
@@ -17,26 +17,24 @@ from ..compression.wire import Payload
 from .axis import Axis, Transfer, Watcher
 
 if TYPE_CHECKING:
-    from ..compression.wire import Shapes, Tag, Wire
+    from ..compression.wire import Spec, Wire
     from ..report.ledger import Ledger
 
 
 class Outgoing(NamedTuple):
-    """A message to axis index `to`; `values` is how many numbers it stands for."""
+    """A message to axis index `to`."""
 
     to: int
     payload: Payload
-    values: int
+    spec: Spec
 
 
 class Incoming(NamedTuple):
-    """A message received from axis index `via`: the tensors (B, N, C) that global rank `source` has packed."""
+    """A message received from axis index `via`, which global rank `source` has packed."""
 
     via: int
     source: int
-    shapes: Shapes
-    dtype: torch.dtype
-    tag: Tag
+    spec: Spec
 
 
 class Messenger:
@@ -112,11 +110,11 @@ class Delivery:
     ) -> None:
         self._messenger, self._axis, self._outgoing, self._incoming = messenger, axis, outgoing, incoming
         device = outgoing[0].payload.first.device
-        sizes = [messenger.wire.packed_size(*message[1:]) for message in incoming]
-        self._firsts = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
+        self._expected = [messenger.wire.expect(message.source, message.spec) for message in incoming]
+        self._firsts = [torch.empty(each.nbytes, dtype=torch.uint8, device=device) for each in self._expected]
         self._payloads: list[Payload] | None = None
-        nbytes = sum(len(part) for message in outgoing for part in message.payload)
-        messenger.ledger.sent(nbytes, 2 * sum(message.values for message in outgoing))
+        nbytes = sum(message.payload.nbytes for message in outgoing)
+        messenger.ledger.sent(nbytes, 2 * sum(message.spec.values for message in outgoing))
         self._transfer = Transfer(
             axis,
             [(message.to, message.payload.first) for message in outgoing],
@@ -127,25 +125,23 @@ class Delivery:
     def finish(self) -> list[Payload]:
         """The received messages, in the order of `incoming`. Raises what a transfer and the wire raise."""
         if self._payloads is None:
-            wire, ledger = self._messenger.wire, self._messenger.ledger
             self.drop()
-            mores = [
-                first.new_empty(wire.more_size(source, first, shapes, dtype, tag))
-                for (_, source, shapes, dtype, tag), first in zip(self._incoming, self._firsts)
-            ]
-            sends = [(message.to, message.payload.more) for message in self._outgoing]
-            receives = [(message.via, more) for message, more in zip(self._incoming, mores)]
-            if any(len(part) for _, part in (*sends, *receives)):
-                Transfer(self._axis, sends, receives).finish(ledger)
-            self._payloads = [Payload(*parts) for parts in zip(self._firsts, mores)]
+            sizes = [each.supplements_nbytes(first) for each, first in zip(self._expected, self._firsts)]
+            supplements = [first.new_empty(size) if size else None for size, first in zip(sizes, self._firsts)]
+            sends = [(message.to, message.payload.supplements) for message in self._outgoing]
+            receives = [(message.via, part) for message, part in zip(self._incoming, supplements)]
+            if any(part is not None for _, part in (*sends, *receives)):
+                there = ([(index, part) for index, part in parts if part is not None] for parts in (sends, receives))
+                Transfer(self._axis, *there).finish(self._messenger.ledger)
+            self._payloads = [Payload(*parts) for parts in zip(self._firsts, supplements)]
         return self._payloads
 
     def unpack(self, outs: Sequence[Sequence[Tensor]]) -> None:
         """Writes every message into its views (B, N, C), in the order of `incoming`."""
-        for message, payload, out in zip(self._incoming, self.finish(), outs, strict=True):
-            self._messenger.wire.unpack(message.source, payload, out, message.tag)
+        for expected, payload, out in zip(self._expected, self.finish(), outs, strict=True):
+            expected.unpack(payload, out)
 
     def drop(self) -> None:
-        """Waits for the first parts of the messages and leaves out the second ones."""
+        """Waits for the first parts of the messages and leaves out the supplements."""
         self._messenger.ended(self)
         self._transfer.finish(self._messenger.ledger)

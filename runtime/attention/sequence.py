@@ -1,8 +1,8 @@
-"""Sequence-parallel attention: Ulysses inside a group; between groups a ring or an all-gather, fresh or displaced.
+"""Sequence-parallel attention: Ulysses inside a group; between groups one of the exchanges/.
 
 Fang, Zhao: USP, a unified sequence parallelism, 2024 (arXiv:2405.07719).
 B batch, L tokens of one rank, G tokens of its Ulysses group, N tokens of all, H heads, D head dim, C = heads x dim, U
-Ulysses ranks, R ring ranks; the shard index of a rank is part = ring.index * U + ulysses.index.
+Ulysses ranks, R ring ranks; the shard index of a rank is ring.index * U + ulysses.index.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .all_gather import gather_kv, gather_tokens
+from ..compression.wire import Spec
 from .axis import Axis
-from .displaced import Displaced
 from .errors import WAY_OUT, Unsupported
+from .exchanges import BY_NAME, Attention, Exchange
 from .layout import TokenLayout
 from .messenger import Messenger
-from .ring import ring_attention
-from .ulysses import AllToAll, HeadShare, check_heads, head_shares
+from .token_gather import gather_tokens
+from .ulysses import AllToAll, HeadChunk, check_heads, head_chunks
 
 if TYPE_CHECKING:
     from ..compression.wire import Tag, Wire
     from ..report.ledger import Ledger
 
 _PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
-MOST_SHARES = 4
-SHARE_NBYTES = 1 << 18
+MOST_HEAD_CHUNKS = 4
+HEAD_CHUNK_NBYTES = 1 << 18
 """The least bytes of K and V in a head chunk, 2 ms at 1 Gbit/s. One more chunk costs 0.4 ms of processor time when K
 and V are gathered, 0.9 ms with Ulysses; through a residual wire, on a CPU, 4 and 7 ms (tests/bench/exchanges.py).
 """
@@ -48,12 +48,23 @@ class _Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class _Route(NamedTuple):
+    """The way of one head chunk of a layer to and from the other ranks; the same for all calls of equal shapes."""
+
+    chunk: HeadChunk
+    all_to_all: AllToAll
+    lengths: list[int]
+    """G, the tokens of the Ulysses group, by ring index."""
+    specs: tuple[Spec, ...]
+    """The message with K and V of the Ulysses group, by ring index."""
+
+
 @dataclass
 class SequenceAttention:
     """ComfyUI's attention over tokens that are split over the ranks. Called like ComfyUI's, with the local tokens.
 
-    With ring_exchange "all_gather" or "displaced" (and with Ulysses alone) the attention function of the user does the
-    arithmetic; "ring" needs a log-sum-exp, which ComfyUI's functions do not return, and uses torch's own kernels.
+    `ring_exchange` is the name of one of the exchanges/. If that keeps the attention function, and with Ulysses alone,
+    the attention function of the workflow does the arithmetic.
     With `overlap` the heads go in chunks: while one is computed others travel.
     The tag that a wire gets holds the number of text tokens in a message: those of all segments but the last, which
     come first. As a context manager, for one job, it leaves nothing under way.
@@ -66,10 +77,12 @@ class SequenceAttention:
     ledger: Ledger
     overlap: bool = True
     messenger: Messenger = field(init=False)
-    displaced: Displaced = field(init=False, default_factory=Displaced)
+    exchange: Exchange = field(init=False)
+    _routes: dict[tuple, list[_Route]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.messenger = Messenger(self.wire, self.ledger, self.overlap)
+        self.exchange = BY_NAME[self.ring_exchange]()
 
     def __enter__(self) -> SequenceAttention:
         self.messenger.__enter__()
@@ -129,73 +142,90 @@ class SequenceAttention:
         if self.ring.size > 1:
             self._warn_of_function(func)
         call = _Call(func, layout, mask, skip_reshape, kwargs)
-        shares = head_shares(members, kv_heads, self._share_count(func, qkv_BLHD[1], layout, tag))
-        names = [f"{tag.name}, heads {share.first}-{share.last - 1}" if shares[1:] else tag.name for share in shares]
-        tags = [replace(tag, name=name) for name in names]
+        routes = self._routes_of(func, qkv_BLHD, layout, tag)
         if members > 1:
             out_BLHD = qkv_BLHD[0].new_empty(qkv_BLHD[0].shape)
-            _in_turns([self._by_heads(call, qkv_BLHD, *each, out_BLHD) for each in zip(shares, tags)])
+            _in_turns([self._by_heads(call, qkv_BLHD, route, out_BLHD) for route in routes])
         else:
-            sliced = [[x[:, :, share.of(0, x.shape[2])] for x in qkv_BLHD] for share in shares]
-            outs = _in_turns([self._attend(call, *each) for each in zip(sliced, shares, tags)])
+            sliced = [[x[:, :, route.chunk.of(0, x.shape[2])] for x in qkv_BLHD] for route in routes]
+            outs = _in_turns([self._attend(call, *each) for each in zip(sliced, routes)])
             out_BLHD = torch.cat(outs, dim=2) if outs[1:] else outs[0]
         return out_BLHD.transpose(1, 2) if skip_output_reshape else out_BLHD.flatten(2)
 
     def gather_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
-        """The tokens of all ranks along `dim`, the same bits on every rank; see `all_gather.gather_tokens`."""
+        """The tokens of all ranks along `dim`, the same bits on every rank; see token_gather.py."""
         axes = {"ulysses": self.ulysses, "ring": self.ring}
         return gather_tokens(x, layout, dim, messenger=self.messenger, tag=tag, **axes)
 
-    def _share_count(self, func: Callable[..., Tensor], k_BLHD: Tensor, layout: TokenLayout, tag: Tag) -> int:
+    def _routes_of(
+        self, func: Callable[..., Tensor], qkv_BLHD: Sequence[Tensor], layout: TokenLayout, tag: Tag
+    ) -> list[_Route]:
+        """The routes of a layer's head chunks, worked out at its first call."""
+        _, k_BLHD, v_BLHD = qkv_BLHD
+        key = (tag, layout, *[x.shape for x in qkv_BLHD], k_BLHD.dtype, hasattr(func, "__name__"))
+        if (routes := self._routes.get(key)) is not None:
+            return routes
+        members, (batch, _, kv_heads, dim) = self.ulysses.size, k_BLHD.shape
+        chunks = head_chunks(members, kv_heads, self._head_chunk_count(func, k_BLHD, layout, tag))
+        lengths = [layout.chunk(r, members) for r in range(self.ring.size)]
+        text = [layout.text(r, members) for r in range(self.ring.size)]
+        routes = self._routes[key] = []
+        for chunk in chunks:
+            name = f"{tag.name}, heads {chunk.first}-{chunk.last - 1}" if chunks[1:] else tag.name
+            tags = [replace(tag, name=name, exact_tokens=tokens) for tokens in text]
+            channels = [(chunk.last - chunk.first) * each for each in (dim, v_BLHD.shape[3])]
+            shapes = [tuple((batch, length, width) for width in channels) for length in lengths]
+            specs = tuple(Spec(*each, k_BLHD.dtype) for each in zip(tags, shapes))
+            first_shard = self.ring.index * members
+            all_to_all = AllToAll(self.ulysses, layout, first_shard, self.messenger, replace(tag, name=name))
+            routes.append(_Route(chunk, all_to_all, lengths, specs))
+        return routes
+
+    def _head_chunk_count(self, func: Callable[..., Tensor], k_BLHD: Tensor, layout: TokenLayout, tag: Tag) -> int:
         """The number of head chunks; the same on all ranks and at every call.
 
         It depends on the size of K and V of the largest shard in a first message to one rank: later messages may be
-        smaller. One for an override, which may count its calls, and for a ring alone, which overlaps hop by hop.
+        smaller. One for an override, which may count its calls, and for a ring axis alone whose exchange does not
+        overlap heads.
         """
         members, (batch, _, heads, dim) = self.ulysses.size, k_BLHD.shape
-        alone_in_ring = members == 1 and self.ring_exchange != "all_gather"
-        if not self.overlap or alone_in_ring or not hasattr(func, "__name__"):
+        overlaps = self.overlap and (members > 1 or self.exchange.overlaps_heads)
+        if not overlaps or not hasattr(func, "__name__"):
             return 1
         shape = (batch, layout.chunk(0), heads * dim // members)
-        never_sent = replace(tag, name=f"{tag.name}, first")
-        nbytes = self.wire.packed_size(self.ring.ranks[0], [shape, shape], k_BLHD.dtype, never_sent)
-        return max(1, min(MOST_SHARES, heads // members, nbytes // SHARE_NBYTES))
+        nbytes = self.wire.first_nbytes(Spec(tag, (shape, shape), k_BLHD.dtype))
+        return max(1, min(MOST_HEAD_CHUNKS, heads // members, nbytes // HEAD_CHUNK_NBYTES))
 
     def _by_heads(
-        self, call: _Call, qkv_BLHD: Sequence[Tensor], share: HeadShare, tag: Tag, out_BLHD: Tensor
+        self, call: _Call, qkv_BLHD: Sequence[Tensor], route: _Route, out_BLHD: Tensor
     ) -> Generator[None, None, None]:
         """Ulysses attention to a head chunk, each member of the group its own heads, written into `out_BLHD`."""
-        first_part = self.ring.index * self.ulysses.size
-        all_to_all = AllToAll(self.ulysses, call.layout, first_part, self.messenger, tag)
-        qkv_BGhD = yield from all_to_all.tokens_to_heads(qkv_BLHD, share)
-        out_BGhD = yield from self._attend(call, qkv_BGhD, share, tag)
-        yield from all_to_all.heads_to_tokens(out_BGhD, share, out_BLHD)
+        qkv_BGhD = yield from route.all_to_all.tokens_to_heads(qkv_BLHD, route.chunk)
+        out_BGhD = yield from self._attend(call, qkv_BGhD, route)
+        yield from route.all_to_all.heads_to_tokens(out_BGhD, route.chunk, out_BLHD)
 
-    def _attend(
-        self, call: _Call, qkv_BGhD: Sequence[Tensor], share: HeadShare, tag: Tag
-    ) -> Generator[None, None, Tensor]:
+    def _attend(self, call: _Call, qkv_BGhD: Sequence[Tensor], route: _Route) -> Generator[None, None, Tensor]:
         """Attention of the given queries to the keys of all ring ranks, (B, G, h, D)."""
         q_BGhD, *kv_BGhD = qkv_BGhD
         heads, dim = q_BGhD.shape[2:]
-        mask, group, ring = call.mask, self.ulysses.size, self.ring
+        mask = call.mask
         if mask is not None and mask.shape[1] > 1:
-            mask = mask[:, share.of(self.ulysses.index, mask.shape[1])]
-        message = {
-            "chunks": [call.layout.chunk(r, group) for r in range(ring.size)],
-            "tags": [replace(tag, exact_tokens=call.layout.text(r, group)) for r in range(ring.size)],
-            "messenger": self.messenger,
-        }
-        if ring.size > 1 and self.ring_exchange == "ring":
-            scale = call.kwargs.get("scale") or dim**-0.5
-            return ring_attention(q_BGhD, kv_BGhD, ring, scale=scale, mask=mask, **message)
-        if ring.size > 1:
-            gather = self.displaced.gather if self.ring_exchange == "displaced" else gather_kv
-            kv_BGhD = yield from gather(kv_BGhD, ring, **message)
-        if not q_BGhD.shape[1]:
-            return q_BGhD.new_empty(*q_BGhD.shape[:3], kv_BGhD[1].shape[3])
-        given = [x.transpose(1, 2) if call.skip_reshape else x.flatten(2) for x in (q_BGhD, *kv_BGhD)]
-        shapes = {"skip_reshape": call.skip_reshape, "skip_output_reshape": False}
-        return call.func(*given, heads, mask=mask, **shapes, **call.kwargs).unflatten(2, (heads, -1))
+            mask = mask[:, route.chunk.of(self.ulysses.index, mask.shape[1])]
+
+        def function(k_BNhD: Tensor, v_BNhD: Tensor) -> Tensor:
+            if not q_BGhD.shape[1]:
+                return q_BGhD.new_empty(*q_BGhD.shape[:3], v_BNhD.shape[3])
+            given = [x.transpose(1, 2) if call.skip_reshape else x.flatten(2) for x in (q_BGhD, k_BNhD, v_BNhD)]
+            shapes = {"skip_reshape": call.skip_reshape, "skip_output_reshape": False}
+            return call.func(*given, heads, mask=mask, **shapes, **call.kwargs).unflatten(2, (heads, -1))
+
+        if self.ring.size == 1:
+            return function(*kv_BGhD)
+        scale = call.kwargs.get("scale") or dim**-0.5
+        attention = Attention(
+            q_BGhD, kv_BGhD, self.ring, route.lengths, route.specs, self.messenger, function, scale, mask
+        )
+        return (yield from self.exchange.attend(attention))
 
     def _gathered_mask(self, mask: Tensor, layout: TokenLayout, batch: int, heads: int) -> Tensor:
         """The mask as (B|1, H|1, own G|1, N): keys in the order of the gathered chunks, own queries, all heads."""
@@ -216,13 +246,13 @@ class SequenceAttention:
         return mask.index_select(3, order)
 
     def _warn_of_function(self, func: Callable[..., Tensor]) -> None:
-        name = getattr(func, "__name__", "an attention override")
-        if self.ring_exchange == "ring" and name not in _PLAIN_FUNCTIONS:
+        name, keeps = getattr(func, "__name__", "an attention override"), self.exchange.keeps_function
+        if not keeps and name not in _PLAIN_FUNCTIONS:
             self.ledger.warn(
-                f"ring_exchange ring computes attention with torch's own kernels; {name} does not apply. "
-                "ring_exchange all_gather keeps it."
+                f"ring_exchange {self.exchange.name} computes attention with torch's own kernels; {name} does not "
+                "apply. ring_exchange all_gather keeps it."
             )
-        elif self.ring_exchange != "ring" and not hasattr(func, "__name__"):
+        elif keeps and not hasattr(func, "__name__"):
             self.ledger.warn(
                 "A patch of this workflow overrides attention. It is given the queries of one worker and all keys in "
                 "the order of the workers; one that goes by their positions gives another picture. ulysses_degree "

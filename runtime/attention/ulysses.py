@@ -1,6 +1,8 @@
 """Ulysses: an all-to-all turns "some tokens, all heads" into "all tokens of the group, some heads", and back.
 
 Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509).
+Not one of the exchanges/: those choose how the ring axis gets at keys and values, one at a time and by name. Ulysses is
+a mesh axis of its own, chosen by its degree, and goes around any of them: they attend to the heads it brings together.
 B batch, L tokens of one rank, G tokens of the group, H heads, h heads of one rank at a time, D head dim, U ranks of the
 axis.
 Every pair of ranks has its own messages, and so its own residual streams: a compression scale belongs to some heads of
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..compression.wire import Spec
 from .axis import Axis
 from .errors import Unsupported
 from .layout import TokenLayout
@@ -37,7 +40,7 @@ def check_heads(heads: int, kv_heads: int, degree: int) -> None:
 
 
 @dataclass(frozen=True)
-class HeadShare:
+class HeadChunk:
     """A head chunk: of every member's own K and V heads those from `first` to `last`, and their query heads.
 
     `kv_heads`: the number of K and V heads of all `members`.
@@ -54,33 +57,36 @@ class HeadShare:
         return slice(heads * (start + self.first) // self.kv_heads, heads * (start + self.last) // self.kv_heads)
 
 
-def head_shares(members: int, kv_heads: int, count: int) -> list[HeadShare]:
+def head_chunks(members: int, kv_heads: int, count: int) -> list[HeadChunk]:
     """Divides every member's heads into `count` chunks, as equal as can be."""
-    sizes = [len(part) for part in torch.arange(kv_heads // members).tensor_split(count)]
-    return [HeadShare(members, kv_heads, last - size, last) for size, last in zip(sizes, accumulate(sizes))]
+    small, more = divmod(kv_heads // members, count)
+    sizes = [small + (index < more) for index in range(count)]
+    return [HeadChunk(members, kv_heads, last - size, last) for size, last in zip(sizes, accumulate(sizes))]
 
 
 class AllToAll:
-    """The all-to-all between the U members of a Ulysses group.
+    """The all-to-all between the U members of a Ulysses group, for calls of one layer with equal shapes.
 
     Args:
-        first_part: the shard of `layout` that member 0 holds.
+        first_shard: the shard of `layout` that member 0 holds.
         tag: names the layer and the batch entries.
     """
 
-    def __init__(self, axis: Axis, layout: TokenLayout, first_part: int, messenger: Messenger, tag: Tag) -> None:
+    def __init__(self, axis: Axis, layout: TokenLayout, first_shard: int, messenger: Messenger, tag: Tag) -> None:
         self._axis, self._messenger, self._tag = axis, messenger, tag
-        self._local = [layout.local(first_part + j) for j in range(axis.size)]
-        self._text = [layout.text(first_part + j) for j in range(axis.size)]
+        self._specs: dict[str, tuple[list[Spec], list[Spec]]] = {}
+        """For q, k, v and for the output: the messages to each member and from each; they never change."""
+        self._local = [layout.local(first_shard + j) for j in range(axis.size)]
+        self._text = [layout.text(first_shard + j) for j in range(axis.size)]
 
-    def tokens_to_heads(self, tensors_BLHD: Sequence[Tensor], share: HeadShare) -> Generator[None, None, list[Tensor]]:
+    def tokens_to_heads(self, tensors_BLHD: Sequence[Tensor], chunk: HeadChunk) -> Generator[None, None, list[Tensor]]:
         """Each tensor as (B, G, h, D): the group's tokens segment by segment, this rank's heads of the chunk.
 
         `tensors_BLHD` are q, k, v of this rank's tokens, one dtype, each with its own number of heads. Yields when all
         messages are under way.
         """
         axis, own, lengths = self._axis, self._axis.index, [sum(local) for local in self._local]
-        sends = [[x[:, :, share.of(j, x.shape[2])] for x in tensors_BLHD] for j in range(axis.size)]
+        sends = [[x[:, :, chunk.of(j, x.shape[2])] for x in tensors_BLHD] for j in range(axis.size)]
         arrived = [x.new_empty(x.shape[0], sum(lengths), *x.shape[2:]) for x in sends[own]]
         places = list(zip(*(x.flatten(2).split(lengths, dim=1) for x in arrived)))
         text = [self._text[own]] * axis.size, self._text
@@ -91,11 +97,11 @@ class AllToAll:
         delivery.unpack([places[j] for j in axis.others()])
         return [self._by_segment(x) for x in arrived]
 
-    def heads_to_tokens(self, x_BGhD: Tensor, share: HeadShare, out_BLHD: Tensor) -> Generator[None, None, None]:
+    def heads_to_tokens(self, x_BGhD: Tensor, chunk: HeadChunk, out_BLHD: Tensor) -> Generator[None, None, None]:
         """The inverse for the output of attention: writes the chunk's heads of all members into `out_BLHD`."""
         axis, own = self._axis, self._axis.index
         sends = [[x.flatten(2)] for x in self._by_member(x_BGhD)]
-        places = [[out_BLHD[:, :, share.of(j, out_BLHD.shape[2])].flatten(2)] for j in range(axis.size)]
+        places = [[out_BLHD[:, :, chunk.of(j, out_BLHD.shape[2])].flatten(2)] for j in range(axis.size)]
         text = self._text, [self._text[own]] * axis.size
         delivery = self._start("out", sends, places, *text)
         places[own][0].copy_(sends[own][0])
@@ -111,15 +117,28 @@ class AllToAll:
         text_coming: Sequence[int],
     ) -> Delivery:
         """Starts an exchange: `sends` and `places` (B, L, C) each, and how many text tokens come first, by member."""
-        axis, name = self._axis, self._tag.name
-        outgoing, incoming = [], []
-        for j in axis.others():
-            tag = replace(self._tag, name=f"{name}, {what} to {j}", exact_tokens=text_sent[j])
-            outgoing.append(Outgoing(j, self._messenger.wire.pack(sends[j], tag), sum(x.numel() for x in sends[j])))
-            tag = replace(self._tag, name=f"{name}, {what} to {axis.index}", exact_tokens=text_coming[j])
-            shapes = [tuple(x.shape) for x in places[j]]
-            incoming.append(Incoming(j, axis.ranks[j], shapes, places[j][0].dtype, tag))
+        axis = self._axis
+        if what not in self._specs:
+            self._specs[what] = self._described(what, sends, places, text_sent, text_coming)
+        sent, coming = self._specs[what]
+        outgoing = [Outgoing(j, self._messenger.wire.pack(sends[j], sent[j]), sent[j]) for j in axis.others()]
+        incoming = [Incoming(j, axis.ranks[j], coming[j]) for j in axis.others()]
         return self._messenger.start(axis, outgoing, incoming)
+
+    def _described(
+        self,
+        what: str,
+        sends: Sequence[Sequence[Tensor]],
+        places: Sequence[Sequence[Tensor]],
+        text_sent: Sequence[int],
+        text_coming: Sequence[int],
+    ) -> tuple[list[Spec], list[Spec]]:
+        """The messages to each member and from each."""
+        members, tag = range(self._axis.size), self._tag
+        to = [replace(tag, name=f"{tag.name}, {what} to {j}", exact_tokens=text_sent[j]) for j in members]
+        here = f"{tag.name}, {what} to {self._axis.index}"
+        coming = [replace(tag, name=here, exact_tokens=text_coming[j]) for j in members]
+        return [*map(Spec.of, sends, to)], [*map(Spec.of, places, coming)]
 
     def _by_segment(self, x_BGhD: Tensor) -> Tensor:
         """Reorders the members' tokens, each [text, image], to [text of all, image of all]."""

@@ -7,7 +7,7 @@ although only the sender decides (warm-up, memory budget, rate control).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAGIC = 0xC7
 VERSION = 2
@@ -21,8 +21,15 @@ class WireError(RuntimeError):
     """A payload that is truncated, damaged, or not the one its receiver expects; the message says which."""
 
 
-@dataclass(frozen=True)
-class Header:
+_LAYOUT = struct.Struct("<10BHfIII")
+"""All fields but the checksum."""
+_WORDS = struct.Struct("<7I")
+"""The same bytes as words, whose sum makes the checksum cover the header."""
+_CHECKSUM = struct.Struct("<I")
+_ALL_WORDS = 1 << 32
+
+
+class Header(NamedTuple):
     """Header of one encoded tensor. Layout, little-endian:
 
     | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
@@ -55,29 +62,30 @@ class Header:
     """Sum of the 32-bit words of the body, modulo 2**32; on the wire the words of the header itself are added."""
 
     SIZE = 32
-    _LAYOUT = struct.Struct("<10BHfIII")
 
     def to_bytes(self) -> bytes:
         """The header as 32 bytes."""
-        data = self._LAYOUT.pack(
+        data = _LAYOUT.pack(
             MAGIC, VERSION, self.codec, self.predicted_from, self.next_codec, self.keep, self.finite, self.sequence,
             self.supplement, self.small_bases, 0, self.k, self.length, self.supplement_checksum, 0,
         )  # fmt: skip
-        return data + struct.pack("<I", (self.checksum + _sum(data)) % (1 << 32))
+        return data + _CHECKSUM.pack((self.checksum + sum(_WORDS.unpack(data))) % _ALL_WORDS)
+
+    @classmethod
+    def all_from_bytes(cls, data: bytes) -> list[Header]:
+        """The headers that follow each other in `data`. Raises WireError if one is no header of this version."""
+        return [cls.from_bytes(data[start : start + cls.SIZE]) for start in range(0, len(data), cls.SIZE)]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Header:
         """The inverse of `to_bytes`. Raises WireError if the data is no header of this version."""
+        head, tail = data[: _LAYOUT.size], data[_LAYOUT.size :]
         magic, version, codec, used, following, keep, finite, sequence, supplement, small, _, k, length, more, _ = (
-            cls._LAYOUT.unpack(data[:-4])
+            _LAYOUT.unpack(head)
         )
         if (magic, version) != (MAGIC, VERSION):
             raise WireError(f"A payload starts with {magic}, {version} instead of {MAGIC}, {VERSION}: it was damaged.")
-        checksum = (_sum(data[-4:]) - _sum(data[:-4])) % (1 << 32)
+        checksum = (_CHECKSUM.unpack(tail)[0] - sum(_WORDS.unpack(head))) % _ALL_WORDS
         return cls(
             codec, used, following, keep, bool(finite), sequence, supplement, bool(small), k, length, more, checksum
         )
-
-
-def _sum(data: bytes) -> int:
-    return sum(struct.unpack(f"<{len(data) // 4}I", data))

@@ -12,7 +12,7 @@ import struct
 import torch
 from torch import Tensor
 
-from .chunks import row_chunks
+from .row_blocks import row_blocks
 
 ORDERS = {"none": 0, "previous": 1, "least_squares": 2}
 """Number of bases that each predictor keeps."""
@@ -24,7 +24,7 @@ def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
     k is 0 without two bases. Squares outside the range of float32 come out as 0, infinity or NaN.
     """
     sums = torch.zeros(4, device=x_NC.device)
-    for rows in row_chunks(*x_NC.shape, x_NC.device):
+    for rows in row_blocks(*x_NC.shape, x_NC.device):
         x = x_NC[rows]
         if not bases:
             sums[:2] += _dot(x, x)

@@ -9,20 +9,19 @@ Legend: N tokens, C channels. Tensors are (N, C); x_hat has the dtype of the ten
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .chunks import row_chunks
 from .codecs import Codec
 from .predict import fit, predict
+from .row_blocks import row_blocks
 
 SMALLEST_SQUARE = 1e-30
 
 
-@dataclass(frozen=True)
-class Encoding:
+class Encoding(NamedTuple):
     """One tensor to encode into `payload` (uint8, of the length that the codec gives). `bases` are those of the stream,
     newest first. The stream keeps at most `keep` bases after this message; older ones may be overwritten. `previous` is
     the stream's last payload of this codec, for codecs with a warm start."""
@@ -35,8 +34,7 @@ class Encoding:
     payload: Tensor
 
 
-@dataclass(frozen=True)
-class Decoding:
+class Decoding(NamedTuple):
     """One tensor to decode from `payload` into `out_NC`, a view of any row stride. `bases` and `keep` are as for
     Encoding; `used` is the number of bases that the prediction used (all or none), with the factor `k`."""
 
@@ -49,8 +47,7 @@ class Decoding:
     out_NC: Tensor
 
 
-@dataclass(frozen=True)
-class Coded:
+class Coded(NamedTuple):
     """The result of encoding a tensor. The prediction used `used` bases (all or none), with the factor `k`."""
 
     x_hat_NC: Tensor
@@ -89,7 +86,7 @@ def _restore(
 ) -> Tensor:
     """expected + decode(payload), in `dtype`: the same bits at both ends."""
     x_hat_NC = codec.decode(payload, *shape, torch.float32)
-    for rows in row_chunks(*shape, x_hat_NC.device):
+    for rows in row_blocks(*shape, x_hat_NC.device):
         if bases:
             x_hat_NC[rows].add_(predict(bases, k, rows))
         _clamp(x_hat_NC[rows], dtype)
@@ -114,7 +111,7 @@ def add_supplement(x_hat_NC: Tensor, payload: Tensor, codec: Codec) -> Tensor:
 def lost_square(x_NC: Tensor, x_hat_NC: Tensor) -> float:
     """||x - x_hat||^2 in float32 for x in float32."""
     lost = torch.zeros((), device=x_NC.device)
-    for rows in row_chunks(*x_NC.shape, x_NC.device):
+    for rows in row_blocks(*x_NC.shape, x_NC.device):
         difference = (x_NC[rows] - x_hat_NC[rows]).view(-1)
         lost += torch.dot(difference, difference)
     return float(lost)
@@ -134,7 +131,7 @@ def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
     if not bases:
         return x_NC
     residual_NC = torch.empty_like(x_NC)
-    for rows in row_chunks(*x_NC.shape, x_NC.device):
+    for rows in row_blocks(*x_NC.shape, x_NC.device):
         torch.sub(x_NC[rows], predict(bases, k, rows), out=residual_NC[rows])
     return residual_NC
 

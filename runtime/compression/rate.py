@@ -29,7 +29,7 @@ WARMUP_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Seen:
+class LastMessage:
     """The state of a stream at its sender after a message of (N, C) values, `calls` messages since the stream began."""
 
     tokens: int
@@ -50,7 +50,7 @@ class Rate(Protocol):
     bound: float | None
     """The largest relative error that a message may have; if it is larger, the sender adds a supplement."""
 
-    def next(self, seen: Seen) -> int:
+    def next(self, last: LastMessage) -> int:
         """Number of the codec of the message after this one."""
 
 
@@ -64,9 +64,9 @@ class FixedRate:
         self._codec = BY_NAME[codec].ident
         self._warmup_calls = warmup_calls
 
-    def next(self, seen: Seen) -> int:
+    def next(self, last: LastMessage) -> int:
         """See `Rate.next`."""
-        return self.first if seen.calls < self._warmup_calls else self._codec
+        return self.first if last.calls < self._warmup_calls else self._codec
 
 
 class QualityRate:
@@ -80,9 +80,9 @@ class QualityRate:
         self.first = BY_NAME[warmup_codec].ident
         self.bound = bound
 
-    def next(self, seen: Seen) -> int:
+    def next(self, last: LastMessage) -> int:
         """See `Rate.next`."""
-        allowed = (MARGIN * self.bound) ** 2 / max(seen.missing**2 * _excess(seen), 1e-30)
+        allowed = (MARGIN * self.bound) ** 2 / max(last.missing**2 * _excess(last), 1e-30)
         return next((codec for codec in LADDER if codec.distortion <= allowed), LADDER[-1]).ident
 
 
@@ -108,12 +108,12 @@ class RatioRate:
         codec, self._warmup_calls = next((way for way in ways if way[0].value_bits * way[1] <= room), ways[-1])
         self.first = codec.ident
 
-    def next(self, seen: Seen) -> int:
+    def next(self, last: LastMessage) -> int:
         """See `Rate.next`."""
-        if seen.calls < self._warmup_calls:
+        if last.calls < self._warmup_calls:
             return self.first
-        budget = self._budget(seen.calls)
-        return min(BUDGETED, key=lambda codec: abs(codec.bits(seen.tokens, seen.channels) - budget)).ident
+        budget = self._budget(last.calls)
+        return min(BUDGETED, key=lambda codec: abs(codec.bits(last.tokens, last.channels) - budget)).ident
 
     def _budget(self, calls: int) -> float:
         """Bits per value that the rest of the run may use, assuming that each call sends about the same tensors."""
@@ -124,12 +124,12 @@ class RatioRate:
         return 16 * ((1 + rest) / self._ratio - sent / uncompressed) / rest
 
 
-def _excess(seen: Seen) -> float:
+def _excess(last: LastMessage) -> float:
     """The distortion of this message as a multiple of a Gaussian's, from 0.1 to 10."""
-    distortion = BY_IDENT[seen.codec].distortion
-    if distortion is None or not seen.missing:
+    distortion = BY_IDENT[last.codec].distortion
+    if distortion is None or not last.missing:
         return 1.0
-    return min(10.0, max(0.1, (seen.error / seen.missing) ** 2 / distortion))
+    return min(10.0, max(0.1, (last.error / last.missing) ** 2 / distortion))
 
 
 def make_rate(config: CompressionConfig, ledger: Ledger, expected_calls: int) -> Rate:

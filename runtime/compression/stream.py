@@ -21,8 +21,8 @@ from . import quantise
 from .bases import Base, Keeping
 from .codecs import BY_NAME, Codec
 from .header import NONE, RAW, Header, WireError
-from .rate import LADDER, Rate, Seen
-from .wire import as_bytes, nothing
+from .rate import LADDER, LastMessage, Rate
+from .wire import as_bytes
 
 ALIGNMENT = 16
 """Every body starts and ends at a multiple of this number of bytes."""
@@ -64,9 +64,8 @@ class Shape:
         return tokens * self.channels * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Settings of a stream at its sender. `keeping`: how many bases are kept, and in which form. `closed_loop`: the
+class SendPolicy(NamedTuple):
+    """How a sender treats its stream. `keeping`: how many bases are kept, and in which form. `closed_loop`: the
     base is the reconstruction; without it, for comparison only, the true tensor (the reported errors are then smaller
     than those at the receivers). `eight_bits`: the codec is int8 whatever the rate chooses."""
 
@@ -76,41 +75,49 @@ class Plan:
 
 
 class Sent(NamedTuple):
-    """A message without its body: the header, the supplement (mostly empty), the coded tokens as the receivers
-    reconstruct them (empty if nothing was encoded) and their relative error."""
+    """A message without its body: the header, the supplement if there is one, the coded tokens as the receivers
+    reconstruct them (None if nothing was encoded) and their relative error."""
 
     header: Header
-    supplement: Tensor
-    x_hat_NC: Tensor
-    error: float
+    supplement: Tensor | None = None
+    x_hat_NC: Tensor | None = None
+    error: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of header, body and supplement."""
+        return Header.SIZE + self.header.length + (0 if self.supplement is None else len(self.supplement))
 
 
 class Stream:
-    """State of the receiving end. Each message passes `check`, `decoding` and `decoded`, which advances the state."""
+    """State of the receiving end. Each message passes `check`, `decoding` and `decoded`, which advances the state.
+
+    `codec` is that of the next message and `body_nbytes` the size of its body: E raw tokens, then the coded ones, each
+    part aligned.
+    """
 
     def __init__(self, shape: Shape, first: int, codecs: Codecs) -> None:
         self.shape = shape
-        self.codec = RAW if shape.empty else first
-        """Codec of the next message."""
         self.bases: tuple[Base, ...] = ()
         """The last reconstructions of the coded tokens, newest first."""
+        self.held = 0
+        """Bytes of the bases."""
         self.keep = 0
         """The largest number of bases to hold."""
         self._codecs = codecs
         self._sequence = 0
+        self._exact_nbytes = aligned(shape.nbytes(shape.exact))
+        self._announce(RAW if shape.empty else first)
 
-    @property
-    def held(self) -> int:
-        """Bytes of the bases."""
-        return sum(base.nbytes for base in self.bases)
-
-    @property
-    def body_nbytes(self) -> int:
-        """Bytes of the next message's body: E raw tokens, then the coded ones, each part aligned."""
+    def _announce(self, codec: int) -> None:
+        """Makes `codec` that of the next message."""
         shape = self.shape
-        if self.codec == RAW:
-            return aligned(shape.nbytes(shape.tokens))
-        return aligned(shape.nbytes(shape.exact)) + aligned(self._payload_nbytes)
+        self.codec = codec
+        if codec == RAW:
+            self._payload_nbytes, self.body_nbytes = 0, aligned(shape.nbytes(shape.tokens))
+        else:
+            self._payload_nbytes = self._codecs[codec].nbytes(shape.coded, shape.channels)
+            self.body_nbytes = self._exact_nbytes + aligned(self._payload_nbytes)
 
     def supplement_nbytes(self, header: Header) -> int:
         """Bytes of the supplement that a header announces."""
@@ -144,8 +151,9 @@ class Stream:
             out_NC[shape.exact :],
         )
 
-    def decoded(self, header: Header, x_hat_NC: Tensor | None, supplement: Tensor, out_NC: Tensor) -> None:
-        """Applies the supplement to the result of the decoding task, in `out_NC` too, and advances by this message."""
+    def decoded(self, header: Header, x_hat_NC: Tensor | None, supplement: Tensor | None, out_NC: Tensor) -> None:
+        """Applies the supplement, if there is one, to the result of the decoding task, in `out_NC` too, and advances by
+        this message."""
         shape = self.shape
         if x_hat_NC is not None and header.supplement != NONE:
             if header.supplement == RAW:
@@ -170,13 +178,8 @@ class Stream:
                 "every rank must see the same messages in the same order."
             )
 
-    @property
-    def _payload_nbytes(self) -> int:
-        return self._codecs[self.codec].nbytes(self.shape.coded, self.shape.channels)
-
     def _coded(self, body: Tensor) -> Tensor:
-        start = aligned(self.shape.nbytes(self.shape.exact))
-        return body[start : start + self._payload_nbytes]
+        return body.narrow(0, self._exact_nbytes, self._payload_nbytes)
 
     def _read_bases(self) -> tuple[Tensor, ...]:
         shape = self.shape
@@ -189,17 +192,19 @@ class Stream:
         else:
             older = self.bases if header.predicted_from else ()
             self.bases = (Base.of(x_hat_NC, header.small_bases), *older)[: header.keep]
-        self.codec, self.keep = header.next_codec, header.keep
+        self.held, self.keep = sum(base.nbytes for base in self.bases), header.keep
+        if header.next_codec != self.codec:
+            self._announce(header.next_codec)
         self._sequence = (self._sequence + 1) % 256
 
 
 class Sender(Stream):
     """State of the sending end. Each message passes `encoding` and `encoded`; `encoded` advances the state."""
 
-    def __init__(self, shape: Shape, first: int, codecs: Codecs, rate: Rate, plan: Plan) -> None:
+    def __init__(self, shape: Shape, first: int, codecs: Codecs, rate: Rate, policy: SendPolicy) -> None:
         super().__init__(shape, first, codecs)
         self._first = first
-        self.plan = plan
+        self.policy = policy
         self._rate = rate
         self.calls = 0
         """Messages without NaN and Inf since the stream began, or began anew."""
@@ -218,7 +223,7 @@ class Sender(Stream):
             x_NC[shape.exact :],
             self._codecs[self.codec],
             self._read_bases(),
-            self.plan.keeping.bases,
+            self.policy.keeping.bases,
             previous if number == self.codec else None,
             self._coded(body),
         )
@@ -228,35 +233,34 @@ class Sender(Stream):
 
         The error is not finite if the coded tokens hold NaN or Inf: then the header says so and the stream starts anew.
         """
-        none = nothing(body.device)
         if task is None or coded is None:
-            return self._sent(Sent(self._header(body, total, next_codec=RAW), none, none, 0.0), None)
+            return self._sent(Sent(self._header(body, total, next_codec=RAW)), None)
         if not math.isfinite(coded.error):
             self.calls, self._last_payload = 0, None
             header = self._header(body, total, next_codec=self._first, finite=False)
-            return self._sent(Sent(header, none, none, coded.error), None)
+            return self._sent(Sent(header, error=coded.error), None)
         self._last_payload = (self.codec, task.payload.clone()) if task.codec.warm_starts else None
         self.calls += 1
         number, supplement, x_hat_NC, error = self._supplement(task.x_NC, coded)
-        seen = Seen(*task.x_NC.shape, self.calls, self.codec, coded.missing, coded.error)
+        last = LastMessage(*task.x_NC.shape, self.calls, self.codec, coded.missing, coded.error)
         header = self._header(
             body,
             total,
-            next_codec=EIGHT_BITS if self.plan.eight_bits else self._rate.next(seen),
+            next_codec=EIGHT_BITS if self.policy.eight_bits else self._rate.next(last),
             predicted_from=coded.used,
             k=coded.k,
             supplement=number,
-            supplement_checksum=checksum(supplement),
+            supplement_checksum=0 if supplement is None else checksums(supplement, [len(supplement)])[0],
         )
-        closed = self.plan.closed_loop
+        closed = self.policy.closed_loop
         kept_NC = x_hat_NC if closed else task.x_NC.clone(memory_format=torch.contiguous_format)
         return self._sent(Sent(header, supplement, x_hat_NC, error), kept_NC)
 
-    def _supplement(self, x_NC: Tensor, coded: quantise.Coded) -> tuple[int, Tensor, Tensor, float]:
+    def _supplement(self, x_NC: Tensor, coded: quantise.Coded) -> tuple[int, Tensor | None, Tensor, float]:
         """(codec, bytes, x_hat, error) of the coarsest supplement that meets the bound; raw values if none does."""
         bound = self._rate.bound
         if bound is None or coded.error <= bound:
-            return NONE, nothing(x_NC.device), coded.x_hat_NC, coded.error
+            return NONE, None, coded.x_hat_NC, coded.error
         for codec in LADDER[1:]:  # the first codec sends nothing
             payload, x_hat_NC, error = quantise.supplement(x_NC, coded.x_hat_NC, codec)
             if error <= bound:
@@ -278,11 +282,11 @@ class Sender(Stream):
             codec=self.codec,
             predicted_from=predicted_from,
             next_codec=next_codec,
-            keep=self.plan.keeping.bases,
+            keep=self.policy.keeping.bases,
             finite=finite,
             sequence=self._sequence,
             supplement=supplement,
-            small_bases=self.plan.keeping.small,
+            small_bases=self.policy.keeping.small,
             k=k,
             length=len(body),
             supplement_checksum=supplement_checksum,
@@ -294,15 +298,17 @@ class Sender(Stream):
         return sent
 
 
-def checksum(body: Tensor) -> int:
-    """Sum of the 32-bit words of `body` (uint8, aligned), modulo 2**32."""
-    return checksums([body])[0]
+def checksums(bodies: Tensor, sizes: Sequence[int]) -> list[int]:
+    """The sum of the 32-bit words of each body, modulo 2**32. `bodies` (uint8, aligned) holds them one after the other.
 
-
-def checksums(bodies: Sequence[Tensor]) -> list[int]:
-    """The checksum of each body; they are copied from the device together, in one synchronisation."""
-    sums = [body.view(torch.int32).sum() for body in bodies]
-    return [total % (1 << 32) for total in torch.stack(sums).tolist()]
+    They are copied from the device together, in one synchronisation.
+    """
+    words = bodies.view(torch.int32)
+    if len(set(sizes)) == 1:
+        sums = words.view(len(sizes), sizes[0] // 4).sum(1)
+    else:
+        sums = torch.stack([body.sum() for body in words.split_with_sizes([nbytes // 4 for nbytes in sizes])])
+    return [total % (1 << 32) for total in sums.tolist()]
 
 
 def _padded(payload: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import time
 import torch
 
 from ..compression.residual_wire import make_wire
-from ..compression.wire import Tag, Wire
+from ..compression.wire import Spec, Tag, Wire
 from ..config import CompressionConfig
 from ..report.ledger import Ledger
 from .compression import CANDIDATES
@@ -45,6 +45,7 @@ def _fastest(device: torch.device) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(0)
     start_BNC = torch.randn(shape_BNC, generator=generator, device=device)
     received_BNC = torch.empty(shape_BNC, dtype=dtype, device=device)
+    spec = Spec.of([received_BNC], TAG)
     wires = {name: _wires(name) for name in CANDIDATES}
     seconds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
     with torch.inference_mode():
@@ -54,7 +55,7 @@ def _fastest(device: torch.device) -> dict[str, float]:
             for name, (sender, receiver) in wires.items():
                 _synchronize(device)
                 started = time.perf_counter()
-                receiver.unpack(0, sender.pack([x_BNC], TAG), [received_BNC], TAG)
+                receiver.expect(0, spec).unpack(sender.pack([x_BNC], spec), [received_BNC])
                 _synchronize(device)
                 seconds[name].append(time.perf_counter() - started)
     return {name: min(taken[2:]) for name, taken in seconds.items()}

@@ -34,7 +34,7 @@ def whole(call):
 
 
 class Recorder:
-    """An attention function that remembers what it was given: (q, k, v) of each share of the heads."""
+    """An attention function that remembers what it was given: (q, k, v) of each head chunk."""
 
     __name__ = "attention_pytorch"
 
@@ -66,7 +66,7 @@ def arrived(attention, layout, call, given):
     own, text = torch.isin(order, own), order < LENGTHS[0]
     errors = [0.0, 0.0, 0.0]
     for n in (1, 2):
-        k = torch.cat([share[n] for share in given], dim=2)
+        k = torch.cat([chunk[n] for chunk in given], dim=2)
         expected = whole(call)[n][:, order].tensor_split(group, dim=2)[member]
         for place, tokens in enumerate((own, text & ~own, ~own)):
             errors[place] = max(errors[place], relative_error(k[:, tokens], expected[:, tokens]))
@@ -102,7 +102,7 @@ def run_calls(rank, degrees, exchange, config, overlap=True, spoil=False):
 
 def run_cases(rank, world, ways):
     """{(exchange, ulysses, ring, config): what `run_calls` gives}."""
-    sequence.SHARE_NBYTES = 1
+    sequence.HEAD_CHUNK_NBYTES = 1
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[1:] for way in ways)}
     found = {}
     for exchange, *degrees in ways:

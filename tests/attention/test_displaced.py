@@ -62,7 +62,7 @@ def run_cases(rank, world, degrees):
     """{(wire, overlap): ({late: {(layer, call): error}}, exchanges on their way before and after the end)}."""
     ulysses, ring = axes(rank, *degrees)
     layout = TokenLayout(LENGTHS, world)
-    sequence.SHARE_NBYTES = 1
+    sequence.HEAD_CHUNK_NBYTES = 1
     found = {}
     for name, overlap in (("raw", True), ("raw", False), ("int8", True)):
         ledger = Ledger()
@@ -88,8 +88,8 @@ def test_the_others_keys_and_values_are_those_of_the_last_run(tmp_path, degrees)
             assert {key: error for key, error in errors[1].items() if not error < limit} == {}
             for late in (0, 2):  # neither fresh ones nor still older ones
                 assert {key for key, error in errors[late].items() if error < 2 * limit} == synchronous
-            shares = 2 if overlap and degrees[0] > 1 else 1
-            assert (before, after) == (2 * shares, 0)
+            chunks = 2 if overlap and degrees[0] > 1 else 1
+            assert (before, after) == (2 * chunks, 0)
 
 
 class Lost(Exception):

@@ -8,7 +8,7 @@ from compact_parallel.runtime.attention import sequence
 from compact_parallel.runtime.attention.axis import Watcher
 from compact_parallel.runtime.attention.layout import TokenLayout
 from compact_parallel.runtime.attention.sequence import SequenceAttention
-from compact_parallel.runtime.attention.ulysses import head_shares
+from compact_parallel.runtime.attention.ulysses import head_chunks
 from compact_parallel.runtime.compression.residual_wire import ResidualWire, make_rate
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
@@ -22,16 +22,16 @@ WAYS = {"all_gather": (1, 2), "ring": (1, 2), "displaced": (1, 2), "ulysses": (2
 
 
 @pytest.mark.parametrize("members,heads,kv_heads,count", [(1, 12, 12, 4), (2, 24, 6, 3), (2, 10, 10, 4), (3, 6, 3, 1)])
-def test_shares_cover_every_head_once_and_queries_go_with_their_keys(members, heads, kv_heads, count):
-    shares = head_shares(members, kv_heads, count)
-    sizes = [share.last - share.first for share in shares]
-    assert len(shares) == count and max(sizes) - min(sizes) <= 1
+def test_chunks_cover_every_head_once_and_queries_go_with_their_keys(members, heads, kv_heads, count):
+    chunks = head_chunks(members, kv_heads, count)
+    sizes = [chunk.last - chunk.first for chunk in chunks]
+    assert len(chunks) == count and max(sizes) - min(sizes) <= 1
     for total in (heads, kv_heads):
-        taken = [range(total)[share.of(member, total)] for member in range(members) for share in shares]
+        taken = [range(total)[chunk.of(member, total)] for member in range(members) for chunk in chunks]
         assert [head for part in taken for head in part] == list(range(total))
-    for share in shares:
-        kv = range(kv_heads)[share.of(members - 1, kv_heads)]
-        assert {head * kv_heads // heads for head in range(heads)[share.of(members - 1, heads)]} == set(kv)
+    for chunk in chunks:
+        kv = range(kv_heads)[chunk.of(members - 1, kv_heads)]
+        assert {head * kv_heads // heads for head in range(heads)[chunk.of(members - 1, heads)]} == set(kv)
 
 
 def test_seconds_of_transfers_at_the_same_time_are_hidden_once():
@@ -43,11 +43,14 @@ def test_seconds_of_transfers_at_the_same_time_are_hidden_once():
 
 
 class SwappedWire(RawWire):
-    """Puts the K and V of one share of the heads the wrong way round."""
+    """Puts the K and V of one head chunk the wrong way round."""
 
-    def unpack(self, source, payload, out, tag):
-        one = "heads" not in tag.name or "heads 0-0" in tag.name
-        super().unpack(source, payload, [*reversed(out)] if one and len(out) > 1 else out, tag)
+    def expect(self, source, spec):
+        message, name = super().expect(source, spec), spec.tag.name
+        if len(spec.shapes) > 1 and ("heads" not in name or "heads 0-0" in name):
+            unpack = message.unpack
+            message.unpack = lambda payload, out: unpack(payload, [*reversed(out)])
+        return message
 
 
 class CountedWire(ResidualWire):
@@ -57,17 +60,18 @@ class CountedWire(ResidualWire):
         super().__init__(config, ledger, make_rate(config, ledger, 4))
         self.packed = [0, 0]
 
-    def pack(self, tensors, tag):
-        payload = super().pack(tensors, tag)
-        self.packed = [total + len(part) for total, part in zip(self.packed, payload)]
+    def pack(self, tensors, spec):
+        payload = super().pack(tensors, spec)
+        first = len(payload.first)
+        self.packed = [total + more for total, more in zip(self.packed, (first, payload.nbytes - first))]
         return payload
 
 
 class SelfishWire(CountedWire):
     """Keeps what it gathers exact."""
 
-    def pack_shared(self, tensors, tag):
-        return super().pack_shared(tensors, tag)[0], list(tensors)
+    def pack_shared(self, tensors, spec):
+        return super().pack_shared(tensors, spec)[0], list(tensors)
 
 
 def attention_pytorch(q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False):
@@ -83,7 +87,7 @@ def whole(call):
 
 def run_wires(rank, world):
     """{(wire, way, overlap): (errors of four calls, the ledger, bytes packed, the gathered tokens)}."""
-    sequence.SHARE_NBYTES = 1
+    sequence.HEAD_CHUNK_NBYTES = 1
     layout, found = TokenLayout(LENGTHS, world), {}
     config = CompressionConfig(mode="quality", max_relative_error=0.02)
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(WAYS.values())}
@@ -114,7 +118,7 @@ def results(tmp_path_factory):
     return launch(run_wires, 2, tmp_path_factory.mktemp("ranks"))
 
 
-def test_one_wrong_share_is_seen(results):
+def test_one_wrong_head_chunk_is_seen(results):
     for found in results:
         for (name, way, _), (errors, *_) in found.items():
             if name in ("raw", "swapped"):

@@ -76,8 +76,8 @@ def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, functio
 def run_cases(rank, world, ways):
     """{((ulysses, ring, exchange, overlap), lengths, what): error} of this rank."""
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[:2] for way in ways)}
-    sequence.SHARE_NBYTES = 1  # as many shares of the heads as there may be
-    errors, shares = {}, {}
+    sequence.HEAD_CHUNK_NBYTES = 1  # as many head chunks as there may be
+    errors, chunks = {}, {}
     for way, lengths in itertools.product(ways, [(5, 11), (1, 13), (17,)]):
         (ulysses, ring), calls = by_degrees[way[:2]], []
 
@@ -89,7 +89,7 @@ def run_cases(rank, world, ways):
         with SequenceAttention(ulysses, ring, way[2], WatchedWire(), Ledger(), way[3]) as attention:
             case = partial(case_error, attention, lengths, function=counted)
             found = {what: case(mask) for what, mask in masks(sum(lengths)).items()}
-            shares[way] = len(calls) / len(found)
+            chunks[way] = len(calls) / len(found)
             found["heads first"] = case(flat=False)
             found["scale"] = case(scale=0.1)
             found["grouped"] = case(kv_heads=HEADS // 2, enable_gqa=True)
@@ -99,7 +99,7 @@ def run_cases(rank, world, ways):
             gathered = attention.gather_tokens(local, layout, 1, TAG)
             found["gather_tokens"] = float(not torch.equal(gathered, everything))
         errors.update({(way, lengths, what): error for what, error in found.items()})
-    return errors, shares
+    return errors, chunks
 
 
 def arrangements(ulysses, ring, overlaps=(True, False)):
@@ -117,10 +117,10 @@ def arrangements(ulysses, ring, overlaps=(True, False)):
     ids=["2 ranks", "3 ranks", "4 ranks"],
 )
 def test_equals_attention_over_the_whole_sequence(tmp_path, ways):
-    for errors, shares in launch(run_cases, ways[0][0] * ways[0][1], tmp_path, ways):
+    for errors, chunks in launch(run_cases, ways[0][0] * ways[0][1], tmp_path, ways):
         assert len(errors) == 30 * len(ways)
         assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
-        for (ulysses, _, way, overlap), count in shares.items():
+        for (ulysses, _, way, overlap), count in chunks.items():
             alone = ulysses == 1 and way != "all_gather"
             by_torch = way == "ring"
             assert count == (0 if by_torch else 4 if overlap and not alone else 1)

@@ -1,7 +1,7 @@
 """What an exchange costs beside the attention itself:  python3 tests/bench/exchanges.py [tokens ...]
 
 Two processes on one machine, one thread each; batch 2, 8 heads, float32, (B, H, L, D) as most models call attention.
-Per tokens x head dim, exchange, codec and number of head chunks ("shares"), for one attention call, in milliseconds:
+Per tokens x head dim, exchange, codec and number of head chunks, for one attention call, in milliseconds:
 
 - "attention": processor time in the attention function,
 - "beside it": processor time of the calling thread outside the attention function (packing, copying, decoding, ...),
@@ -51,7 +51,7 @@ def _case(rank: int, world: int, tokens: int, dim: int, exchange: str, codec: st
     chosen = SequenceAttention(*axes, "all_gather", wire, ledger)
 
     class Fixed(SequenceAttention):
-        def _share_count(self, *_: object) -> int:
+        def _head_chunk_count(self, *_: object) -> int:
             return count
 
     def attention(q, k, v, heads, mask=None, skip_reshape=True, skip_output_reshape=False):
@@ -75,7 +75,7 @@ def _case(rank: int, world: int, tokens: int, dim: int, exchange: str, codec: st
             rows.append((spent[0], beside, everything, exposed, hidden))
     quartiles = [1e3 * sorted(column)[len(column) // 4] for column in zip(*rows[3:])]
     names = ("attention", "beside it", "all threads", "exposed", "hidden")
-    chosen = chosen._share_count(attention, local[1].transpose(1, 2), layout, tag)
+    chosen = chosen._head_chunk_count(attention, local[1].transpose(1, 2), layout, tag)
     return dict(zip(names, quartiles)) | {"chosen": float(chosen == count)}
 
 
@@ -92,10 +92,10 @@ def main() -> None:
     rows = []
     for (tokens, dim, exchange, codec, count), milliseconds in zip(cases, found):
         kv_kib = 2 * BATCH * -(-tokens // 2) * HEADS * dim * 4 / 1024
-        shares = f"{count}{'*' if milliseconds.pop('chosen') else ''}"
+        chunks = f"{count}{'*' if milliseconds.pop('chosen') else ''}"
         figures = [f"{value:.2f}" for value in milliseconds.values()]
-        rows.append((f"{tokens} x {dim}", f"{kv_kib:.0f}", exchange, codec, shares, *figures))
-    header = ("tokens x dim", "K and V of a rank, KiB", "exchange", "codec", "shares", *found[0])
+        rows.append((f"{tokens} x {dim}", f"{kv_kib:.0f}", exchange, codec, chunks, *figures))
+    header = ("tokens x dim", "K and V of a rank, KiB", "exchange", "codec", "chunks", *found[0])
     print(bench.table(header, rows))
 
 

@@ -77,7 +77,7 @@ class Messages:
 
     def runs(self) -> tuple[Callable, Callable, Callable]:
         """Functions that encode all messages, decode all, and decode all into slots, with tables made beforehand."""
-        from compact_parallel.runtime.compression.kernels import block, lloyd_max, ops
+        from compact_parallel.runtime.compression.kernels import block_kernels, lloyd_max_kernels, ops
         from compact_parallel.runtime.compression.kernels.message import make_message
 
         codec, none = self.codec, [0.0] * TENSORS
@@ -92,16 +92,16 @@ class Messages:
         def encode() -> None:
             for message in encoding:
                 if bits:
-                    lloyd_max.encode(message, bits)
+                    lloyd_max_kernels.encode(message, bits)
                 else:
-                    block.encode(message, codec.largest, codec.name == "fp8")
+                    block_kernels.encode(message, codec.largest, codec.name == "fp8")
 
         def decode(messages: list) -> None:
             for message in messages:
                 if bits:
-                    lloyd_max.decode(message, bits)
+                    lloyd_max_kernels.decode(message, bits)
                 else:
-                    block.decode(message, codec.name == "fp8")
+                    block_kernels.decode(message, codec.name == "fp8")
 
         return encode, lambda: decode(decoding), lambda: decode(filling)
 

@@ -107,7 +107,7 @@ def test_no_residual_gets_larger(codec, d):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_residual_gets_larger_beyond_a_chunk(name, monkeypatch):
-    monkeypatch.setattr("compact_parallel.runtime.compression.chunks.VALUES", 1 << 12)
+    monkeypatch.setattr("compact_parallel.runtime.compression.row_blocks.VALUES", 1 << 12)
     for make in RESIDUALS.values():
         d = make(203, 517, 3).clamp(-1e34, 1e34)
         d_hat = round_trip(BY_NAME[name], d)
@@ -150,7 +150,7 @@ def test_rows_are_decoded_alike_whatever_the_chunks(name, monkeypatch):
     codec, d = BY_NAME[name], gauss(133, 37)
     payload = codec.encode(d)
     whole = codec.decode(payload, *d.shape, torch.float32)
-    monkeypatch.setattr("compact_parallel.runtime.compression.chunks.VALUES", 400)
+    monkeypatch.setattr("compact_parallel.runtime.compression.row_blocks.VALUES", 400)
     assert torch.equal(whole, codec.decode(payload, *d.shape, torch.float32))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
-from compact_parallel.runtime.compression.wire import Payload, Tag
+from compact_parallel.runtime.compression.wire import Payload, Spec, Tag
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from distributed import launch
@@ -43,9 +43,9 @@ def digests(wire, rank):
 
 def travel(part, sizes):
     """Sends one part of a message to every other rank and returns theirs."""
-    arriving = {s: torch.empty(size, dtype=torch.uint8) for s, size in sizes.items()}
-    pending = [dist.irecv(buffer, s) for s, buffer in arriving.items() if len(buffer)]
-    pending += [dist.isend(part, s) for s in sizes if len(part)]
+    arriving = {s: torch.empty(size, dtype=torch.uint8) for s, size in sizes.items() if size}
+    pending = [dist.irecv(buffer, s) for s, buffer in arriving.items()]
+    pending += [dist.isend(part, s) for s in sizes if part is not None]
     for request in pending:
         request.wait()
     return arriving
@@ -56,14 +56,15 @@ def swap(wire, rank, world, call, layer, dtype):
     slots = BATCHES[call % len(BATCHES)]
     tag = Tag(layer, "kv", slots, exact_tokens=3)
     tensors = {s: torch.stack([path(s, call, slot, dtype) for slot in slots]) for s in range(world)}
-    payload = wire.pack([tensors[rank], -tensors[rank]], tag)
+    specs = {s: Spec.of([tensors[s]] * 2, tag) for s in range(world)}
+    payload = wire.pack([tensors[rank], -tensors[rank]], specs[rank])
     others = [s for s in range(world) if s != rank]
-    shapes = {s: [tuple(tensors[s].shape)] * 2 for s in others}
-    first = travel(payload.first, {s: wire.packed_size(s, shapes[s], dtype, tag) for s in others})
-    more = travel(payload.more, {s: wire.more_size(s, first[s], shapes[s], dtype, tag) for s in others})
+    expected = {s: wire.expect(s, specs[s]) for s in others}
+    first = travel(payload.first, {s: expected[s].nbytes for s in others})
+    supplements = travel(payload.supplements, {s: expected[s].supplements_nbytes(first[s]) for s in others})
     results = {s: [torch.empty_like(tensors[s]) for _ in range(2)] for s in others}
     for s in others:
-        wire.unpack(s, Payload(first[s], more[s]), results[s], tag)
+        expected[s].unpack(Payload(first[s], supplements.get(s)), results[s])
     return [float((results[s][0] - tensors[s]).float().norm() / tensors[s].float().norm()) for s in others]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compact_parallel.runtime.compression.header import WireError
-from compact_parallel.runtime.compression.wire import Payload, Tag
+from compact_parallel.runtime.compression.wire import Payload, Spec, Tag
 from wire_link import Link, drift, relative
 
 LAYERS = 6
@@ -85,18 +85,19 @@ def test_a_jump_is_caught_by_a_supplement():
     for x in calls[:30]:
         link.send(x)
     other = next(drift(1, seed=9))
-    shapes = [tuple(other.shape)]
-    size = link.receiver.packed_size(0, shapes, other.dtype, Tag("blocks.0.attn", "kv", (("cond", 0),)))
-    first, more = link.sender.pack([other], Tag("blocks.0.attn", "kv", (("cond", 0),)))
-    assert len(first) == size
-    assert len(more) > 0
-    damaged = more.clone()
-    damaged[len(more) // 2] ^= 1
+    spec = Spec.of([other], Tag("blocks.0.attn", "kv", (("cond", 0),)))
+    expected = link.receiver.expect(0, spec)
+    first, supplements = link.sender.pack([other], spec)
+    assert len(first) == expected.nbytes
+    assert len(supplements) == expected.supplements_nbytes(first) > 0
+    damaged = supplements.clone()
+    damaged[len(supplements) // 2] ^= 1
     with pytest.raises(WireError, match="supplement"):
-        link.receive(Payload(first, damaged), shapes, other.dtype)
-    with pytest.raises(WireError, match="truncated"):
-        link.receive(Payload(first, more[:-16]), shapes, other.dtype)
-    assert relative(other, link.receive(Payload(first, more), shapes, other.dtype)[0]) <= 0.02
+        link.receive(Payload(first, damaged), spec)
+    for truncated in (supplements[:-16], None):
+        with pytest.raises(WireError, match="truncated"):
+            link.receive(Payload(first, truncated), spec)
+    assert relative(other, link.receive(Payload(first, supplements), spec)[0]) <= 0.02
     link.assert_equal_bases()
 
 
@@ -118,8 +119,9 @@ def test_nothing_is_spent_on_what_does_not_change():
 def test_sensitive_tensors_get_eight_bits_and_are_read_alike_everywhere():
     link, tag = Link(codec="1bit"), Tag("final", "tokens", (("cond", 0),), sensitive=True)
     for x in drift(4):
-        payload, shared = link.sender.pack_shared([x], tag)
-        y = link.receive(payload, [tuple(x.shape)], x.dtype, tag)[0]
+        spec = Spec.of([x], tag)
+        payload, shared = link.sender.pack_shared([x], spec)
+        y = link.receive(payload, spec)[0]
         assert torch.equal(shared[0], y)
         assert not torch.equal(x, y)
         assert relative(x, y) < 0.01

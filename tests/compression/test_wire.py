@@ -11,7 +11,7 @@ from compact_parallel.runtime.compression.codecs import OFFERED
 from compact_parallel.runtime.compression.codecs.int8 import Int8
 from compact_parallel.runtime.compression.header import Header, WireError
 from compact_parallel.runtime.compression.residual_wire import make_wire
-from compact_parallel.runtime.compression.wire import Payload, RawWire, Tag
+from compact_parallel.runtime.compression.wire import Payload, RawWire, Spec, Tag
 from compact_parallel.runtime.config import PREDICTORS, CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from hypothesis import given, settings
@@ -33,15 +33,15 @@ def test_off_is_raw_and_raw_is_exact():
     for dtype in FLOATS:
         k, v = torch.randn(2, 5, 7).to(dtype), torch.randn(2, 3, 4).to(dtype)
         k[0, 1, 2], v[1, 0, 0] = math.nan, -0.0
-        payload = wire.pack([k.mT.contiguous().mT, v], TAG)
-        shapes = [(2, 5, 7), (2, 3, 4)]
-        assert len(payload.first) == wire.packed_size(0, shapes, dtype, TAG)
-        out = [torch.empty(shape, dtype=dtype) for shape in shapes]
-        wire.unpack(0, payload, out, TAG)
+        spec = Spec(TAG, ((2, 5, 7), (2, 3, 4)), dtype)
+        payload = wire.pack([k.mT.contiguous().mT, v], spec)
+        assert len(payload.first) == wire.expect(0, spec).nbytes == wire.first_nbytes(spec)
+        out = [torch.empty(shape, dtype=dtype) for shape in spec.shapes]
+        wire.expect(0, spec).unpack(payload, out)
         for x, y in zip((k, v), out):
             assert torch.equal(x.view(torch.uint8), y.view(torch.uint8))
         with pytest.raises(WireError, match="truncated"):
-            wire.unpack(0, Payload(payload.first[:-1], payload.more), out, TAG)
+            wire.expect(0, spec).unpack(Payload(payload.first[:-1]), out)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -130,9 +130,9 @@ def test_strided_input_and_shifted_payload():
     link, plain = Link(codec="2bit"), Link(codec="2bit")
     for x in drift(3):
         strided = x.mT.contiguous().mT
-        payload = link.sender.pack([strided], TAG)
+        payload = link.pack(strided)
         shifted = torch.cat([payload.first.new_zeros(5), payload.first])[5:]
-        y = link.receive(Payload(shifted, payload.more), [tuple(x.shape)], x.dtype)[0]
+        y = link.receive(Payload(shifted), Spec.of([x], TAG))[0]
         assert torch.equal(y, plain.send(x)[0])
 
 
@@ -163,7 +163,7 @@ def test_nan_arrives_as_nan_and_is_forgotten(bad):
     spoiled[0, 3, 4] = bad
     sizes = []
     for x in (*calls[:2], spoiled, *calls[3:]):
-        sizes.append(link.receiver.packed_size(0, [tuple(x.shape)], x.dtype, TAG))
+        sizes.append(link.receiver.expect(0, Spec.of([x], TAG)).nbytes)
         y = link.send(x)[0]
         assert bool(y.isnan().all()) == (x is spoiled)
         link.assert_equal_bases()
@@ -203,9 +203,9 @@ def test_an_unrelated_tensor_does_not_suffer_from_its_base():
 def test_slots_must_fit_the_batch():
     link, x = Link(), torch.randn(2, 4, 4)
     with pytest.raises(ValueError, match="needs a slot"):
-        link.sender.pack([x], TAG)
+        link.pack(x)
     with pytest.raises(ValueError, match="needs a slot"):
-        link.sender.pack([x], Tag("l", "kv", (("a", 0), ("a", 0))))
+        link.pack(x, tag=Tag("l", "kv", (("a", 0), ("a", 0))))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -214,16 +214,16 @@ def test_damage_is_seen_and_leaves_no_trace(position, flip, call):
     link, calls = Link(codec="2bit"), list(drift(5, n=12, c=24))
     for x in calls[:call]:
         link.send(x)
-    first, more = link.sender.pack([calls[call]], TAG)
-    shapes = [tuple(calls[call].shape)]
+    first, _ = link.pack(calls[call])
+    spec = Spec.of([calls[call]], TAG)
     for broken in (first[:-1], first[: len(first) // 2], torch.cat([first, first.new_zeros(1)])):
         with pytest.raises(WireError, match="truncated"):
-            link.receive(Payload(broken, more), shapes, torch.float32)
+            link.receive(Payload(broken), spec)
     damaged = first.clone()
     damaged[int(position * len(first))] ^= flip
     with pytest.raises(WireError, match=r"damaged|same state"):
-        link.receive(Payload(damaged, more), shapes, torch.float32)
-    link.receive(Payload(first, more), shapes, torch.float32)
+        link.receive(Payload(damaged), spec)
+    link.receive(Payload(first), spec)
     link.assert_equal_bases()
     link.send(calls[4])
 
@@ -233,7 +233,7 @@ def test_a_lost_message_is_noticed():
     calls = list(drift(5))
     for x in calls[:3]:
         link.send(x)
-    link.sender.pack([calls[3]], TAG)
+    link.pack(calls[3])
     with pytest.raises(WireError, match="same state"):
         link.send(calls[4])
 

@@ -79,11 +79,11 @@ def _without_gather(executor, *args, **kwargs):
     """Runs in a worker: attention sees the own keys and values in place of everybody's."""
     from unittest import mock
 
-    def own_only(tensors, axis, **_):
+    def own_only(attention):
         yield
-        return [x.repeat_interleave(axis.size, dim=1) for x in tensors]
+        return [x.repeat_interleave(attention.axis.size, dim=1) for x in attention.kv_BLHD]
 
-    with mock.patch("compact_parallel.runtime.attention.sequence.gather_kv", own_only):
+    with mock.patch("compact_parallel.runtime.attention.exchanges.all_gather.gather_kv", own_only):
         return executor(*args, **kwargs)
 
 

@@ -53,7 +53,10 @@ class Talk:
 
     def latent(self, workflow):
         """Runs the workflow and loads the latent that its SaveLatent node saved."""
-        _, outputs = self.run(workflow)
+        return self.saved_latent(workflow, self.run(workflow)[1])
+
+    def saved_latent(self, workflow, outputs):
+        """The latent that the SaveLatent node of a workflow saved in a run with these outputs."""
         return safetensors.torch.load(self.fetch(outputs[node(workflow, "Save Latent")]["latents"][0]))["latent_tensor"]
 
     def pools(self) -> list[dict]:

@@ -39,13 +39,26 @@ class WatchedWire(RawWire):
     def __init__(self):
         self.seen = []
 
-    def pack(self, tensors, tag):
-        self.seen.append(("pack", None, tag.exact_tokens))
-        return super().pack(tensors, tag)
+    def pack(self, tensors, spec):
+        self.seen.append(("pack", None, spec.tag.exact_tokens))
+        return super().pack(tensors, spec)
 
-    def unpack(self, source, payload, out, tag):
-        self.seen.append(("unpack", source, tag.exact_tokens))
-        super().unpack(source, payload, out, tag)
+    def expect(self, source, spec):
+        return WatchedMessage(
+            super().expect(source, spec), lambda: self.seen.append(("unpack", source, spec.tag.exact_tokens))
+        )
+
+
+class WatchedMessage:
+    """An expected message that calls `tell` when it is unpacked."""
+
+    def __init__(self, message, tell):
+        self.nbytes, self.supplements_nbytes = message.nbytes, message.supplements_nbytes
+        self._message, self._tell = message, tell
+
+    def unpack(self, payload, out):
+        self._tell()
+        self._message.unpack(payload, out)
 
 
 def relative_error(x, expected):

@@ -6,7 +6,7 @@ import math
 
 import torch
 from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
-from compact_parallel.runtime.compression.wire import Tag
+from compact_parallel.runtime.compression.wire import Spec, Tag
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from device import DEVICE
@@ -46,19 +46,28 @@ class Link:
         self.receiver = make_wire(self.config, Recorder(), expected_calls)
 
     def send(self, *tensors, tag=TAG):
-        shapes, dtype = [tuple(x.shape) for x in tensors], tensors[0].dtype
-        size = self.receiver.packed_size(0, shapes, dtype, tag)
-        payload = self.sender.pack(tensors, tag)
-        assert all(part.dtype == torch.uint8 and part.is_contiguous() for part in payload)
-        assert len(payload.first) == size
-        assert len(payload.more) == self.receiver.more_size(0, payload.first, shapes, dtype, tag)
-        self.ledger.sent(len(payload.first) + len(payload.more), 2 * sum(x.numel() for x in tensors))
-        return self.receive(payload, shapes, dtype, tag)
+        spec = Spec.of(tensors, tag)
+        expected = self.receiver.expect(0, spec)
+        payload = self.sender.pack(tensors, spec)
+        parts = [part for part in payload if part is not None]
+        assert all(part.dtype == torch.uint8 and part.is_contiguous() for part in parts)
+        assert len(payload.first) == expected.nbytes
+        assert payload.nbytes == expected.nbytes + expected.supplements_nbytes(payload.first) == sum(map(len, parts))
+        self.ledger.sent(payload.nbytes, 2 * spec.values)
+        return self.unpack(expected, payload, spec)
 
-    def receive(self, payload, shapes, dtype, tag=TAG):
+    def pack(self, *tensors, tag=TAG):
+        """The message as its sender packs it."""
+        return self.sender.pack(tensors, Spec.of(tensors, tag))
+
+    def receive(self, payload, spec):
+        """Receives a message of rank 0."""
+        return self.unpack(self.receiver.expect(0, spec), payload, spec)
+
+    def unpack(self, expected, payload, spec):
         """Unpacks into views of a larger tensor, as attention does."""
-        out = [torch.full((b, n + 3, c), math.pi, dtype=dtype)[:, 2 : n + 2] for b, n, c in shapes]
-        self.receiver.unpack(0, payload, out, tag)
+        out = [torch.full((b, n + 3, c), math.pi, dtype=spec.dtype)[:, 2 : n + 2] for b, n, c in spec.shapes]
+        expected.unpack(payload, out)
         return out
 
     def bases(self):

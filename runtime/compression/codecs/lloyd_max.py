@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..bitpack import PLANES, look_up, pack_planes, value_table
-from ..chunks import row_chunks
+from ..row_blocks import row_blocks
 from .base import SMALLEST_SCALE, Codec
 
 GAUSS = {
@@ -91,7 +91,7 @@ class LloydMax(Codec):
         parts = self._parts(payload, tokens, channels)
         parts.table[0], parts.table[1] = table, 0
         parts.v_C[:] = v_C
-        for rows in row_chunks(tokens, channels, d_NC.device):
+        for rows in row_blocks(tokens, channels, d_NC.device):
             z_NC = (d_NC[rows] * iu_N1[rows]).mul_(iv_C)
             codes_NC = grid.codes(z_NC)
             if channels % ROW:
@@ -110,7 +110,7 @@ class LloydMax(Codec):
         values = self._values[int(parts.table[0])].to(payload.device)
         u_N1, v_C = parts.u_N.float()[:, None], parts.v_C.float()
         d_NC = torch.empty(tokens, channels, dtype=dtype, device=payload.device)
-        for rows in row_chunks(tokens, channels, payload.device):
+        for rows in row_blocks(tokens, channels, payload.device):
             levels_NC = _rows(look_up(values, [plane[rows].view(-1) for plane in parts.planes]), channels)
             torch.mul(levels_NC.mul_(u_N1[rows]), v_C, out=d_NC[rows])
         return d_NC
@@ -178,7 +178,7 @@ def _scales(d_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tokens, channels = d_NC.shape
     over_N, over_C = (torch.full((n,), 1 / n, device=d_NC.device) for n in (tokens, channels))
     u_N, v_C = torch.empty(tokens, device=d_NC.device), torch.zeros(channels, device=d_NC.device)
-    for rows in row_chunks(tokens, channels, d_NC.device):
+    for rows in row_blocks(tokens, channels, d_NC.device):
         magnitude = d_NC[rows].abs()
         torch.mv(magnitude, over_C, out=u_N[rows])
         v_C += over_N[rows] @ magnitude

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..bitpack import look_up, pack, packed_bytes, value_table
-from ..chunks import row_chunks
+from ..row_blocks import row_blocks
 from .base import SMALLEST_SCALE, Codec
 
 RANK = 16
@@ -89,7 +89,7 @@ class LowRank(Codec):
         """See `Codec.decode`."""
         parts = self._parts(payload, tokens, channels)
         d_NC = torch.empty(tokens, channels, dtype=dtype, device=payload.device)
-        for rows in row_chunks(tokens, channels, payload.device):
+        for rows in row_blocks(tokens, channels, payload.device):
             part_NC = parts.a_NR[rows] @ parts.b_CR.T
             torch.mul(part_NC.mul_(parts.s_N[rows, None]), parts.t_C, out=d_NC[rows])
         return d_NC

@@ -79,12 +79,12 @@ def encode(
     with _on(bodies[0].device):
         message = _coded(xs, bases, previous, k, use, bodies, codec, decodes=False)
         if codec in BITS:
-            from . import lloyd_max
+            from . import lloyd_max_kernels
 
-            return lloyd_max.encode(message, BITS[codec])
-        from . import block
+            return lloyd_max_kernels.encode(message, BITS[codec])
+        from . import block_kernels
 
-        return block.encode(message, BLOCKS[codec].largest, isinstance(BLOCKS[codec], Fp8))
+        return block_kernels.encode(message, BLOCKS[codec].largest, isinstance(BLOCKS[codec], Fp8))
 
 
 @encode.register_fake
@@ -118,13 +118,13 @@ def decode(
     with _on(bodies[0].device):
         message = _coded(outs, bases, previous, k, use, bodies, codec, decodes=True)
         if codec in BITS:
-            from . import lloyd_max
+            from . import lloyd_max_kernels
 
-            lloyd_max.decode(message, BITS[codec])
+            lloyd_max_kernels.decode(message, BITS[codec])
         else:
-            from . import block
+            from . import block_kernels
 
-            block.decode(message, isinstance(BLOCKS[codec], Fp8))
+            block_kernels.decode(message, isinstance(BLOCKS[codec], Fp8))
 
 
 @decode.register_fake

@@ -7,7 +7,7 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from compact_parallel.runtime.compression.kernels import block, fit, lloyd_max, scales  # noqa: E402
+from compact_parallel.runtime.compression.kernels import block_kernels, fit, lloyd_max_kernels, scales  # noqa: E402
 from compact_parallel.runtime.compression.kernels.values import ELEMENT, LAUNCH  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
@@ -32,13 +32,17 @@ def variants():
     for bases in (0, 1, 2):
         yield f"fit {bases}", fit._fit, tile | {"BASES": bases, "STEPS": fit.STEPS}
     for bits in (1, 2, 3, 4):
-        cells = {"BITS": bits, "CELLS": 1 << bits if bits < 3 else lloyd_max.CELLS}
-        yield f"{bits}bit encode", lloyd_max._encode, cells | {"WIDTH": 1024, "CHUNKS": 3}
-        yield f"{bits}bit decode", lloyd_max._decode, {"BITS": bits, "ROWS": lloyd_max.ROWS, "WIDTH": 1024}
+        cells = {"BITS": bits, "CELLS": 1 << bits if bits < 3 else lloyd_max_kernels.CELLS}
+        yield f"{bits}bit encode", lloyd_max_kernels._encode, cells | {"WIDTH": 1024, "CHUNKS": 3}
+        yield (
+            f"{bits}bit decode",
+            lloyd_max_kernels._decode,
+            {"BITS": bits, "ROWS": lloyd_max_kernels.ROWS, "WIDTH": 1024},
+        )
     for name, largest in (("int8", 127), ("fp8", 448)):
-        rows = {"EVEN": True, "BLOCKS": block.BLOCKS, "FLOAT8": name == "fp8"}
-        yield f"{name} encode", block._encode, rows | {"LARGEST": largest}
-        yield f"{name} decode", block._decode, rows
+        rows = {"EVEN": True, "BLOCKS": block_kernels.BLOCKS, "FLOAT8": name == "fp8"}
+        yield f"{name} encode", block_kernels._encode, rows | {"LARGEST": largest}
+        yield f"{name} decode", block_kernels._decode, rows
 
 
 VARIANTS = {name: (kernel, fixed) for name, kernel, fixed in variants()}

@@ -32,7 +32,7 @@ def of_a_message(codec: str) -> dict[str, dict]:
     """Synchronisations while packing and while unpacking the fourth message of K and V."""
     import torch
     from compact_parallel.runtime.compression.residual_wire import make_wire
-    from compact_parallel.runtime.compression.wire import Tag
+    from compact_parallel.runtime.compression.wire import Spec, Tag
     from compact_parallel.runtime.config import CompressionConfig
     from compact_parallel.runtime.report.ledger import Ledger
 
@@ -40,14 +40,14 @@ def of_a_message(codec: str) -> dict[str, dict]:
     sender, receiver = (make_wire(CompressionConfig(**mode), Ledger(), 20) for _ in range(2))
     tag = Tag("layer", "kv", (("cond", 0),))
     x = [torch.randn(1, 1152, 3072, device="cuda").bfloat16() for _ in range(2)]
-    out = [torch.empty_like(x[0]) for _ in range(2)]
+    out, spec = [torch.empty_like(x[0]) for _ in range(2)], Spec.of(x, tag)
     found = {}
     with torch.inference_mode():
         for _ in range(4):
             held: list = []
             given = [y + 0.1 * torch.randn_like(y) for y in x]
-            packing = counted(lambda given=given, held=held: held.append(sender.pack(given, tag)))
-            unpacking = counted(lambda held=held: receiver.unpack(0, held[0], out, tag))
+            packing = counted(lambda given=given, held=held: held.append(sender.pack(given, spec)))
+            unpacking = counted(lambda held=held: receiver.expect(0, spec).unpack(held[0], out))
             found = {"pack": dict(packing), "unpack": dict(unpacking)}
     return found
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
-class BaseMemory:
+class BaseBudget:
     """The budget of one rank. `predictor` is a key of ORDERS or "auto": least_squares if it fits, else previous.
 
     Bases in int8 are tried before fewer bases: int8 costs far less quality than the second base gives.

@@ -1,0 +1,72 @@
+"""Displaced attention: the other ranks' K and V are those of the previous call, so no rank waits for the link.
+
+Li et al.: DistriFusion, 2024 (arXiv:2402.19481). Neighbouring calls of a diffusion model see similar K and V.
+B batch, L tokens of one rank, N tokens of all, H heads, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..messenger import Delivery
+from .base import Attention, Exchange
+from .gathered import Gathered
+
+SYNCHRONOUS_CALLS = 2
+"""The number of first calls that wait for fresh K and V; the first displaced call uses the K and V of the second."""
+
+
+@dataclass
+class _Stale:
+    """The state of one layer for one set of batch entries."""
+
+    calls: int = 0
+    gathered: Gathered | None = None
+    on_its_way: Delivery | None = None
+
+
+class Displaced(Exchange):
+    """Holds the K and V that are on this rank or under way to it. A layer may miss calls: its next one goes on.
+
+    Each layer, batch and shape has its own state. The messenger waits for what is under way when the job ends.
+    """
+
+    name = "displaced"
+    tooltip = (
+        "works with the other workers' keys and values of the step before (DistriFusion); nobody waits, but the "
+        "picture changes."
+    )
+    place = 30
+
+    def __init__(self) -> None:
+        self._stale: dict[tuple, _Stale] = {}
+
+    def attend(self, attention: Attention) -> Generator[None, None, Tensor]:
+        """See `Exchange.attend`."""
+        return attention.function(*(yield from self._gather(attention)))
+
+    def _gather(self, attention: Attention) -> Generator[None, None, list[Tensor]]:
+        """Like `all_gather.gather_kv`, but the other ranks' K and V are those of the previous call."""
+        stale = self._stale.setdefault(tuple(attention.specs), _Stale())
+        gathered, stale.gathered = stale.gathered, None
+        if gathered is None:
+            gathered = Gathered(attention)
+        else:
+            gathered.update(attention)
+        if stale.on_its_way is not None:
+            gathered.receive(stale.on_its_way)
+        stale.calls += 1
+        if stale.calls > SYNCHRONOUS_CALLS:
+            stale.on_its_way = gathered.send(attention, overlap=True)
+            return gathered.tensors
+        delivery = gathered.send(attention)
+        yield
+        gathered.receive(delivery)
+        stale.gathered = gathered
+        return gathered.tensors
+
+
+EXCHANGE = Displaced
