@@ -40,7 +40,7 @@ class Base(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the stored data."""
-        return self.data.numel() * self.data.element_size()
+        return self.data.nbytes
 
     def read(self, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
         """The values of the base (N, C)."""

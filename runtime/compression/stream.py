@@ -107,6 +107,9 @@ class Stream:
         self._codecs = codecs
         self._sequence = 0
         self._exact_nbytes = aligned(shape.nbytes(shape.exact))
+        self._payload_nbytes = 0
+        self._raw_tokens = 0
+        """Tokens of the next message that are sent raw."""
         self._announce(RAW if shape.empty else first)
 
     def _announce(self, codec: int) -> None:
@@ -114,8 +117,9 @@ class Stream:
         shape = self.shape
         self.codec = codec
         if codec == RAW:
-            self._payload_nbytes, self.body_nbytes = 0, aligned(shape.nbytes(shape.tokens))
+            self._raw_tokens, self.body_nbytes = shape.tokens, aligned(shape.nbytes(shape.tokens))
         else:
+            self._raw_tokens = shape.exact
             self._payload_nbytes = self._codecs[codec].nbytes(shape.coded, shape.channels)
             self.body_nbytes = self._exact_nbytes + aligned(self._payload_nbytes)
 
@@ -134,12 +138,13 @@ class Stream:
         If the sender's tensor held NaN or Inf, all coded tokens become NaN.
         """
         shape = self.shape
-        raw_NC = out_NC if self.codec == RAW else out_NC[: shape.exact]
-        raw_NC.copy_(body[: shape.nbytes(len(raw_NC))].view(shape.dtype).view(raw_NC.shape))
+        if raw := self._raw_tokens:
+            out_NC[:raw] = body[: shape.nbytes(raw)].view(shape.dtype).view(raw, shape.channels)
+            out_NC = out_NC[raw:]
         if self.codec == RAW:
             return None
         if not header.finite:
-            out_NC[shape.exact :] = torch.nan
+            out_NC.fill_(torch.nan)
             return None
         return quantise.Decoding(
             self._coded(body),
@@ -148,7 +153,7 @@ class Stream:
             header.keep,
             header.predicted_from,
             header.k,
-            out_NC[shape.exact :],
+            out_NC,
         )
 
     def decoded(self, header: Header, x_hat_NC: Tensor | None, supplement: Tensor | None, out_NC: Tensor) -> None:
@@ -213,14 +218,14 @@ class Sender(Stream):
     def encoding(self, x_NC: Tensor, body: Tensor) -> quantise.Encoding | None:
         """Writes the raw tokens of x (N, C) into `body` (uint8, zeros, `body_nbytes` long) and returns the task that
         encodes the other tokens; None if there are none."""
-        shape = self.shape
-        raw_NC = x_NC if self.codec == RAW else x_NC[: shape.exact]
-        body[: shape.nbytes(len(raw_NC))] = as_bytes(raw_NC)
+        if raw := self._raw_tokens:
+            body[: self.shape.nbytes(raw)] = as_bytes(x_NC[:raw])
+            x_NC = x_NC[raw:]
         if self.codec == RAW:
             return None
         number, previous = self._last_payload or (RAW, None)
         return quantise.Encoding(
-            x_NC[shape.exact :],
+            x_NC,
             self._codecs[self.codec],
             self._read_bases(),
             self.policy.keeping.bases,
@@ -288,7 +293,7 @@ class Sender(Stream):
             supplement=supplement,
             small_bases=self.policy.keeping.small,
             k=k,
-            length=len(body),
+            length=self.body_nbytes,
             supplement_checksum=supplement_checksum,
             checksum=total,
         )
