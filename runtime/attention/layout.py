@@ -15,60 +15,60 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Segments of `lengths` tokens, each split into `parts` shards like torch.tensor_split: the first get one more.
+    """Segments of `lengths` tokens, each split into `shards` shards like torch.tensor_split: the first get one more.
 
-    `part` is a shard index. Where ranks act as one (the members of a Ulysses group), `group` merges that many
-    neighbouring shards: a merged chunk is again segment by segment, and `part` then counts merged chunks.
+    `shard` is a shard index. Where ranks act as one (the members of a Ulysses group), `group` merges that many
+    neighbouring shards: a merged shard is again segment by segment, and `shard` then counts merged ones.
     """
 
     lengths: tuple[int, ...]
-    parts: int
+    shards: int
 
     @property
     def total(self) -> int:
         """N, the tokens of the joint sequence."""
         return sum(self.lengths)
 
-    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
-        """Per segment, first and last-plus-one position in the joint sequence of what shard `part` holds."""
+    def ranges(self, shard: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+        """Per segment, first and last-plus-one position in the joint sequence of what shard `shard` holds."""
         found, offset = [], 0
         for length in self.lengths:
-            small, more = divmod(length, self.parts)
-            first, last = (p * small + min(p, more) for p in (part * group, (part + 1) * group))
+            small, more = divmod(length, self.shards)
+            first, last = (p * small + min(p, more) for p in (shard * group, (shard + 1) * group))
             found.append((offset + first, offset + last))
             offset += length
         return tuple(found)
 
-    def local(self, part: int, group: int = 1) -> tuple[int, ...]:
-        """Tokens per segment on shard `part`."""
-        return tuple(last - first for first, last in self.ranges(part, group))
+    def local(self, shard: int, group: int = 1) -> tuple[int, ...]:
+        """Tokens per segment on shard `shard`."""
+        return tuple(last - first for first, last in self.ranges(shard, group))
 
-    def chunk(self, part: int, group: int = 1) -> int:
-        """L, the number of tokens of shard `part`."""
-        return sum(self.local(part, group))
+    def chunk(self, shard: int, group: int = 1) -> int:
+        """L, the number of tokens of shard `shard`."""
+        return sum(self.local(shard, group))
 
-    def text(self, part: int, group: int = 1) -> int:
-        """The number of text tokens of shard `part`, which come first: those of all segments but the last."""
-        return sum(self.local(part, group)[:-1])
+    def text(self, shard: int, group: int = 1) -> int:
+        """The number of text tokens of shard `shard`, which come first: those of all segments but the last."""
+        return sum(self.local(shard, group)[:-1])
 
     def behind(self, tokens: int) -> TokenLayout:
         """The layout with a segment of `tokens` tokens in front of the others."""
-        return TokenLayout((tokens, *self.lengths), self.parts)
+        return TokenLayout((tokens, *self.lengths), self.shards)
 
-    def split(self, x: Tensor, segment: int, dim: int, part: int) -> Tensor:
-        """The tokens of one segment on shard `part`, as a copy; `x` holds that whole segment along `dim`."""
+    def split(self, x: Tensor, segment: int, dim: int, shard: int) -> Tensor:
+        """The tokens of one segment on shard `shard`, as a copy; `x` holds that whole segment along `dim`."""
         offset = sum(self.lengths[:segment])
-        first, last = self.ranges(part)[segment]
+        first, last = self.ranges(shard)[segment]
         return x.narrow(dim, first - offset, last - first).clone(memory_format=torch.contiguous_format)
 
-    def split_joint(self, x: Tensor, dim: int, part: int) -> Tensor:
-        """The tokens of shard `part` from `x`, which holds the whole joint sequence along `dim`; a copy."""
-        return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(part)], dim=dim)
+    def split_joint(self, x: Tensor, dim: int, shard: int) -> Tensor:
+        """The tokens of shard `shard` from `x`, which holds the whole joint sequence along `dim`; a copy."""
+        return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(shard)], dim=dim)
 
     def gathered_order(self, group: int = 1) -> Tensor:
         """The position in the joint sequence of each token of the concatenated chunks [t0, i0, t1, i1, ...] (N,)."""
-        parts = self.parts // group
-        return torch.cat([torch.arange(*span) for part in range(parts) for span in self.ranges(part, group)])
+        merged = self.shards // group
+        return torch.cat([torch.arange(*span) for shard in range(merged) for span in self.ranges(shard, group)])
 
     def restore_order(self, group: int = 1) -> Tensor:
         """The inverse of `gathered_order`: the place in the concatenated chunks of each token of the sequence (N,)."""

@@ -92,12 +92,12 @@ class SequenceAttention:
         self.messenger.__exit__(kind, error, trace)
 
     @property
-    def part(self) -> int:
-        """The shard index: which shard of the sequence this rank holds."""
+    def shard_index(self) -> int:
+        """Which shard of the sequence this rank holds."""
         return self.ring.index * self.ulysses.size + self.ulysses.index
 
     @property
-    def parts(self) -> int:
+    def shards(self) -> int:
         """The number of shards of the sequence."""
         return self.ring.size * self.ulysses.size
 
@@ -122,14 +122,15 @@ class SequenceAttention:
             func: the attention function, called as func(q, k, v, heads, mask=, skip_reshape=, skip_output_reshape=),
                 once per head chunk if it is not an override.
             q, k, v: (B, L, C), k and v also (B, L, H, D); with skip_reshape (B, H, L, D). k and v may have fewer heads.
-            layout: which tokens each rank has; L is layout.chunk(part). tag: names the layer and the batch entries.
+            layout: which tokens each rank has; L is layout.chunk(shard_index).
+            tag: names the layer and the batch entries.
             mask: in the order of the unsplit sequence, bool or additive: (N, N), (B, N), (B, N, N), (B, 1|H, N|1, N).
         Returns:
             (B, L, C), or (B, H, L, D) with skip_output_reshape.
         Raises:
             Unsupported: the heads or the mask do not fit.
         """
-        if self.parts == 1:
+        if self.shards == 1:
             shapes = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return func(q, k, v, heads, mask=mask, **shapes, **kwargs)
         dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads

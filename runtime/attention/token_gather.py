@@ -31,7 +31,7 @@ def gather_tokens(
     """
     moved = x.movedim(dim, 1)
     x_BLC = moved.reshape(*moved.shape[:2], prod(moved.shape[2:]))
-    own, shards = ring.index * ulysses.size + ulysses.index, range(layout.parts)
+    own, shards = ring.index * ulysses.size + ulysses.index, range(layout.shards)
     gathered_BNC = x_BLC.new_empty(x_BLC.shape[0], layout.total, x_BLC.shape[2])
     places = gathered_BNC.split([layout.chunk(shard) for shard in shards], dim=1)
     tags = [replace(tag, exact_tokens=layout.text(shard)) for shard in shards]

@@ -25,7 +25,7 @@ class ControlTokens(Sharding):
             return super()._gather(action, path, module, args, output)
         self._forward.gathered = True
         layout = self._layout(action.segments)
-        ((first, last),) = layout.ranges(self.attention.part)
+        ((first, last),) = layout.ranges(self.attention.shard_index)
         return in_place(output, action.dim, layout.total, first, last)
 
 

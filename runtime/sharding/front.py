@@ -36,7 +36,7 @@ def attend_with_front(
     own = q.shape[dim]
     front = k.shape[dim] - own
     layout = layout.behind(front)
-    first, last = layout.ranges(attention.part)[0]
+    first, last = layout.ranges(attention.shard_index)[0]
     share = last - first
     k, v = (torch.cat([x.narrow(dim, first, share), x.narrow(dim, front, own)], dim) for x in (k, v))
     none = q.new_zeros(*q.shape[:dim], share, *q.shape[dim + 1 :])

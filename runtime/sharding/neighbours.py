@@ -18,7 +18,7 @@ def with_neighbours(attention: SequenceAttention, x_BLC: Tensor, layout: TokenLa
 
     Collective: every rank sends its first and its last token.
     """
-    part, parts = attention.part, attention.parts
+    part, parts = attention.shard_index, attention.shards
     ends = torch.cat([x_BLC[:, :1], x_BLC[:, -1:]], 1)
     ends = attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
     after = 2 * part + 2

@@ -218,7 +218,7 @@ class Sharding(Sharing):
     def _own_segment(self, x: Tensor, segment: str, dim: int, front: int) -> Tensor:
         length = x.shape[dim] - front
         self._forward.lengths[segment], self._forward.fronts[segment] = length, front
-        own = self._layout((segment,)).split(x.narrow(dim, front, length), 0, dim, self.attention.part)
+        own = self._layout((segment,)).split(x.narrow(dim, front, length), 0, dim, self.attention.shard_index)
         return torch.cat([x.narrow(dim, 0, front), own], dim) if front else own
 
     def _split_block(
@@ -230,7 +230,7 @@ class Sharding(Sharing):
             front = blocks.front(self._forward.given, given) if blocks.front else 0
             x = self._forward.off_grid(x, segments[0], blocks.dim, blocks.grid)
             return self._own_segment(x, segments[0], blocks.dim, front)
-        return self._layout(segments).split_joint(x, blocks.dim, self.attention.part)
+        return self._layout(segments).split_joint(x, blocks.dim, self.attention.shard_index)
 
     def _gather_block(self, blocks: Blocks, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._forward.whole_between:
@@ -250,11 +250,13 @@ class Sharding(Sharing):
             return None
         layout = self._layout(self.plan.joint)
         if x.shape[action.dim] > layout.total and self._forward.patched:  # also has positions of keys that a patch adds
-            own = partial(layout.split_joint, x.narrow(action.dim, 0, layout.total), action.dim, self.attention.part)
+            own = partial(
+                layout.split_joint, x.narrow(action.dim, 0, layout.total), action.dim, self.attention.shard_index
+            )
             return self._once(x, action.dim, own)
         if x.shape[action.dim] != layout.total:
             raise self.plan.refuse(f"{action.arg} for {x.shape[action.dim]} of {layout.total} tokens")
-        return self._once(x, action.dim, lambda: layout.split_joint(x, action.dim, self.attention.part))
+        return self._once(x, action.dim, lambda: layout.split_joint(x, action.dim, self.attention.shard_index))
 
     def _localise(self, action: Localise, value: Any, given: Callable[[str], Any]) -> Any:
         if value is None or (self._forward.whole_between and action.outside):
@@ -301,10 +303,10 @@ class Sharding(Sharing):
         return with_neighbours(self.attention, x, self._layout((action.segment,)), tag)
 
     def _cut_neighbours(self, action: Neighbours, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return without_neighbours(output, self._layout((action.segment,)), self.attention.part)
+        return without_neighbours(output, self._layout((action.segment,)), self.attention.shard_index)
 
     def _own(self, segments: tuple[str, ...]) -> Own:
-        return Own(self._layout(segments), self.attention.part, self._forward.whole_between)
+        return Own(self._layout(segments), self.attention.shard_index, self._forward.whole_between)
 
     def _once(self, value: Any, what: Any, make: Callable[[], Any]) -> Any:
         """Returns `make()`, cached for this value in this forward. Keeps the value, so that its id stays unique."""
@@ -333,7 +335,7 @@ class Sharding(Sharing):
             return (*output[: action.item], x, *output[action.item + 1 :])
         self._forward.gathered = True
         tag = Tag(path, "tokens", self._slots, sensitive=True)
-        kept = sum(self._layout(action.behind).local(self.attention.part)) if action.behind else 0
+        kept = sum(self._layout(action.behind).local(self.attention.shard_index)) if action.behind else 0
         x = self._all_behind(output, action.segments, kept, action.dim, tag)
         return self._forward.on_grid(x, action.segments[0], action.dim)
 
@@ -341,7 +343,7 @@ class Sharding(Sharing):
         """Gathers the tokens of the segments; in front of them the prefix and `kept` other tokens stay."""
         kept += self._forward.fronts.get(segments[0], 0)
         own, layout = x.narrow(dim, kept, x.shape[dim] - kept), self._layout(segments)
-        if own.shape[dim] != layout.chunk(self.attention.part):
+        if own.shape[dim] != layout.chunk(self.attention.shard_index):
             raise self.plan.refuse("a patch that changes the number of tokens")
         everyones = self._all_tokens(own, layout, dim, tag)
         return torch.cat([x.narrow(dim, 0, kept), everyones], dim) if kept else everyones
@@ -350,7 +352,7 @@ class Sharding(Sharing):
         lengths = self._forward.lengths
         if any(segment not in lengths for segment in segments):
             raise self.plan.refuse_unrun("first block")
-        return HeldTokens(tuple(lengths[segment] for segment in segments), self.attention.parts)
+        return HeldTokens(tuple(lengths[segment] for segment in segments), self.attention.shards)
 
     def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
         forward, call = self._forward, self._forward.scope_calls
@@ -361,7 +363,7 @@ class Sharding(Sharing):
         if call == len(forward.scope.calls):
             raise self.plan.refuse(f"more than {call} attention calls in {forward.scope_path}")
         layout = self._layout(forward.scope.calls[call])
-        expected = (len(self._slots), layout.chunk(self.attention.part))
+        expected = (len(self._slots), layout.chunk(self.attention.shard_index))
         front = k.shape[dim] - q.shape[dim] if forward.scope.front else 0
         for x in (q, k.narrow(dim, front, k.shape[dim] - front)) if not forward.all_given else ():
             if (x.shape[0], x.shape[dim]) != expected:
@@ -376,5 +378,5 @@ class Sharding(Sharing):
             return self._view.attend(func, q, k, v, **kwargs)
         tag = Tag(forward.scope_path, "kv" if call == 0 else f"kv{call + 1}", self._slots)
         attend = partial(attend_with_front, self.attention) if front else self.attention
-        part = self.attention.part
+        part = self.attention.shard_index
         return attend_without_spares(attend, func, q, k, v, layout=layout, part=part, tag=tag, **kwargs)

@@ -73,21 +73,21 @@ class Sharing(Hooked):
         if self._forward.unsplit:
             return function(**kwargs)
         tag = Tag(self._named("sequences"), "all tokens", self._slots, sensitive=True)
-        parts, part = self.attention.parts, self.attention.part
+        parts, part = self.attention.shards, self.attention.shard_index
         return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
 
     def _share_heads(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         if self._forward.unsplit or self._forward.shared is not None:
             return function(*args, **kwargs)
         tag = Tag(self._named("heads"), "all tokens", self._slots, sensitive=True)
-        parts, part = self.attention.parts, self.attention.part
+        parts, part = self.attention.shards, self.attention.shard_index
         return share_heads(
             function, parts, part, lambda x, layout: self._all_tokens(x, layout, 2, tag), *args, **kwargs
         )
 
     def _share(self, x: Tensor, given: Callable[[str], Any]) -> Tensor:
-        self._forward.shared = HeldTokens((x.shape[1],), self.attention.parts)
-        return self._forward.shared.split(x, 0, 1, self.attention.part)
+        self._forward.shared = HeldTokens((x.shape[1],), self.attention.shards)
+        return self._forward.shared.split(x, 0, 1, self.attention.shard_index)
 
     def _gather_shared(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
@@ -97,7 +97,7 @@ class Sharing(Hooked):
     def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
         """Gathers the tokens of all ranks; where they come before the batch, its entries travel as one."""
         if isinstance(layout, HeldTokens):
-            x, layout = layout.without_spares(x, dim, self.attention.part), layout.given
+            x, layout = layout.without_spares(x, dim, self.attention.shard_index), layout.given
         if dim > 0:
             return self.attention.gather_tokens(x, layout, dim, tag)
         together = (" and ".join(f"{cond}, {sample}" for cond, sample in tag.slots), 0)

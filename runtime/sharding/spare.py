@@ -24,7 +24,7 @@ class HeldTokens(TokenLayout):
     @property
     def given(self) -> TokenLayout:
         """The layout of what each rank sends: the same segments without spares."""
-        return TokenLayout(self.lengths, self.parts)
+        return TokenLayout(self.lengths, self.shards)
 
     def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
         """See `TokenLayout.ranges`; the ranges of two shards overlap where one holds a spare."""

@@ -62,7 +62,7 @@ def arrived(attention, layout, call, given):
     """Errors of the K and V an attention was `given`: of own tokens, of others' text, of all others' tokens."""
     group, member = attention.ulysses.size, attention.ulysses.index
     order = layout.gathered_order(group)
-    own = torch.cat([torch.arange(*span) for span in layout.ranges(attention.part)])
+    own = torch.cat([torch.arange(*span) for span in layout.ranges(attention.shard_index)])
     own, text = torch.isin(order, own), order < LENGTHS[0]
     errors = [0.0, 0.0, 0.0]
     for n in (1, 2):
@@ -82,11 +82,11 @@ def run_calls(rank, degrees, exchange, config, overlap=True, spoil=False):
     with SequenceAttention(ulysses, ring, exchange, wire, ledger, overlap) as attention:
         for call in range(CALLS):
             ledger.begin_call(call, 0.0)
-            function, local = Recorder(), [layout.split_joint(x, 1, attention.part) for x in whole(call)]
+            function, local = Recorder(), [layout.split_joint(x, 1, attention.shard_index) for x in whole(call)]
             out = attention(function, *local, HEADS, layout=layout, tag=TAG)
             if exchange == "all_gather":
                 inside.append(arrived(attention, layout, call, function.given))
-            expected = layout.split_joint(Recorder()(*whole(call), HEADS), 1, attention.part)
+            expected = layout.split_joint(Recorder()(*whole(call), HEADS), 1, attention.shard_index)
             outputs.append(relative_error(out, expected))
             gathered = attention.gather_tokens(local[0], layout, 1, IMAGE)
             tokens.append(

@@ -53,7 +53,7 @@ def run_calls(attention, layout, calls=range(CALLS)):
         attention.ledger.begin_call(call, 0.0)
         for layer, skipped in SKIPPED.items():
             if call not in skipped:
-                local = [layout.split_joint(x, 1, attention.part) for x in whole(layer, call)]
+                local = [layout.split_joint(x, 1, attention.shard_index) for x in whole(layer, call)]
                 outputs[layer, call] = attention(attention_pytorch, *local, HEADS, layout=layout, tag=tag_of(layer))
     return outputs
 
@@ -73,7 +73,7 @@ def run_cases(rank, world, degrees):
         errors = {late: {} for late in (0, 1, 2)}
         for late, (key, out) in ((late, item) for late in errors for item in outputs.items()):
             expected = by_hand(*key, layout, ring, degrees[0], late)
-            errors[late][key] = relative_error(out, layout.split_joint(expected, 1, attention.part))
+            errors[late][key] = relative_error(out, layout.split_joint(expected, 1, attention.shard_index))
         found[name, overlap] = errors, before, len(attention.messenger._under_way)
     return found
 

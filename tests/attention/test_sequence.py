@@ -64,13 +64,15 @@ def reference(lengths, kv_heads, mask, **kwargs):
 
 def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, function=attention_pytorch, **kwargs):
     """The relative error of this rank's tokens."""
-    layout = TokenLayout(lengths, attention.parts)
-    q, k, v = (layout.split_joint(x, 1, attention.part) for x in whole_inputs(lengths, kv_heads))
+    layout = TokenLayout(lengths, attention.shards)
+    q, k, v = (layout.split_joint(x, 1, attention.shard_index) for x in whole_inputs(lengths, kv_heads))
     given = [q, k, v] if flat else [heads_first(x) for x in (q, k, v)]
     kwargs_in = {"skip_reshape": not flat, "skip_output_reshape": not flat, **kwargs}
     out = attention(function, *given, HEADS, layout=layout, tag=TAG, mask=mask, **kwargs_in)
     out = out if flat else out.transpose(1, 2).flatten(2)
-    return relative_error(out, layout.split_joint(reference(lengths, kv_heads, mask, **kwargs), 1, attention.part))
+    return relative_error(
+        out, layout.split_joint(reference(lengths, kv_heads, mask, **kwargs), 1, attention.shard_index)
+    )
 
 
 def run_cases(rank, world, ways):
@@ -95,7 +97,7 @@ def run_cases(rank, world, ways):
             found["grouped"] = case(kv_heads=HEADS // 2, enable_gqa=True)
             layout = TokenLayout(lengths, world)
             everything = torch.arange(sum(lengths)).repeat(2, 1)
-            local = layout.split_joint(everything, 1, attention.part)
+            local = layout.split_joint(everything, 1, attention.shard_index)
             gathered = attention.gather_tokens(local, layout, 1, TAG)
             found["gather_tokens"] = float(not torch.equal(gathered, everything))
         errors.update({(way, lengths, what): error for what, error in found.items()})

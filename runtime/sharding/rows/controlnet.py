@@ -40,7 +40,7 @@ class ControlRows(RowSharding):
         if not self.keeps_own:
             return super()._gather(path, module, args, output)
         self._forward.gathered = True
-        return in_place(output, output.ndim - 2, self._rows.height, *self._rows.rows(self.attention.part))
+        return in_place(output, output.ndim - 2, self._rows.height, *self._rows.rows(self.attention.shard_index))
 
 
 def _behind_the_hint(control: nn.Module) -> nn.Module:

@@ -34,7 +34,7 @@ class RowLayout(TokenLayout):
 
     def behind(self, tokens: int) -> TokensAndRows:
         """See `TokenLayout.behind`."""
-        return TokensAndRows((tokens, self.total), self.parts, self)
+        return TokensAndRows((tokens, self.total), self.shards, self)
 
     def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
         """See `TokenLayout.ranges`."""
@@ -52,7 +52,7 @@ class TokensAndRows(TokenLayout):
         """See `TokenLayout.ranges`."""
         front = self.lengths[:1]
         ((first, last),) = self.rows.ranges(part, group)
-        return *TokenLayout(front, self.parts).ranges(part, group), (front[0] + first, front[0] + last)
+        return *TokenLayout(front, self.shards).ranges(part, group), (front[0] + first, front[0] + last)
 
 
 def heights_of(height: int, downs: int) -> list[int]:

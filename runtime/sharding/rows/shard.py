@@ -67,7 +67,7 @@ class RowSharding(Hooked):
         if attention.ulysses.size > 1 and attention.ring.size > 1:
             raise Unsupported(
                 f"The rows of a {plan.family} are split along one axis, and ring_degree is {attention.ring.size} and "
-                f"ulysses_degree is {attention.ulysses.size}; set ring_degree to {attention.parts} and the other to 1."
+                f"ulysses_degree is {attention.ulysses.size}; set ring_degree to {attention.shards} and the other to 1."
             )
         axis = attention.ring if attention.ring.size > 1 else attention.ulysses
         self._exchange = RowExchange(axis, attention.ledger)
@@ -130,7 +130,7 @@ class RowSharding(Hooked):
 
     def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
         """See `View.gathered`."""
-        self._check(x_BCRW, self._rows.chunk(self.attention.part))
+        self._check(x_BCRW, self._rows.chunk(self.attention.shard_index))
         tag = Tag(self._named(what), "rows", self._slots, sensitive=True)
         return self.attention.gather_tokens(x_BCRW, self._rows, x_BCRW.ndim - 2, tag)
 
@@ -172,13 +172,13 @@ class RowSharding(Hooked):
     def cut(self, x_BCHW: Tensor) -> Tensor:
         """See `View.cut`."""
         self._check(x_BCHW, self._rows.height)
-        first, last = self._rows.rows(self.attention.part)
+        first, last = self._rows.rows(self.attention.shard_index)
         return x_BCHW.narrow(-2, first, last - first).contiguous()
 
     def gathered_tokens(self, x_BLC: Tensor, what: str) -> Tensor:
         """See `View.gathered_tokens`."""
         layout = self._tokens()
-        self._check_tokens(x_BLC, layout.chunk(self.attention.part))
+        self._check_tokens(x_BLC, layout.chunk(self.attention.shard_index))
         tag = Tag(self._named(what), "tokens", self._slots, sensitive=True)
         return self.attention.gather_tokens(x_BLC, layout, 1, tag)
 
@@ -186,7 +186,7 @@ class RowSharding(Hooked):
         """See `View.cut_tokens`."""
         layout = self._tokens()
         self._check_tokens(x_BNC, layout.total)
-        return layout.split(x_BNC, 0, 1, self.attention.part)
+        return layout.split(x_BNC, 0, 1, self.attention.shard_index)
 
     def is_whole(self) -> bool:
         """See `View.is_whole`."""
@@ -211,7 +211,7 @@ class RowSharding(Hooked):
         forward, rows = self._forward, self._rows
         if forward.whole_skips_from is not None and self._is_whole_skip(self._skip - 1):
             return list(shape)
-        if is_upsample(layer, self.plan) or shape[-2] != rows.chunk(self.attention.part):
+        if is_upsample(layer, self.plan) or shape[-2] != rows.chunk(self.attention.shard_index):
             rows = forward.levels[forward.level - 1]
         return [*shape[:-2], rows.height, shape[-1]]
 
@@ -283,7 +283,7 @@ class RowSharding(Hooked):
 
     def _has_too_few_rows(self, height: int) -> bool:
         """Whether some rank would hold no row of a latent of this height at the lowest resolution."""
-        parts = self.attention.parts
+        parts = self.attention.shards
         too_few = lowest_rows(self.module, height) < parts
         if too_few:
             self._warn_whole(f"a latent of {height} rows on {parts} workers")
@@ -292,7 +292,7 @@ class RowSharding(Hooked):
     def _split(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x_BCHW, parts = args[0], self.attention.parts
+        x_BCHW, parts = args[0], self.attention.shards
         self._forward.levels = levels_of(x_BCHW.shape[-2], self._downs, parts)
         return (self.cut(x_BCHW), *args[1:]), kwargs
 
@@ -386,7 +386,7 @@ class RowSharding(Hooked):
         forward = self._forward
         forward.scope_calls += 1
         layout = self._tokens()
-        dim, own = 2 if kwargs.get("skip_reshape") else 1, (len(self._slots), layout.chunk(self.attention.part))
+        dim, own = 2 if kwargs.get("skip_reshape") else 1, (len(self._slots), layout.chunk(self.attention.shard_index))
         for x in (q,) if self.plan.text_in_attention else (q, k):
             if (x.shape[0], x.shape[dim]) != own or forward.scope_calls > 1:
                 raise self.plan.refuse(
