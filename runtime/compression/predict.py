@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,13 +25,12 @@ def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
     k is 0 without two bases. Squares outside the range of float32 come out as 0, infinity or NaN.
     """
     sums = torch.zeros(4, device=x_NC.device)
-    for rows in row_blocks(*x_NC.shape, x_NC.device):
-        x = x_NC[rows]
-        if not bases:
+    for x, *based in row_blocks(x_NC, *bases):
+        if not based:
             sums[:2] += _dot(x, x)
             continue
-        base = bases[0][rows].float()
-        missing, trend = x - base, base - bases[-1][rows]
+        base = based[0].float()
+        missing, trend = x - base, base - based[-1]
         sums += torch.stack([_dot(x, x), _dot(missing, missing), _dot(missing, trend), _dot(trend, trend)])
     return solve(*sums.tolist())
 
@@ -41,14 +41,14 @@ def solve(norm: float, missing: float, wanted: float, available: float) -> tuple
     return k, norm, missing - 2 * k * wanted + k * k * available
 
 
-def predict(bases: tuple[Tensor, ...], k: float, rows: slice) -> Tensor:
-    """These rows of the predicted tensor, float32 (do not write to them); `bases` has at least one.
+def predict(bases: Sequence[Tensor], k: float) -> Tensor:
+    """The predicted tensor, float32 (do not write to it); `bases` has at least one.
 
     Both ends run this and must get equal bits: each operation is element-wise and rounded on its own (an addition with
     `alpha` may be fused on one machine and not on another).
     """
-    base = bases[0][rows].float()
-    return base if k == 0 else (base - bases[1][rows]).mul_(k).add_(base)
+    base = bases[0].float()
+    return base if k == 0 else (base - bases[1]).mul_(k).add_(base)
 
 
 def float32(value: float) -> float:

@@ -86,10 +86,10 @@ def _restore(
 ) -> Tensor:
     """expected + decode(payload), in `dtype`: the same bits at both ends."""
     x_hat_NC = codec.decode(payload, *shape, torch.float32)
-    for rows in row_blocks(*shape, x_hat_NC.device):
-        if bases:
-            x_hat_NC[rows].add_(predict(bases, k, rows))
-        _clamp(x_hat_NC[rows], dtype)
+    for x_hat, *based in row_blocks(x_hat_NC, *bases):
+        if based:
+            x_hat.add_(predict(based, k))
+        _clamp(x_hat, dtype)
     return x_hat_NC.to(dtype)
 
 
@@ -111,8 +111,8 @@ def add_supplement(x_hat_NC: Tensor, payload: Tensor, codec: Codec) -> Tensor:
 def lost_square(x_NC: Tensor, x_hat_NC: Tensor) -> float:
     """||x - x_hat||^2 in float32 for x in float32."""
     lost = torch.zeros((), device=x_NC.device)
-    for rows in row_blocks(*x_NC.shape, x_NC.device):
-        difference = (x_NC[rows] - x_hat_NC[rows]).view(-1)
+    for x, x_hat in row_blocks(x_NC, x_hat_NC):
+        difference = (x - x_hat).view(-1)
         lost += torch.dot(difference, difference)
     return float(lost)
 
@@ -131,8 +131,8 @@ def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
     if not bases:
         return x_NC
     residual_NC = torch.empty_like(x_NC)
-    for rows in row_blocks(*x_NC.shape, x_NC.device):
-        torch.sub(x_NC[rows], predict(bases, k, rows), out=residual_NC[rows])
+    for residual, x, *based in row_blocks(residual_NC, x_NC, *bases):
+        torch.sub(x, predict(based, k), out=residual)
     return residual_NC
 
 

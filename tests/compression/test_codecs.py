@@ -106,7 +106,7 @@ def test_no_residual_gets_larger(codec, d):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_residual_gets_larger_beyond_a_chunk(name, monkeypatch):
+def test_no_residual_gets_larger_beyond_a_block(name, monkeypatch):
     monkeypatch.setattr("compact_parallel.runtime.compression.row_blocks.VALUES", 1 << 12)
     for make in RESIDUALS.values():
         d = make(203, 517, 3).clamp(-1e34, 1e34)

@@ -91,17 +91,19 @@ class LloydMax(Codec):
         parts = self._parts(payload, tokens, channels)
         parts.table[0], parts.table[1] = table, 0
         parts.v_C[:] = v_C
-        for rows in row_blocks(tokens, channels, d_NC.device):
-            z_NC = (d_NC[rows] * iu_N1[rows]).mul_(iv_C)
+        for rows_NC, rows_iu_N1, rows_u_N, sent_u_N, *sent_planes in row_blocks(
+            d_NC, iu_N1, u_N, parts.u_N, *parts.planes
+        ):
+            z_NC = (rows_NC * rows_iu_N1).mul_(iv_C)
             codes_NC = grid.codes(z_NC)
             if channels % ROW:
                 codes_NC = pad(codes_NC, (0, -channels % ROW))
             planes = pack_planes(codes_NC.view(-1), self.value_bits)
             levels_NC = _rows(look_up(values, planes), channels)
             correction_N = torch.mv(z_NC.mul_(levels_NC), weight_C) / torch.mv(levels_NC.square(), weight_C)
-            parts.u_N[rows] = torch.where(correction_N.isnan(), 1, correction_N) * u_N[rows]
-            for plane, packed in zip(parts.planes, planes):
-                plane[rows] = packed.view(-1, plane.shape[1])
+            sent_u_N.copy_(torch.where(correction_N.isnan(), 1, correction_N) * rows_u_N)
+            for plane, packed in zip(sent_planes, planes):
+                plane.copy_(packed.view(plane.shape))
         return payload
 
     def decode(self, payload: Tensor, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
@@ -110,9 +112,9 @@ class LloydMax(Codec):
         values = self._values[int(parts.table[0])].to(payload.device)
         u_N1, v_C = parts.u_N.float()[:, None], parts.v_C.float()
         d_NC = torch.empty(tokens, channels, dtype=dtype, device=payload.device)
-        for rows in row_blocks(tokens, channels, payload.device):
-            levels_NC = _rows(look_up(values, [plane[rows].view(-1) for plane in parts.planes]), channels)
-            torch.mul(levels_NC.mul_(u_N1[rows]), v_C, out=d_NC[rows])
+        for rows_NC, rows_u_N1, *planes in row_blocks(d_NC, u_N1, *parts.planes):
+            levels_NC = _rows(look_up(values, [plane.view(-1) for plane in planes]), channels)
+            torch.mul(levels_NC.mul_(rows_u_N1), v_C, out=rows_NC)
         return d_NC
 
     def _parts(self, payload: Tensor, tokens: int, channels: int) -> _Parts:
@@ -178,10 +180,10 @@ def _scales(d_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tokens, channels = d_NC.shape
     over_N, over_C = (torch.full((n,), 1 / n, device=d_NC.device) for n in (tokens, channels))
     u_N, v_C = torch.empty(tokens, device=d_NC.device), torch.zeros(channels, device=d_NC.device)
-    for rows in row_blocks(tokens, channels, d_NC.device):
-        magnitude = d_NC[rows].abs()
-        torch.mv(magnitude, over_C, out=u_N[rows])
-        v_C += over_N[rows] @ magnitude
+    for rows_NC, rows_u_N, rows_over_N in row_blocks(d_NC, u_N, over_N):
+        magnitude = rows_NC.abs()
+        torch.mv(magnitude, over_C, out=rows_u_N)
+        v_C += rows_over_N @ magnitude
     mean = (v_C @ over_C).clamp(min=SMALLEST_SCALE)
     u_N /= mean
     return u_N.bfloat16(), torch.where(v_C >= (mean * FAINT).clamp(min=SMALLEST_SCALE), v_C, 0).bfloat16(), mean

@@ -89,9 +89,8 @@ class LowRank(Codec):
         """See `Codec.decode`."""
         parts = self._parts(payload, tokens, channels)
         d_NC = torch.empty(tokens, channels, dtype=dtype, device=payload.device)
-        for rows in row_blocks(tokens, channels, payload.device):
-            part_NC = parts.a_NR[rows] @ parts.b_CR.T
-            torch.mul(part_NC.mul_(parts.s_N[rows, None]), parts.t_C, out=d_NC[rows])
+        for rows_NC, a_NR, s_N1 in row_blocks(d_NC, parts.a_NR, parts.s_N[:, None]):
+            torch.mul((a_NR @ parts.b_CR.T).mul_(s_N1), parts.t_C, out=rows_NC)
         return d_NC
 
     def _start(self, tokens: int, channels: int, device: torch.device, previous: Tensor | None) -> Tensor:

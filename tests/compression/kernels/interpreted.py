@@ -92,13 +92,13 @@ class Sender:
 
     def residual(self, index):
         x, used = self.xs[index].float().contiguous(), self.used(index)
-        return x - predict(used, self.factor(index), slice(None)) if used else x
+        return x - predict(used, self.factor(index)) if used else x
 
     def x_hat(self, index):
         """What the reference makes of the payload: clamp(decoded + prediction), in the tensor's dtype."""
         x_hat = self.codec.decode(self.payload(index), *self.shape, torch.float32)
         if used := self.used(index):
-            x_hat += predict(used, self.factor(index), slice(None))
+            x_hat += predict(used, self.factor(index))
         largest = torch.finfo(self.dtype).max
         return x_hat.clamp(-largest, largest).to(self.dtype)
 
