@@ -53,8 +53,6 @@ class _Route(NamedTuple):
 
     chunk: HeadChunk
     all_to_all: AllToAll
-    lengths: list[int]
-    """G, the tokens of the Ulysses group, by ring index."""
     specs: tuple[Spec, ...]
     """The message with K and V of the Ulysses group, by ring index."""
 
@@ -179,7 +177,7 @@ class SequenceAttention:
             specs = tuple(Spec(*each, k_BLHD.dtype) for each in zip(tags, shapes))
             first_shard = self.ring.index * members
             all_to_all = AllToAll(self.ulysses, layout, first_shard, self.messenger, replace(tag, name=name))
-            routes.append(_Route(chunk, all_to_all, lengths, specs))
+            routes.append(_Route(chunk, all_to_all, specs))
         return routes
 
     def _head_chunk_count(self, func: Callable[..., Tensor], k_BLHD: Tensor, layout: TokenLayout, tag: Tag) -> int:
@@ -223,9 +221,7 @@ class SequenceAttention:
         if self.ring.size == 1:
             return function(*kv_BGhD)
         scale = call.kwargs.get("scale") or dim**-0.5
-        attention = Attention(
-            q_BGhD, kv_BGhD, self.ring, route.lengths, route.specs, self.messenger, function, scale, mask
-        )
+        attention = Attention(q_BGhD, kv_BGhD, self.ring, route.specs, self.messenger, function, scale, mask)
         return (yield from self.exchange.attend(attention))
 
     def _gathered_mask(self, mask: Tensor, layout: TokenLayout, batch: int, heads: int) -> Tensor:

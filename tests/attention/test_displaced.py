@@ -92,6 +92,42 @@ def test_the_others_keys_and_values_are_those_of_the_last_run(tmp_path, degrees)
             assert (before, after) == (2 * chunks, 0)
 
 
+ENTRIES = (2, 2, 2, 2, 1, 1, 1, 2, 1, 2)
+"""The batch entries of each call: a sampler may ask for both conditions together, then for one alone."""
+
+
+def changing_batches(rank, world):
+    """{wire: {late: [error of each call]}}, where others' K and V are those of `late` calls with the same batch ago."""
+    (ulysses, ring), layout, found = axes(rank, 1, 2), TokenLayout(LENGTHS, 2), {}
+    for name in ("raw", "int8"):
+        ledger, errors = Ledger(), {late: [] for late in (0, 1)}
+        wire = RawWire() if name == "raw" else make_wire(INT8, ledger, len(ENTRIES))
+        with SequenceAttention(ulysses, ring, "displaced", wire, ledger) as attention:
+            for call, entries in enumerate(ENTRIES):
+                now = whole("first", call)[:, :entries]
+                local = [layout.split_joint(x, 1, rank) for x in now]
+                tag = replace(tag_of("first"), slots=tag_of("first").slots[:entries])
+                out = attention(attention_pytorch, *local, HEADS, layout=layout, tag=tag)
+                runs = [c for c in range(call + 1) if ENTRIES[c] == entries]
+                for late in errors:
+                    mixed = whole("first", runs[-1 - late] if len(runs) > 2 else call)[:, :entries]
+                    for span in layout.ranges(rank):
+                        mixed[:, :, slice(*span)] = now[:, :, slice(*span)]
+                    expected = layout.split_joint(attention_pytorch(now[0], *mixed[1:], HEADS), 1, rank)
+                    errors[late].append(relative_error(out, expected))
+        found[name] = errors
+    return found
+
+
+def test_batches_that_change_keep_each_their_own_last_call(tmp_path):
+    for found in launch(changing_batches, 2, tmp_path):
+        for name, errors in found.items():
+            limit = 1e-6 if name == "raw" else 0.03
+            assert max(errors[1]) < limit
+            fresh = [call for call, error in enumerate(errors[0]) if error < 2 * limit]
+            assert fresh == [0, 1, 4, 5]  # the first two calls of each batch wait for the others
+
+
 class Lost(Exception):
     """What a job of these tests fails with."""
 

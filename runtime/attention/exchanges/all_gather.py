@@ -28,11 +28,11 @@ class AllGather(Exchange):
 
 def gather_kv(attention: Attention) -> Generator[None, None, list[Tensor]]:
     """K and V of all ranks, concatenated in axis order: (B, N, H, D). Yields when all messages are under way."""
-    gathered = Gathered(attention)
+    gathered = Gathered.of(attention)
     delivery = gathered.send(attention)
     yield
     gathered.receive(delivery)
-    return gathered.tensors
+    return gathered.tensors(attention)
 
 
 EXCHANGE = AllGather

@@ -27,9 +27,7 @@ class Attention:
     kv_BLHD: Sequence[Tensor]
     """This rank's K and V, of one dtype, which may have fewer heads than q."""
     axis: Axis
-    lengths: Sequence[int]
-    """L of every rank, by axis index."""
-    specs: Sequence[Spec]
+    specs: tuple[Spec, ...]
     """The message that holds the K and V (B, L, H * D) of each rank, by axis index."""
     messenger: Messenger
     function: Callable[[Tensor, Tensor], Tensor]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...compression.wire import Spec
 from ..messenger import Delivery
 from .base import Attention, Exchange
 from .gathered import Gathered
@@ -25,7 +26,13 @@ class _Stale:
 
     calls: int = 0
     gathered: Gathered | None = None
+    """The K and V of the last call, if they are here already."""
     on_its_way: Delivery | None = None
+
+    def receive(self, gathered: Gathered) -> None:
+        """Writes what is under way into `gathered`, for the next call."""
+        gathered.receive(self.on_its_way)
+        self.gathered, self.on_its_way = gathered, None
 
 
 class Displaced(Exchange):
@@ -42,7 +49,8 @@ class Displaced(Exchange):
     place = 30
 
     def __init__(self) -> None:
-        self._stale: dict[tuple, _Stale] = {}
+        self._stale: dict[tuple[str, str], dict[tuple[Spec, ...], _Stale]] = {}
+        """By layer and name of the message, then by its batch entries and shapes."""
 
     def attend(self, attention: Attention) -> Generator[None, None, Tensor]:
         """See `Exchange.attend`."""
@@ -50,23 +58,25 @@ class Displaced(Exchange):
 
     def _gather(self, attention: Attention) -> Generator[None, None, list[Tensor]]:
         """Like `all_gather.gather_kv`, but the other ranks' K and V are those of the previous call."""
-        stale = self._stale.setdefault(tuple(attention.specs), _Stale())
-        gathered, stale.gathered = stale.gathered, None
-        if gathered is None:
-            gathered = Gathered(attention)
-        else:
-            gathered.update(attention)
-        if stale.on_its_way is not None:
-            gathered.receive(stale.on_its_way)
+        axis, device = attention.axis, attention.q_BLHD.device
+        tag = attention.specs[axis.index].tag
+        batches = self._stale.setdefault((tag.layer, tag.name), {})
+        stale = batches.setdefault(attention.specs, _Stale())
+        for specs, each in batches.items():
+            # Other batches may be about some of the same entries, and a wire takes the messages about one in order.
+            if each.on_its_way is not None:
+                each.receive(Gathered(axis, specs, device))
+        gathered, stale.gathered = stale.gathered or Gathered(axis, attention.specs, device), None
+        gathered.update(attention)
         stale.calls += 1
         if stale.calls > SYNCHRONOUS_CALLS:
             stale.on_its_way = gathered.send(attention, overlap=True)
-            return gathered.tensors
+            return gathered.tensors(attention)
         delivery = gathered.send(attention)
         yield
         gathered.receive(delivery)
         stale.gathered = gathered
-        return gathered.tensors
+        return gathered.tensors(attention)
 
 
 EXCHANGE = Displaced

@@ -5,36 +5,49 @@ B batch, L tokens of one rank, N tokens of all, H heads, D head dim, C = H * D.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
+import torch
 from torch import Tensor
 
-from ...compression.wire import Payload
+from ...compression.wire import Payload, Spec
+from ..axis import Axis
 from ..messenger import Delivery
 from .base import Attention
 
 
 class Gathered:
-    """K and V of all ranks, in axis order: `tensors` (B, N, H, D). This rank's are there from the start, exact."""
+    """K and V of all ranks, in axis order, each (B, N, C); `specs` describes those of each rank."""
 
-    def __init__(self, attention: Attention) -> None:
-        self.tensors = [x.new_empty(x.shape[0], sum(attention.lengths), *x.shape[2:]) for x in attention.kv_BLHD]
-        self._flat = [x_BNHD.flatten(2) for x_BNHD in self.tensors]
-        self._ends = list(accumulate(attention.lengths))
-        self._axis = attention.axis
-        self.update(attention)
+    def __init__(self, axis: Axis, specs: Sequence[Spec], device: torch.device) -> None:
+        self._axis = axis
+        self._ends = list(accumulate(spec.shapes[0][1] for spec in specs))
+        self._all = [
+            torch.empty(batch, self._ends[-1], channels, dtype=specs[0].dtype, device=device)
+            for batch, _, channels in specs[0].shapes
+        ]
+
+    @classmethod
+    def of(cls, attention: Attention) -> Gathered:
+        """Buffers that hold this rank's K and V from the start, exact."""
+        gathered = cls(attention.axis, attention.specs, attention.q_BLHD.device)
+        gathered.update(attention)
+        return gathered
 
     def update(self, attention: Attention) -> None:
         """Copies this rank's K and V into their place."""
-        index = self._axis.index
-        length = attention.lengths[index]
-        for all_BNHD, x_BLHD in zip(self.tensors, attention.kv_BLHD):
-            all_BNHD.narrow(1, self._ends[index] - length, length).copy_(x_BLHD)
+        for place_BLC, x_BLHD in zip(self.shard(self._axis.index), attention.kv_BLHD):
+            place_BLC.unflatten(2, x_BLHD.shape[2:]).copy_(x_BLHD)
 
     def shard(self, index: int) -> list[Tensor]:
         """The K and V of one rank: views (B, L, C)."""
         start = self._ends[index - 1] if index else 0
-        return [x_BNC.narrow(1, start, self._ends[index] - start) for x_BNC in self._flat]
+        return [x_BNC.narrow(1, start, self._ends[index] - start) for x_BNC in self._all]
+
+    def tensors(self, attention: Attention) -> list[Tensor]:
+        """The K and V of all ranks, (B, N, H, D)."""
+        return [x_BNC.unflatten(2, x_BLHD.shape[2:]) for x_BNC, x_BLHD in zip(self._all, attention.kv_BLHD)]
 
     def pack(self, attention: Attention) -> Payload:
         """This rank's K and V as a message."""

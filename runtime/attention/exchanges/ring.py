@@ -36,7 +36,8 @@ class Ring(Exchange):
 
 def ring_attention(attention: Attention) -> Tensor:
     """Attention of this rank's queries to the keys of all ranks, (B, L, H, D); its own K and V are used as they are."""
-    axis, lengths, specs, kv_BLHD = attention.axis, attention.lengths, attention.specs, attention.kv_BLHD
+    axis, specs, kv_BLHD = attention.axis, attention.specs, attention.kv_BLHD
+    lengths = [spec.shapes[0][1] for spec in specs]
     following, preceding = (axis.index + 1) % axis.size, (axis.index - 1) % axis.size
     ends = list(accumulate(lengths))
     kv, q_BHLD, out, lse = kv_BLHD, attention.q_BLHD.transpose(1, 2), None, None
