@@ -109,12 +109,12 @@ def changing_batches(rank, world):
                 tag = replace(tag_of("first"), slots=tag_of("first").slots[:entries])
                 out = attention(attention_pytorch, *local, HEADS, layout=layout, tag=tag)
                 runs = [c for c in range(call + 1) if ENTRIES[c] == entries]
-                for late in errors:
+                for late, of_calls in errors.items():
                     mixed = whole("first", runs[-1 - late] if len(runs) > 2 else call)[:, :entries]
                     for span in layout.ranges(rank):
                         mixed[:, :, slice(*span)] = now[:, :, slice(*span)]
                     expected = layout.split_joint(attention_pytorch(now[0], *mixed[1:], HEADS), 1, rank)
-                    errors[late].append(relative_error(out, expected))
+                    of_calls.append(relative_error(out, expected))
         found[name] = errors
     return found
 
