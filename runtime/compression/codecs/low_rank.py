@@ -142,14 +142,14 @@ class LowRank(Codec):
             return packed.view(torch.int8).view(rows, rank).float()
         return look_up(self._integers.to(packed.device), [packed])[: rows * rank].view(rows, rank)
 
-    def _parts(self, payload: Tensor, tokens: int, channels: int) -> _Parts:
+    def _parts(self, payload: Tensor, tokens: int, channels: int) -> _Factors:
         s, t, a, b = payload.split(self._sizes(tokens, channels))
         rank = min(self._rank, tokens, channels)
         s, t = (scale.view(torch.bfloat16).float() for scale in (s, t))
-        return _Parts(s, t, self._unpacked(a, tokens, rank), self._unpacked(b, channels, rank))
+        return _Factors(s, t, self._unpacked(a, tokens, rank), self._unpacked(b, channels, rank))
 
 
-class _Parts(NamedTuple):
+class _Factors(NamedTuple):
     """The parts of a payload, in float32."""
 
     s_N: Tensor
