@@ -77,7 +77,7 @@ class CompactParallelStrategy(io.ComfyNode):
                                 io.Combo.Input(
                                     "ring_exchange",
                                     options=list(exchanges.OFFERED),
-                                    default=exchanges.OFFERED[0],
+                                    default=StrategyConfig.ring_exchange,
                                     optional=True,
                                     tooltip=" ".join(
                                         f"{name}: {exchange.tooltip}" for name, exchange in exchanges.BY_NAME.items()

@@ -2,7 +2,7 @@
 
 B batch, N tokens of the joint sequence, L tokens of one rank, P ranks. A joint sequence is made of segments in order,
 for instance text then image; each segment is split on its own, so every rank holds some of each and has equal work.
-Attention does not depend on the order of its keys: concatenating the chunks of the ranks needs no reordering there.
+Attention does not depend on the order of its keys: concatenating the shards of the ranks needs no reordering there.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class TokenLayout:
         return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(shard)], dim=dim)
 
     def gathered_order(self, group: int = 1) -> Tensor:
-        """The position in the joint sequence of each token of the concatenated chunks [t0, i0, t1, i1, ...] (N,)."""
+        """The position in the joint sequence of each token of the concatenated shards [t0, i0, t1, i1, ...] (N,)."""
         merged = self.shards // group
         return torch.cat([torch.arange(*span) for shard in range(merged) for span in self.ranges(shard, group)])
 
     def restore_order(self, group: int = 1) -> Tensor:
-        """The inverse of `gathered_order`: the place in the concatenated chunks of each token of the sequence (N,)."""
+        """The inverse of `gathered_order`: the place in the concatenated shards of each token of the sequence (N,)."""
         return torch.argsort(self.gathered_order(group))

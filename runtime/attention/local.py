@@ -68,7 +68,7 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as finite numbers to add: a row of -inf would turn a chunk that is masked as a whole into NaN."""
+    """The mask as finite numbers to add: a row of -inf would turn a shard that is masked as a whole into NaN."""
     lowest = torch.finfo(dtype).min / 4
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, lowest)

@@ -130,9 +130,9 @@ class Delivery:
             supplements = [first.new_empty(size) if size else None for size, first in zip(sizes, self._firsts)]
             sends = [(message.to, message.payload.supplements) for message in self._outgoing]
             receives = [(message.via, part) for message, part in zip(self._incoming, supplements)]
-            if any(part is not None for _, part in (*sends, *receives)):
-                there = ([(index, part) for index, part in parts if part is not None] for parts in (sends, receives))
-                Transfer(self._axis, *there).finish(self._messenger.ledger)
+            sends, receives = ([each for each in some if each[1] is not None] for some in (sends, receives))
+            if sends or receives:
+                Transfer(self._axis, sends, receives).finish(self._messenger.ledger)
             self._payloads = [Payload(*parts) for parts in zip(self._firsts, supplements)]
         return self._payloads
 

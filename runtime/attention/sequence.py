@@ -225,7 +225,7 @@ class SequenceAttention:
         return (yield from self.exchange.attend(attention))
 
     def _gathered_mask(self, mask: Tensor, layout: TokenLayout, batch: int, heads: int) -> Tensor:
-        """The mask as (B|1, H|1, own G|1, N): keys in the order of the gathered chunks, own queries, all heads."""
+        """The mask as (B|1, H|1, own G|1, N): keys in the order of the gathered shards, own queries, all heads."""
         total, group, shape = layout.total, self.ulysses.size, tuple(mask.shape)
         if mask.ndim == 2:
             mask = mask[None, None] if mask.shape[0] == total else mask[:, None, None]

@@ -1,8 +1,8 @@
 """The memory budget for bases: decides how many bases each stream keeps, and in which form.
 
 Only the sender of a stream decides; its messages tell the receivers. The sender can decide for all, because ranks run
-the same layers in the same order with chunks of equal size (within a token), so every rank holds about as much as this
-one. If chunks differ, a rank may exceed the limit by that difference.
+the same layers in the same order with shards of equal size (within a token), so every rank holds about as much as this
+one. If shards differ, a rank may exceed the limit by that difference.
 
 The first call of a run shows how many streams there are; until then each keeps one base in block int8. From its second
 message on a stream uses the best choice that fits the limit if all streams use it.

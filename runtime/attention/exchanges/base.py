@@ -57,7 +57,7 @@ class Exchange(ABC):
     tooltip: str
     """How the node describes it: a clause or two, without its name."""
     place: int = 100
-    """Sort key in the node's list: the smallest first, equal ones by name. The first is the default."""
+    """Sort key in the node's list: the smallest first, equal ones by name."""
     keeps_function: bool = True
     """Whether the workflow's attention function does the arithmetic. False for an exchange that needs the log-sum-exp
     of partial results, which ComfyUI's functions do not return."""
