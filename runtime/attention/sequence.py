@@ -168,6 +168,7 @@ class SequenceAttention:
         chunks = head_chunks(members, kv_heads, self._head_chunk_count(func, k_BLHD, layout, tag))
         lengths = [layout.chunk(r, members) for r in range(self.ring.size)]
         text = [layout.text(r, members) for r in range(self.ring.size)]
+        first_shard = self.ring.index * members
         routes = self._routes[key] = []
         for chunk in chunks:
             name = f"{tag.name}, heads {chunk.first}-{chunk.last - 1}" if chunks[1:] else tag.name
@@ -175,7 +176,6 @@ class SequenceAttention:
             channels = [(chunk.last - chunk.first) * each for each in (dim, v_BLHD.shape[3])]
             shapes = [tuple((batch, length, width) for width in channels) for length in lengths]
             specs = tuple(Spec(*each, k_BLHD.dtype) for each in zip(tags, shapes))
-            first_shard = self.ring.index * members
             all_to_all = AllToAll(self.ulysses, layout, first_shard, self.messenger, replace(tag, name=name))
             routes.append(_Route(chunk, all_to_all, specs))
         return routes
