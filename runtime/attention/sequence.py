@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
 MOST_HEAD_CHUNKS = 4
 HEAD_CHUNK_NBYTES = 1 << 18
-"""The least bytes of K and V in a head chunk, 2 ms at 1 Gbit/s. One more chunk costs 0.4 ms of processor time when K
-and V are gathered, 0.9 ms with Ulysses; through a residual wire, on a CPU, 4 and 7 ms (tests/bench/exchanges.py).
+"""The least bytes of K and V in a head chunk, 2 ms at 1 Gbit/s. One more chunk costs 0.2 ms of processor time when K
+and V are gathered, 0.4 ms with Ulysses; through a residual wire, on a CPU, 4 and 6 ms (tests/bench/exchanges.py).
 """
 
 T = TypeVar("T")
