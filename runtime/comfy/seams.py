@@ -210,7 +210,7 @@ SEAMS = (
         "",
     ),
     # Sequence parallelism, of tokens and of rows. Whether hooks on blocks fire, and how often blocks attend, shows only
-    # in a run: sharding/shard.py and sharding/rows/shard.py refuse a forward in which either is not as expected.
+    # in a run: sharding/token_sharding.py and rows/row_sharding.py refuse a forward in which either is not as expected.
     Seam(
         "comfy.model_base",
         "BaseModel.apply_model BaseModel._apply_model",

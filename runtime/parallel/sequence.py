@@ -12,7 +12,7 @@ from ..attention.sequence import SequenceAttention
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from ..sharding.hooks import Hooked
-from ..sharding.split import split_over_ranks
+from ..sharding.parallelize import split_over_ranks
 from .mesh import Degrees
 
 

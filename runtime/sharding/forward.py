@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .padded_layout import PaddedLayout
 from .plan import AttentionScope
-from .spare import HeldTokens
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Forward:
     patched: bool = False
     all_given: bool = False
     whole_output: bool = False
-    shared: HeldTokens | None = None
+    shared: PaddedLayout | None = None
 
     @property
     def counts(self) -> frozenset[int]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from .spare import HeldTokens
+from .padded_layout import PaddedLayout
 
 
 def share_heads(
     function: Callable[..., Tensor],
     parts: int,
     part: int,
-    gather: Callable[[Tensor, HeldTokens], Tensor],
+    gather: Callable[[Tensor, PaddedLayout], Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -28,7 +28,7 @@ def share_heads(
         gather: turns (B, N, local heads, D) into the tensor of all heads, the same on each rank.
         q, k, v: (B, N, heads x D).
     """
-    layout = HeldTokens((heads,), parts)
+    layout = PaddedLayout((heads,), parts)
     q, k, v = (layout.split(x.unflatten(2, (heads, -1)), 0, 2, part).flatten(2) for x in (q, k, v))
     own = function(q, k, v, heads=layout.chunk(part), **kwargs)
     return gather(own.unflatten(2, (layout.chunk(part), -1)), layout).flatten(2)

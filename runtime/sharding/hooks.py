@@ -14,11 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
-from .arguments import modules_at
-from .changed import changed_modules, holds
 from .failures import refusing_own_failures
 from .family import Family
 from .misfit import Expected, expected_of, misfit, of_forward
+from .modified_modules import holds, modified_modules
+from .module_arguments import modules_at
 from .overrides import applied
 from .parameters import OPTIONS, Parameters, may_be_of_tokens, positions
 from .preferred import Preferences, taken
@@ -111,7 +111,7 @@ class Hooked(ABC):
 
     def _look(self) -> tuple[str, ...]:
         """The paths of the modules that differ from ComfyUI's code, and of those that a workflow says it replaces."""
-        return tuple(sorted({*self.replaced, *changed_modules(self.module)}))
+        return tuple(sorted({*self.replaced, *modified_modules(self.module)}))
 
     def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
         """The value for transformer_options["optimized_attention_override"]; `previous` is the one that was there."""
@@ -208,7 +208,7 @@ class Hooked(ABC):
 
     @property
     @abstractmethod
-    def cuts_residuals(self) -> bool:
+    def cuts_control(self) -> bool:
         """Whether the model takes ControlNet outputs, on every rank those of its local tokens or rows."""
 
     @property

@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from ..host import installed
-from .arguments import modules_at
-from .changed import changed_modules, holds
 from .family import Family
+from .modified_modules import holds, modified_modules
+from .module_arguments import modules_at
 from .parameters import OPTIONS, Parameters, Passed
 from .plan import Plan
-from .rows.modules import named
-from .rows.plan import RowPlan
+from .rows.row_effects import named
+from .rows.row_plan import RowPlan
 
 _ONE = re.compile(r"\b(first|last)\b")
 
@@ -85,7 +85,7 @@ def misfit(model: nn.Module, relied_on: Mapping[str, Expected], changed: Collect
         if not what:
             checked.add(kind)
             continue
-        changed = tuple(changed_modules(model)) if changed is None else changed
+        changed = tuple(modified_modules(model)) if changed is None else changed
         if not any(each == "" or holds(each, path) for each in changed):
             return of_forward(path, expected.module, what)
     return ""

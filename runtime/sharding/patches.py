@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .rows.patches import KNOWN, REPLACES
+from .rows.row_patches import KNOWN, REPLACES
 
 OUTSIDE_THE_BLOCKS = frozenset({"post_input", "noise_refiner"})
 BETWEEN_THE_BLOCKS = frozenset({"double_block", "single_block"})

@@ -1,7 +1,7 @@
 """The plan language: a table per model family says which tensors are split over the ranks and where they are gathered.
 
-A plan is data; `shard.py` is its only reader. Paths are module names as in named_modules(). One component may be `*`
-(every child), `first` or `last` (of a ModuleList); a child that really has that name takes precedence. "Local" is what
+A plan is data; `token_sharding.py` is its only reader. Paths are module names as in named_modules(). One component may
+be `*` (every child), `first` or `last` (of a ModuleList); a child that really has that name takes precedence. "Local" is what
 this rank holds: its shard of a tensor, or its shard's tokens.
 """
 
@@ -15,29 +15,29 @@ from torch import Tensor
 
 from ..attention.errors import Unsupported
 from .family import Family, Guard
-from .own import Own
+from .local_shard import LocalShard
 from .parameters import Passed
 
 __all__ = [
     "Action",
-    "AsIs",
     "AttentionScope",
     "Blocks",
+    "ControlResiduals",
+    "DivideHeads",
+    "DivideSequences",
+    "DivideTokens",
     "Gather",
     "Guard",
-    "Heads",
+    "Halo",
     "KeyMask",
-    "Localise",
-    "Neighbours",
+    "LocalArgument",
     "Passed",
     "Plan",
-    "Residuals",
-    "Sequences",
-    "Shared",
+    "Replicate",
     "Split",
     "SplitJoint",
+    "Unsplit",
     "Unsupported",
-    "Whole",
 ]
 
 
@@ -78,7 +78,7 @@ class SplitJoint:
 
 
 @dataclass(frozen=True)
-class Localise:
+class LocalArgument:
     """Before `path` runs, its argument becomes local(argument, own): the part that the local tokens of `segments` need.
 
     For arguments that hold positions or one entry per frame, or that are no plain tensor. An argument that is None or
@@ -89,7 +89,7 @@ class Localise:
     path: str
     arg: str | int
     segments: tuple[str, ...]
-    local: Callable[[Any, Own], Any]
+    local: Callable[[Any, LocalShard], Any]
     outside: bool = False
 
 
@@ -107,7 +107,7 @@ class KeyMask:
 
 
 @dataclass(frozen=True)
-class Residuals:
+class ControlResiduals:
     """Before `path` runs, cuts the ControlNet outputs for `segment` (ComfyUI's argument `control`) to the local tokens.
 
     Each is cut when the model asks for it, which it does after the split.
@@ -120,7 +120,7 @@ class Residuals:
 
 
 @dataclass(frozen=True)
-class AsIs:
+class Unsplit:
     """Where `when` is true of the arguments of `path`, by name, it runs unsplit: every rank has all its tokens."""
 
     path: str
@@ -153,7 +153,7 @@ class AttentionScope:
 
 
 @dataclass(frozen=True)
-class Sequences:
+class DivideSequences:
     """Variable-length attention within many sequences: every rank has all tokens and computes some of the sequences.
 
     `path` is "", the model. Patches `function` of the Python `module`; see `share_sequences` for how it is called.
@@ -165,7 +165,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Heads:
+class DivideHeads:
     """Attention by heads: every rank has all tokens and computes a chunk of the heads.
 
     `path` is "", the model. Patches `function` of the Python `module`, called like ComfyUI's attention; see
@@ -178,7 +178,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Shared:
+class DivideTokens:
     """`path` works on each token alone, and every rank has all tokens: each computes a shard of the argument's tokens.
 
     The output is gathered, so that every rank has all tokens again.
@@ -189,7 +189,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Replicate:
     """`path` mixes tokens by position, so it is replicated: its argument, local tokens of `segment`, is gathered first.
 
     Its output is cut to the local tokens, unless it has no tokens of that segment (`cut` False). For few and cheap
@@ -206,7 +206,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Halo:
     """`path` mixes neighbouring tokens, like a convolution of kernel 3, so it needs a halo.
 
     Its argument, local tokens of `segment`, gets the next token on either side; its output is cut to the local tokens.
@@ -236,16 +236,16 @@ class Gather:
 Action = (
     Split
     | SplitJoint
-    | Localise
+    | LocalArgument
     | KeyMask
-    | Residuals
-    | AsIs
+    | ControlResiduals
+    | Unsplit
     | AttentionScope
-    | Sequences
-    | Heads
-    | Shared
-    | Whole
-    | Neighbours
+    | DivideSequences
+    | DivideHeads
+    | DivideTokens
+    | Replicate
+    | Halo
     | Gather
 )
 

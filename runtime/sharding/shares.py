@@ -1,6 +1,7 @@
 """Divides work over the ranks where every rank has all tokens: attention by heads or by sequences, modules by tokens.
 
-Also the base of `Sharding`, with the hooks and the gathering that both need. B batch, N tokens, H heads, D head dim.
+Also the base of `TokenSharding`, with the hooks and the gathering that both need. B batch, N tokens, H heads,
+D head dim.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 from ..attention.layout import TokenLayout
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .arguments import argument, replaced
 from .forward import Forward
 from .heads import share_heads
 from .hooks import Hooked
-from .plan import Heads, Plan, Sequences, Shared
-from .sequences import share_sequences
-from .spare import HeldTokens
+from .module_arguments import argument, replaced
+from .padded_layout import PaddedLayout
+from .plan import DivideHeads, DivideSequences, DivideTokens, Plan
+from .varlen_attention import share_sequences
 
 
 class Sharing(Hooked):
@@ -45,13 +46,15 @@ class Sharing(Hooked):
         self._callers[module, name] = function = getattr(sys.modules[module], name)
         setattr(sys.modules[module], name, partial(by, function))
 
-    def _attach_shared(self, action: Sequences | Heads | Shared, path: str, module: nn.Module) -> None:
+    def _attach_shared(
+        self, action: DivideSequences | DivideHeads | DivideTokens, path: str, module: nn.Module
+    ) -> None:
         match action:
-            case Sequences():
+            case DivideSequences():
                 self._replace(action.module, action.function, self._share_sequences)
-            case Heads():
+            case DivideHeads():
                 self._replace(action.module, action.function, self._share_heads)
-            case Shared():
+            case DivideTokens():
                 places = self._places(path, module)
                 self._before(module, partial(self._change_argument, action.arg, self._share, places))
                 self._behind(module, partial(self._gather_shared, path))
@@ -73,21 +76,21 @@ class Sharing(Hooked):
         if self._forward.unsplit:
             return function(**kwargs)
         tag = Tag(self._named("sequences"), "all tokens", self._slots, sensitive=True)
-        parts, part = self.attention.shards, self.attention.shard_index
+        parts, part = self.attention.parts, self.attention.part
         return share_sequences(function, parts, part, lambda x, layout: self._all_tokens(x, layout, 0, tag), **kwargs)
 
     def _share_heads(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         if self._forward.unsplit or self._forward.shared is not None:
             return function(*args, **kwargs)
         tag = Tag(self._named("heads"), "all tokens", self._slots, sensitive=True)
-        parts, part = self.attention.shards, self.attention.shard_index
+        parts, part = self.attention.parts, self.attention.part
         return share_heads(
             function, parts, part, lambda x, layout: self._all_tokens(x, layout, 2, tag), *args, **kwargs
         )
 
     def _share(self, x: Tensor, given: Callable[[str], Any]) -> Tensor:
-        self._forward.shared = HeldTokens((x.shape[1],), self.attention.shards)
-        return self._forward.shared.split(x, 0, 1, self.attention.shard_index)
+        self._forward.shared = PaddedLayout((x.shape[1],), self.attention.parts)
+        return self._forward.shared.split(x, 0, 1, self.attention.part)
 
     def _gather_shared(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
@@ -96,8 +99,8 @@ class Sharing(Hooked):
 
     def _all_tokens(self, x: Tensor, layout: TokenLayout, dim: int, tag: Tag) -> Tensor:
         """Gathers the tokens of all ranks; where they come before the batch, its entries travel as one."""
-        if isinstance(layout, HeldTokens):
-            x, layout = layout.without_spares(x, dim, self.attention.shard_index), layout.given
+        if isinstance(layout, PaddedLayout):
+            x, layout = layout.without_padding(x, dim, self.attention.part), layout.given
         if dim > 0:
             return self.attention.gather_tokens(x, layout, dim, tag)
         together = (" and ".join(f"{cond}, {sample}" for cond, sample in tag.slots), 0)

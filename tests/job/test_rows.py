@@ -205,7 +205,7 @@ def without_halos(executor, *args, **kwargs):
         (first, last), (start, end) = rows.rows(self.axis.index), needs[self.axis.index]
         return pad(x, (0, 0, first - start, end - last))
 
-    with mock.patch("compact_parallel.runtime.sharding.rows.exchange.RowExchange.with_halos", zeros):
+    with mock.patch("compact_parallel.runtime.sharding.rows.row_exchange.RowExchange.with_halos", zeros):
         return executor(*args, **kwargs)
 
 

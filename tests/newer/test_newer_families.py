@@ -12,11 +12,11 @@ import torch
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plan import AsIs, Heads, Unsupported
+from compact_parallel.runtime.sharding.plan import DivideHeads, Unsplit, Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for, qwen21, wan_animate2
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import RankFailed, launch
 from sequence_parts import axes
 from tiny_diffusion import needs_comfyui, newer, randn
@@ -36,7 +36,9 @@ def load():
         sys.modules[NAME] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[NAME])
     models = sys.modules[NAME]
-    actions = [replace(each, module=NAME) if isinstance(each, Heads) else each for each in wan_animate2.PLAN.actions]
+    actions = [
+        replace(each, module=NAME) if isinstance(each, DivideHeads) else each for each in wan_animate2.PLAN.actions
+    ]
     return models, qwen21.PLAN, replace(wan_animate2.PLAN, actions=tuple(actions))
 
 
@@ -57,8 +59,8 @@ def picture(tokens):
 
 def error_of(plan, make, given, attention):
     """The larger one of a first and a second forward."""
-    whole = evaluate_whole(Sharding(with_weights(make()), plan, None), **given)
-    with Sharding(with_weights(make()), plan, attention) as sharding:
+    whole = evaluate_whole(TokenSharding(with_weights(make()), plan, None), **given)
+    with TokenSharding(with_weights(make()), plan, attention) as sharding:
         return max(difference(evaluate_split(sharding, SLOTS, **given), whole) for _ in range(2))
 
 
@@ -98,7 +100,7 @@ def test_what_newer_blocks_need_is_exact(tmp_path, world):
 def unaware(rank, world):
     """A plan that takes the blocks' call for the text for one of the picture."""
     models, prefixed, _ = load()
-    plan = replace(prefixed, actions=tuple(each for each in prefixed.actions if not isinstance(each, AsIs)))
+    plan = replace(prefixed, actions=tuple(each for each in prefixed.actions if not isinstance(each, Unsplit)))
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
     assert error_of(plan, lambda: models.Prefixed(True), picture(11), attention) < LIMIT
 
@@ -111,7 +113,7 @@ def test_a_plan_must_know_the_calls_for_the_text(tmp_path):
 def test_a_patch_that_would_see_the_text_in_front_is_refused():
     models, prefixed, _ = load()
     options = {"patches": {"attn1_patch": [lambda q, k, v, **_: {"q": q, "k": k, "v": v}]}}
-    with Sharding(with_weights(models.Prefixed()), prefixed, None) as sharding:
+    with TokenSharding(with_weights(models.Prefixed()), prefixed, None) as sharding:
         sharding.begin_forward(SLOTS)
         with pytest.raises(
             Unsupported, match=r"Qwen-Image 2.1 cannot be split over ranks with a patch in front of its"

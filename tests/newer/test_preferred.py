@@ -9,9 +9,9 @@ from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split
-from compact_parallel.runtime.sharding.slots import batch_slots
-from compact_parallel.runtime.sharding.split import split_over_ranks
+from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from distributed import launch
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, unet

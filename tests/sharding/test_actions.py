@@ -10,11 +10,11 @@ from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
-from compact_parallel.runtime.sharding.plan import Heads, Residuals, Sequences, Shared
+from compact_parallel.runtime.sharding.plan import ControlResiduals, DivideHeads, DivideSequences, DivideTokens
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, needs_comfyui, newer
@@ -27,7 +27,9 @@ ENOUGH = 1e-3
 def error_of(module, plan, attention, given, whole):
     """||sharded - whole|| / ||whole|| of the rank that is most wrong, infinite where the sharded one cannot run."""
     try:
-        error = difference(evaluate_split(Sharding(module, plan, attention), SLOTS[: batch_of(given)], **given), whole)
+        error = difference(
+            evaluate_split(TokenSharding(module, plan, attention), SLOTS[: batch_of(given)], **given), whole
+        )
     except (Unsupported, RuntimeError, TypeError, ValueError, AssertionError, IndexError):
         error = float("inf")
     most = torch.tensor(error).nan_to_num(nan=float("inf"), posinf=float("inf"))
@@ -51,10 +53,12 @@ def without_one_action(rank, world):
     for build, given in cases().values():
         module = build()
         plan = plan_for(module)
-        whole = evaluate_whole(Sharding(module, plan, attention), **given)
+        whole = evaluate_whole(TokenSharding(module, plan, attention), **given)
         differences = found.setdefault(plan.family, {})
         for index, action in enumerate(plan.actions):
-            if isinstance(action, Sequences | Heads | Shared):  # they share work: test_sequences, test_newer_families
+            if isinstance(
+                action, DivideSequences | DivideHeads | DivideTokens
+            ):  # they share work: test_varlen_attention, test_newer_families
                 continue
             others = plan.actions[:index] + plan.actions[index + 1 :]
             fewer = replace(plan, actions=others, passed=still_known(plan, action))
@@ -86,11 +90,11 @@ def not_known(family, plan, given):
     options = given.get("transformer_options", {})
     patches = {"another_patch": [lambda *args, **kwargs: {}]}
     found = {"kind": {"transformer_options": options | {"patches": patches}}}
-    holds_all = any(isinstance(action, Heads) for action in plan.actions)
+    holds_all = any(isinstance(action, DivideHeads) for action in plan.actions)
     if not (plan.blocks or holds_all):
         replaced = {"dit": {("double_block", 0): lambda args, extra: args}}
         found["between"] = {"transformer_options": options | {"patches_replace": replaced}}
-    if not any(isinstance(action, Residuals) for action in plan.actions):
+    if not any(isinstance(action, ControlResiduals) for action in plan.actions):
         found["control"] = {"control": {"input": [torch.zeros(2, 1, 1)]}}
     return found
 
@@ -106,7 +110,7 @@ def what_is_refused(rank, world):
         for what, arguments in not_known(plan.family, plan, given).items():
             if (plan.family, what) in found:
                 continue
-            sharding, given_now = Sharding(module, plan, attention), given | arguments
+            sharding, given_now = TokenSharding(module, plan, attention), given | arguments
             options = given_now.pop("transformer_options", {})
             options = options | {"optimized_attention_override": sharding.attention_override()}
             found[plan.family, what] = None

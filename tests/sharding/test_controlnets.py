@@ -5,8 +5,8 @@ import torch
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
-from compact_parallel.runtime.sharding.slots import batch_slots
-from compact_parallel.runtime.sharding.split import split_control
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
+from compact_parallel.runtime.sharding.parallelize import split_control
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import controlnets, needs_comfyui

@@ -8,11 +8,11 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole, self_check
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from device import EXACT
 from distributed import launch
 from sequence_parts import axes, batch_of
@@ -54,12 +54,12 @@ def family_errors(rank, world, ways, full):
         module = build()
         plan = plan_for(module)
         alone = OwnChunkOnly(*by_degrees[ways[0][:2]], "all_gather", RawWire(), Ledger())
-        control = Sharding(module, plan, alone)
+        control = TokenSharding(module, plan, alone)
         whole = evaluate_whole(control, **given)
         controls[name] = difference(evaluate_split(control, SLOTS[: batch_of(given)], **given), whole)
         for way in ways if full or world != 3 else [ways[number % len(ways)]]:
             attention = SequenceAttention(*by_degrees[way[:2]], way[2], RawWire(), Ledger())
-            split = evaluate_split(Sharding(module, plan, attention), SLOTS[: batch_of(given)], **given)
+            split = evaluate_split(TokenSharding(module, plan, attention), SLOTS[: batch_of(given)], **given)
             errors[name, way] = difference(split, whole)
     return errors, controls
 
@@ -103,7 +103,7 @@ def refusals_and_compression(rank, world):
     sentences = {}
 
     model = flux()
-    sharding = Sharding(model, plan_for(model), attention)
+    sharding = TokenSharding(model, plan_for(model), attention)
     options = {"patches": {"another_patch": [lambda q, k, v, **_: {}]}}
     sentences["another_patch"] = refused(sharding, inputs("flux") | {"transformer_options": options})
     sharding.plan = plan_for(sd3())
@@ -132,7 +132,7 @@ def refusals_and_compression(rank, world):
         config = CompressionConfig(mode="codec", codec="int8")
         coded = SequenceAttention(ulysses, ring, exchange, make_wire(config, ledger, 3), ledger)
         compressed[exchange] = [
-            self_check(Sharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
+            self_check(TokenSharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
         ]
     return sentences, after, kept, len(previous_calls), warnings, compressed, hooks_left(model)
 

@@ -9,12 +9,12 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
-from compact_parallel.runtime.sharding import shard
+from compact_parallel.runtime.sharding import token_sharding
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
+from compact_parallel.runtime.sharding.padded_layout import PaddedLayout
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
-from compact_parallel.runtime.sharding.spare import HeldTokens
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes, batch_of
 from tiny_diffusion import flux, inputs, needs_comfyui, newer, of_every_family, sd3
@@ -62,18 +62,18 @@ def errors_of_families(rank, world):
     """{family: relative error}, the families in which a rank held spares, and the warnings."""
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
     errors, spares = {}, set()
-    split = HeldTokens.split
+    split = PaddedLayout.split
     for family, (module, arguments) in of_every_family().items():
-        sharding = Sharding(module, plan_for(module), attention)
+        sharding = TokenSharding(module, plan_for(module), attention)
         given = arguments if family in LONG else shorter(arguments)
         whole = evaluate_whole(sharding, **given)
 
         def seen(layout, *of, family=family):
-            spares.update({family} if layout.has_spare(world - 1) else ())
+            spares.update({family} if layout.has_padding(world - 1) else ())
             return split(layout, *of)
 
         ranges = all_on_the_first if family in LONG else TokenLayout.ranges
-        with mock.patch.object(TokenLayout, "ranges", ranges), mock.patch.object(HeldTokens, "split", seen):
+        with mock.patch.object(TokenLayout, "ranges", ranges), mock.patch.object(PaddedLayout, "split", seen):
             errors[family] = difference(evaluate_split(sharding, SLOTS[: batch_of(given)], **given), whole)
     return errors, spares, attention.ledger.to_json()["warnings"]
 
@@ -110,16 +110,16 @@ def errors_of_ways(rank, world):
     for case in FEW:
         model, *tokens = case
         module, given = modules[model], shorter(inputs(model), *tokens)
-        whole = evaluate_whole(Sharding(module, plan_for(module), None), **given)
+        whole = evaluate_whole(TokenSharding(module, plan_for(module), None), **given)
 
         def error_by(way, wire=None, calls=1, given=given, whole=whole, module=module):
             attention = SequenceAttention(*by_degrees[way[:2]], way[2], wire or RawWire(), Ledger())
-            sharding = Sharding(module, plan_for(module), attention)
+            sharding = TokenSharding(module, plan_for(module), attention)
             return [difference(evaluate_split(sharding, SLOTS, **given), whole) for _ in range(calls)]
 
         for name, way in WAYS.items():
             errors[case, name] = error_by(way, calls=3 if name == "displaced" else 1)[-1]
-        with mock.patch.object(shard, "attend_without_spares", handed_on):
+        with mock.patch.object(token_sharding, "attend_without_padding", handed_on):
             control[case] = error_by(WAYS["all_gather"])[0]
         wire = make_wire(CompressionConfig(mode="codec", codec="2bit"), Ledger(), 3)
         compressed[case] = error_by(WAYS["ring"], wire, 3)

@@ -4,11 +4,11 @@ import torch
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import PLANS, guards, plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cases, inputs, needs_comfyui, recent_video, relatives
@@ -61,7 +61,7 @@ def sentences(rank, world):
     found, whole = {}, {}
     for what, (make, _) in TRIPPED.items():
         module, given = make()
-        sharding = Sharding(module, plan_for(module), attention)
+        sharding = TokenSharding(module, plan_for(module), attention)
         found[what] = "nothing"
         try:
             evaluate_split(sharding, SLOTS, **given)

@@ -17,7 +17,7 @@ from compact_parallel.runtime.comfy.describe.customisations import scan_call
 from compact_parallel.runtime.comfy.shipping.pickling import JobPickler, JobUnpickler
 from compact_parallel.runtime.parallel.step.samplers import LINE, SERIAL, kind_of_function
 from compact_parallel.runtime.pool.local.folder_store import FolderStore
-from compact_parallel.runtime.sharding.changed import changed_modules
+from compact_parallel.runtime.sharding.modified_modules import modified_modules
 from compact_parallel.runtime.sharding.origin import home_of, is_class_of, is_function_of
 from sampling import model
 from tiny_diffusion import changed, needs_comfyui
@@ -69,9 +69,9 @@ def test_a_sampler_that_bears_another_s_name_is_not_known():
 
 def test_a_forward_that_bears_the_name_of_the_one_it_replaces_is_seen(monkeypatch):
     module = changed.flux()
-    assert not list(changed_modules(module))
+    assert not list(modified_modules(module))
     monkeypatch.setattr(BLOCK, "forward", around_a_block)
-    assert list(changed_modules(module)) == ["double_blocks.0", "double_blocks.1"]
+    assert list(modified_modules(module)) == ["double_blocks.0", "double_blocks.1"]
 
 
 def test_a_class_is_known_where_it_is_found():

@@ -8,13 +8,13 @@ from compact_parallel.runtime.attention.errors import OTHER_DEGREES, Unsupported
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split
 from compact_parallel.runtime.sharding.misfit import expected_of, misfit
+from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.parameters import may_be_of_tokens
 from compact_parallel.runtime.sharding.plans import has_plan, plan_for, splits_rows
 from compact_parallel.runtime.sharding.plans.controlnets import control_plan
-from compact_parallel.runtime.sharding.slots import batch_slots
-from compact_parallel.runtime.sharding.split import split_over_ranks
 from distributed import launch
 from rewriting import FLUX, LAYERS, RENAMED, new_parameter, rewrite
 from sequence_parts import axes

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import PLANS, flux, plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 
 
 def test_slots_follow_comfyui_s_order_of_a_batch():
@@ -48,6 +48,6 @@ def test_a_model_that_lacks_a_module_of_its_plan_is_refused_and_keeps_no_hook():
     """Workers keep the model for the next job."""
     module = torch.nn.Sequential()
     module.double_blocks = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
-    with pytest.raises(Unsupported, match="no final_layer in the model"), Sharding(module, flux.PLAN, None):
+    with pytest.raises(Unsupported, match="no final_layer in the model"), TokenSharding(module, flux.PLAN, None):
         raise AssertionError("not reached")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())

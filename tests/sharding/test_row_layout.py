@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from compact_parallel.runtime.sharding.rows.functions import combined
-from compact_parallel.runtime.sharding.rows.layout import levels_of
+from compact_parallel.runtime.sharding.rows.halo_ops import combined
+from compact_parallel.runtime.sharding.rows.row_layout import levels_of
 from torch.nn.functional import interpolate
 
 

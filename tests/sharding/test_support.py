@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import conftest  # noqa: F401
 
-from compact_parallel.runtime.sharding.plan import Heads, Residuals
+from compact_parallel.runtime.sharding.plan import ControlResiduals, DivideHeads
 from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS, plan_for
 from tiny_diffusion import cases, inside, needs_comfyui, newer
 
@@ -49,9 +49,9 @@ def support_rows():
     words = {True: "exact", False: "refused"}
     calls = {plan_for(build()).family for build, _ in inside.cases().values()}
     for plan in PLANS:
-        control = any(isinstance(action, Residuals) for action in plan.actions)
+        control = any(isinstance(action, ControlResiduals) for action in plan.actions)
         whole, inner = words[bool(plan.blocks)], "exact" if plan.family in calls else "not called"
-        between = words[bool(plan.blocks) or any(isinstance(action, Heads) for action in plan.actions)]
+        between = words[bool(plan.blocks) or any(isinstance(action, DivideHeads) for action in plan.actions)]
         inner = IN_ATTENTION.get(plan.family, inner)
         yield plan.family, "exact", *BUT.get(plan.family, EVERY_MODEL), WEIGHTS, words[control], between, inner, whole
     for plan in ROW_PLANS:

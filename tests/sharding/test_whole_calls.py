@@ -5,10 +5,10 @@ import torch
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
+from compact_parallel.runtime.sharding.parallelize import split_control, split_over_ranks
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.slots import batch_slots
-from compact_parallel.runtime.sharding.split import split_control, split_over_ranks
 from distributed import launch
 from sequence_parts import axes, batch_of
 from sharding.test_guards import TRIPPED
@@ -140,4 +140,4 @@ def test_what_a_guard_refuses_runs_whole_where_nobody_asked_for_the_split(tmp_pa
 @pytest.mark.parametrize("family", ("Flux", "Chroma Radiance"))
 def test_residuals_are_kept_apart_only_for_a_model_that_takes_them(family):
     module, _ = of_every_family()[family]
-    assert split_over_ranks(module, None).cuts_residuals == (family == "Flux")
+    assert split_over_ranks(module, None).cuts_control == (family == "Flux")

@@ -13,10 +13,10 @@ from ...parallel.step.replay import Replay
 from ...parallel.step.samplers import SERIAL, kind_of, name_of
 from ...planner.capabilities import ROWS, TOKENS
 from ...planner.facts import JobFacts, ModelFacts, SamplerFacts
-from ...sharding.arguments import modules_at
+from ...sharding.module_arguments import modules_at
 from ...sharding.plan import AttentionScope
 from ...sharding.plans import is_unfit, plan_for, reason_against_plan, splits_rows
-from ...sharding.rows.modules import lowest_rows
+from ...sharding.rows.row_effects import lowest_rows
 from ..brownian_noise import RememberedNoise
 from .cfg_patches import reason_against_cfg
 from .conditions_per_call import asked_by, predicts_by_cfg

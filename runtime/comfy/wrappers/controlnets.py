@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ...attention.errors import Unsupported
 from ...attention.sequence import SequenceAttention
 from ...planner.capabilities import CONTROL
-from ...sharding.controlnet import ControlTokens
+from ...sharding.control_tokens import ControlTokens
 from ...sharding.hooks import Hooked, Slots
-from ...sharding.rows.controlnet import ControlRows
-from ...sharding.slots import batch_slots
-from ...sharding.split import split_control
+from ...sharding.rows.control_rows import ControlRows
+from ...sharding.batch_entries import batch_slots
+from ...sharding.parallelize import split_control
 from ..describe.customisations import scan_call
 from ..fits import against
 
@@ -115,7 +115,7 @@ class _Controls:
         """
         used = scan_call(self._patcher, options).may_use_control
         referred = any(cond.get(name) is not None for name in REFERENCES)
-        if used or referred or not self._model.cuts_residuals:
+        if used or referred or not self._model.cuts_control:
             return False
         try:
             if not self._model.attached:  # `changed` is known only after attaching

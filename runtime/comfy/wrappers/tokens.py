@@ -16,7 +16,7 @@ from ...parallel.sequence import sequence_parallel
 from ...report.ledger import Ledger
 from ...sharding.hooks import SOME_WHOLE, Hooked
 from ...sharding.overrides import is_sparse
-from ...sharding.slots import batch_slots
+from ...sharding.batch_entries import batch_slots
 from ..describe.customisations import scan_call
 from .controlnets import shared_controls
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..misfit import expected_of, misfit
 from ..plan import Plan, Unsupported
-from ..rows.plan import RowPlan
+from ..rows.row_plan import RowPlan
 from . import (
     ace,
     aura,

@@ -13,13 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Guard, Localise, Neighbours, Passed, Plan, Split, Whole
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, Guard, Halo, LocalArgument, Passed, Plan, Replicate, Split
 from .guards import CONTROL, INSIDE
 
 
-def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
-    return tuple(own.tokens(x, dim=0) for x in cos_sin)
+def _rope(cos_sin: tuple[Tensor, Tensor], shard: LocalShard) -> tuple[Tensor, ...]:
+    return tuple(shard.tokens(x, dim=0) for x in cos_sin)
 
 
 def _window(module: nn.Module, mask: Tensor, total: int) -> Tensor:
@@ -36,7 +36,7 @@ PLAN = Plan(
     joint=("audio",),
     actions=(
         Split("decoder.layers.first", "hidden_states", "audio"),
-        Localise("decoder.layers.*", "position_embeddings", ("audio",), _rope),
+        LocalArgument("decoder.layers.*", "position_embeddings", ("audio",), _rope),
         AttentionScope(
             "decoder.layers.*.self_attn", calls=(("audio",),), caller="comfy.ldm.ace.ace_step15", mask=_window
         ),
@@ -53,9 +53,9 @@ LINEAR = Plan(
     joint=("audio",),
     actions=(
         Split("transformer_blocks.first", "hidden_states", "audio"),
-        Whole("transformer_blocks.*.attn", "hidden_states", "audio", item=0),
-        Localise("transformer_blocks.*.cross_attn", "rotary_freqs_cis", ("audio",), _rope),
-        Neighbours("transformer_blocks.*.ff", "x", "audio"),
+        Replicate("transformer_blocks.*.attn", "hidden_states", "audio", item=0),
+        LocalArgument("transformer_blocks.*.cross_attn", "rotary_freqs_cis", ("audio",), _rope),
+        Halo("transformer_blocks.*.ff", "x", "audio"),
         Gather("transformer_blocks.last", ("audio",)),
     ),
     passed=(

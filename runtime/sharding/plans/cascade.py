@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..family import Guard
 from ..parameters import Passed
-from ..rows.plan import RowPlan
+from ..rows.row_plan import RowPlan
 
 _CASCADE = "comfy.ldm.cascade"
 _COMMON = f"{_CASCADE}.common"
@@ -42,7 +42,7 @@ PLAN = RowPlan(
     ),
     norms=(f"{_COMMON}.GlobalResponseNorm",),
     text_in_attention=True,
-    resizes_residuals=True,
+    resizes_control=True,
     without_rows=(
         "clip_mapper",
         "clip_txt_mapper",

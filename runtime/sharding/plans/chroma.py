@@ -7,7 +7,7 @@ a ControlNet adds after that block would be added to all tokens, so Radiance is 
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 _ACTIONS = (
@@ -28,7 +28,7 @@ PLAN = Plan(
     family="Chroma",
     models=("comfy.ldm.chroma.model.Chroma",),
     joint=("text", "image"),
-    actions=(Residuals("", "control", "image"), *_ACTIONS, Gather("final_layer", ("image",))),
+    actions=(ControlResiduals("", "control", "image"), *_ACTIONS, Gather("final_layer", ("image",))),
     passed=(*_PASSED, Passed("final_layer", ("x", "vec"))),
     guards=(INSIDE,),
     blocks=_BLOCKS,

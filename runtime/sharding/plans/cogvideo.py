@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
-def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
-    return tuple(own.tokens(x, dim=0) for x in cos_sin)
+def _rope(cos_sin: tuple[Tensor, Tensor], shard: LocalShard) -> tuple[Tensor, ...]:
+    return tuple(shard.tokens(x, dim=0) for x in cos_sin)
 
 
 PLAN = Plan(
@@ -23,7 +23,7 @@ PLAN = Plan(
     actions=(
         Split("blocks.first", "encoder_hidden_states", "text"),
         Split("blocks.first", "hidden_states", "video"),
-        Localise("blocks.*", "image_rotary_emb", ("video",), _rope),
+        LocalArgument("blocks.*", "image_rotary_emb", ("video",), _rope),
         AttentionScope("blocks.*", calls=(("text", "video"),)),
         Gather("proj_out", ("video",)),
     ),

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..plan import Action, AttentionScope, Gather, Passed, Plan, Residuals, Split
-from ..rows.plan import RowPlan
+from ..plan import Action, AttentionScope, ControlResiduals, Gather, Passed, Plan, Split
+from ..rows.row_plan import RowPlan
 from . import flux, qwen, sd3, unet
 
 _RESIDUALS = Gather("controlnet_blocks.*", ("image",))
@@ -20,7 +20,7 @@ _RESIDUALS = Gather("controlnet_blocks.*", ("image",))
 
 def _inside(plan: Plan, last: str) -> tuple[Action, ...]:
     """The actions of a model's plan within its blocks: all but control and the gathering after its layer `last`."""
-    return tuple(action for action in plan.actions if not isinstance(action, Residuals) and action.path != last)
+    return tuple(action for action in plan.actions if not isinstance(action, ControlResiduals) and action.path != last)
 
 
 FLUX = Plan(

@@ -7,7 +7,7 @@ In a block self-attention comes first; cross-attention has local queries and the
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -16,7 +16,7 @@ PLAN = Plan(
     joint=("video",),
     actions=(
         Split("blocks.*", "x", "video", dim=0, grid=3),
-        Localise("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, own: own.tokens(x, dim=0)),
+        LocalArgument("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, shard: shard.tokens(x, dim=0)),
         AttentionScope("blocks.*.blocks.0", calls=(("video",),)),
         Gather("blocks.*", ("video",), dim=0),
     ),

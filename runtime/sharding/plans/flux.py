@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Residuals, Split, SplitJoint
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
 from .guards import INSIDE
 
 Ranges = list[tuple[int, int | None, int]]
 """Ranges of tokens: (first, last plus one, index of the modulation)."""
 
 
-def ranges(dims: Ranges, own: Own) -> Any:
+def ranges(dims: Ranges, shard: LocalShard) -> Any:
     """The same ranges, counted in local tokens."""
-    return [(own.position(first), own.position(last), index) for first, last, index in dims]
+    return [(shard.position(first), shard.position(last), index) for first, last, index in dims]
 
 
-def _joint_ranges(dims: Ranges, own: Own) -> Ranges:
+def _joint_ranges(dims: Ranges, shard: LocalShard) -> Ranges:
     """Of image tokens, to which the model has added the number of text tokens it holds; 0 is the first text token."""
-    text, counted = own.layout.lengths[0], own.between[0]
+    text, counted = shard.layout.lengths[0], shard.between[0]
 
     def move(token: int) -> int:
-        return own.position(token - counted + text) if token else 0
+        return shard.position(token - counted + text) if token else 0
 
     return [(move(first), move(last), index) for first, last, index in dims]
 
@@ -38,13 +38,13 @@ PLAN = Plan(
     models=("comfy.ldm.flux.model.Flux",),
     joint=("text", "image"),
     actions=(
-        Residuals("", "control", "image"),
+        ControlResiduals("", "control", "image"),
         Split("double_blocks.first", "txt", "text"),
         Split("double_blocks.first", "img", "image"),
         SplitJoint("double_blocks.*", "pe", dim=2),
         SplitJoint("single_blocks.*", "pe", dim=2),
-        Localise("double_blocks.*", "modulation_dims_img", ("image",), ranges),
-        Localise("single_blocks.*", "modulation_dims", ("text", "image"), _joint_ranges),
+        LocalArgument("double_blocks.*", "modulation_dims_img", ("image",), ranges),
+        LocalArgument("single_blocks.*", "modulation_dims", ("text", "image"), _joint_ranges),
         AttentionScope("double_blocks.*", calls=(("text", "image"),)),
         AttentionScope("single_blocks.*", calls=(("text", "image"),)),
         Gather("final_layer", ("image",)),

@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
-def _rope(pe: Tensor, own: Own) -> Tensor:
-    image = own.total
-    return torch.cat([own.tokens(pe.narrow(1, 0, image)), pe.narrow(1, image, pe.shape[1] - image)], dim=1)
+def _rope(pe: Tensor, shard: LocalShard) -> Tensor:
+    image = shard.total
+    return torch.cat([shard.tokens(pe.narrow(1, 0, image)), pe.narrow(1, image, pe.shape[1] - image)], dim=1)
 
 
 _CALL = (("image", "t5", "llama", "llama"),)
@@ -30,8 +30,8 @@ PLAN = Plan(
         Split("", "context", "t5"),
         Split("", "encoder_hidden_states_llama3", "llama", dim=2),
         Split("double_stream_blocks.first", "image_tokens", "image"),
-        Localise("double_stream_blocks.*", "rope", ("image",), _rope),
-        Localise("single_stream_blocks.*", "rope", ("image",), _rope),
+        LocalArgument("double_stream_blocks.*", "rope", ("image",), _rope),
+        LocalArgument("single_stream_blocks.*", "rope", ("image",), _rope),
         AttentionScope("double_stream_blocks.*", calls=_CALL),
         AttentionScope("single_stream_blocks.*", calls=_CALL),
         Gather("final_layer", ("image",)),

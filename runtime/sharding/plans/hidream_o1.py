@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
@@ -24,10 +24,10 @@ def _text(of_model: Mapping[str, Any], of_layer: Callable[[str], Any]) -> int:
     return 0 if of_layer("past_key_value") else of_model["ar_len"]
 
 
-def _rope(freqs: tuple[Tensor, ...], own: Own) -> tuple[Tensor, ...]:
+def _rope(freqs: tuple[Tensor, ...], shard: LocalShard) -> tuple[Tensor, ...]:
     """The rotary tables of the text in front, where it is, and of the local tokens."""
-    front = freqs[0].shape[-2] - own.total
-    return tuple(torch.cat([x[..., :front, :], own.tokens(x[..., front:, :], dim=-2)], -2) for x in freqs)
+    front = freqs[0].shape[-2] - shard.total
+    return tuple(torch.cat([x[..., :front, :], shard.tokens(x[..., front:, :], dim=-2)], -2) for x in freqs)
 
 
 PLAN = Plan(
@@ -36,7 +36,7 @@ PLAN = Plan(
     joint=("image",),
     actions=(
         Split("language_model.layers.first", "x", "image", front=_text),
-        Localise("language_model.layers.*", "freqs_cis", ("image",), _rope),
+        LocalArgument("language_model.layers.*", "freqs_cis", ("image",), _rope),
         AttentionScope("language_model.layers.*", calls=(("image",),), front=True),
         Gather("language_model.layers.last", ("image",), item=0),
     ),

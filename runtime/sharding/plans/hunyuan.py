@@ -9,7 +9,7 @@ latent is cut off by its full length before the last layer, so with one the mode
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
 from .flux import ranges
 from .guards import INSIDE
 
@@ -18,14 +18,14 @@ PLAN = Plan(
     models=("comfy.ldm.hunyuan_video.model.HunyuanVideo",),
     joint=("text", "video"),
     actions=(
-        Residuals("", "control", "video"),
+        ControlResiduals("", "control", "video"),
         Split("double_blocks.first", "txt", "text"),
         Split("double_blocks.first", "img", "video"),
         SplitJoint("double_blocks.*", "pe", dim=2),
         SplitJoint("single_blocks.*", "pe", dim=2),
-        Localise("double_blocks.*", "modulation_dims_img", ("video",), ranges),
-        Localise("single_blocks.*", "modulation_dims", ("text", "video"), ranges),
-        Localise("final_layer", "modulation_dims", ("video",), ranges, outside=True),
+        LocalArgument("double_blocks.*", "modulation_dims_img", ("video",), ranges),
+        LocalArgument("single_blocks.*", "modulation_dims", ("text", "video"), ranges),
+        LocalArgument("final_layer", "modulation_dims", ("video",), ranges, outside=True),
         AttentionScope("double_blocks.*", calls=(("text", "video"),)),
         AttentionScope("single_blocks.*", calls=(("text", "video"),)),
         Gather("final_layer", ("video",)),

@@ -9,7 +9,7 @@ patch the attention function its module imports.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 from .hydit import handed_on
 
@@ -42,7 +42,7 @@ MOE = Plan(
     joint=("tokens",),
     actions=(
         Split("blocks.first", "hidden_states", "tokens"),
-        Localise("blocks.*", "skip_tensor", ("tokens",), handed_on),
+        LocalArgument("blocks.*", "skip_tensor", ("tokens",), handed_on),
         AttentionScope("blocks.*.attn1", calls=(("tokens",),), caller="comfy.ldm.hunyuan3dv2_1.hunyuandit"),
         Gather("blocks.last", ("tokens",)),
     ),

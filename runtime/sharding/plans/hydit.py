@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Residuals, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, Split
 from .guards import INSIDE
 
 
-def _rope(cos_sin: tuple[Tensor, Tensor], own: Own) -> tuple[Tensor, ...]:
-    return tuple(own.tokens(x, dim=0) for x in cos_sin)
+def _rope(cos_sin: tuple[Tensor, Tensor], shard: LocalShard) -> tuple[Tensor, ...]:
+    return tuple(shard.tokens(x, dim=0) for x in cos_sin)
 
 
-def handed_on(skip: Tensor, own: Own) -> Tensor:
+def handed_on(skip: Tensor, shard: LocalShard) -> Tensor:
     """The local tokens of a skip from an earlier block; it has only those if nothing looks between the blocks."""
-    return own.tokens(skip) if own.whole_between else skip
+    return shard.tokens(skip) if shard.whole_between else skip
 
 
 PLAN = Plan(
@@ -29,10 +29,10 @@ PLAN = Plan(
     models=("comfy.ldm.hydit.models.HunYuanDiT",),
     joint=("image",),
     actions=(
-        Residuals("", "control", "image"),
+        ControlResiduals("", "control", "image"),
         Split("blocks.first", "x", "image"),
-        Localise("blocks.*", "freq_cis_img", ("image",), _rope),
-        Localise("blocks.*", "skip", ("image",), handed_on),
+        LocalArgument("blocks.*", "freq_cis_img", ("image",), _rope),
+        LocalArgument("blocks.*", "skip", ("image",), handed_on),
         AttentionScope("blocks.*.attn1", calls=(("image",),), caller="comfy.ldm.hydit.attn_layers"),
         Gather("final_layer", ("image",)),
     ),

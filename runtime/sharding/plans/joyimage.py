@@ -6,7 +6,7 @@ cuts them off by the full length of the picture after its last block, so the ima
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -16,7 +16,7 @@ PLAN = Plan(
     actions=(
         Split("double_blocks.first", "hidden_states", "image"),
         Split("double_blocks.first", "encoder_hidden_states", "text"),
-        Localise("double_blocks.*", "image_rotary_emb", ("image",), lambda pe, own: own.tokens(pe)),
+        LocalArgument("double_blocks.*", "image_rotary_emb", ("image",), lambda pe, shard: shard.tokens(pe)),
         AttentionScope("double_blocks.*", calls=(("image", "text"),)),
         Gather("double_blocks.last", ("image",), item=0),
     ),

@@ -10,7 +10,7 @@ Kandinsky 6 is not in ComfyUI 0.30: tried on comfy/ldm/kandinsky6/model.py of co
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint, Whole
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Replicate, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -36,7 +36,7 @@ SOUND = Plan(
         SplitJoint("visual_blocks.*.videoT.self_attention", "freqs", dim=1),
         AttentionScope("visual_blocks.*.videoT.self_attention", calls=(("video",),)),
         SplitJoint("visual_blocks.*.va_cross_attention", "rope_q", dim=1),
-        Whole("visual_blocks.*.av_cross_attention", "context", "video", cut=False),
+        Replicate("visual_blocks.*.av_cross_attention", "context", "video", cut=False),
         Gather("visual_blocks.last", ("video",), item=0),
     ),
     guards=(INSIDE, CONTROL),

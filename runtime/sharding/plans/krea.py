@@ -7,7 +7,7 @@ position on, which becomes a number of local tokens. The last layer works on eac
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -17,7 +17,7 @@ PLAN = Plan(
     actions=(
         Split("blocks.first", "x", "tokens"),
         SplitJoint("blocks.*", "freqs", dim=2),
-        Localise("blocks.*", "timestep_zero_index", ("tokens",), lambda token, own: own.position(token)),
+        LocalArgument("blocks.*", "timestep_zero_index", ("tokens",), lambda token, shard: shard.position(token)),
         AttentionScope("blocks.*", calls=(("tokens",),)),
         Gather("last", ("tokens",)),
     ),

@@ -6,7 +6,7 @@ arguments and given to attention. The last layer works on each token alone. Cont
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, KeyMask, Passed, Plan, Residuals, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, KeyMask, Passed, Plan, Split, SplitJoint
 from .guards import INSIDE
 
 PLAN = Plan(
@@ -14,7 +14,7 @@ PLAN = Plan(
     models=("comfy.ldm.lens.model.LensTransformer2DModel",),
     joint=("image", "text"),
     actions=(
-        Residuals("", "control", "image"),
+        ControlResiduals("", "control", "image"),
         Split("transformer_blocks.first", "hidden_states", "image"),
         Split("transformer_blocks.first", "encoder_hidden_states", "text"),
         SplitJoint("transformer_blocks.*", "freqs_cis", dim=2),

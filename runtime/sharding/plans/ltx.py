@@ -12,34 +12,34 @@ from typing import Any
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
-def guide_mask(mask: Any, own: Own) -> Any:
+def guide_mask(mask: Any, shard: LocalShard) -> Any:
     """ComfyUI's GuideAttentionMask as one in which all local queries count as a guide's, so attention is called once.
 
     Its mask is (1, 1, N, N) for the N tokens of all ranks.
     """
     first, last = mask.guide_start, mask.guide_start + mask.tracked_count
-    whole = mask.noisy_mask.repeat(1, 1, own.total, 1)
+    whole = mask.noisy_mask.repeat(1, 1, shard.total, 1)
     whole[:, :, first:last] = mask.tracked_mask
     whole[:, :, last:] = 0
     local = object.__new__(type(mask))
-    local.guide_start, local.tracked_count = 0, own.lengths[0]
+    local.guide_start, local.tracked_count = 0, shard.lengths[0]
     local.noisy_mask, local.tracked_mask = mask.noisy_mask, whole
     return local
 
 
 # Spatio-temporal guidance: self-attention of the chosen blocks returns its values unchanged (ComfyUI 0.33 and later).
 STG = "stg_skip_self_attn"
-GUIDE = Localise("transformer_blocks.*", "self_attention_mask", ("video",), guide_mask)
+GUIDE = LocalArgument("transformer_blocks.*", "self_attention_mask", ("video",), guide_mask)
 
 
-def rope(pe: tuple[Tensor, bool], own: Own) -> tuple[Tensor, bool]:
+def rope(pe: tuple[Tensor, bool], shard: LocalShard) -> tuple[Tensor, bool]:
     """The rotary table of the local tokens; the flag says how it is laid out."""
-    return own.tokens(pe[0]), pe[1]
+    return shard.tokens(pe[0]), pe[1]
 
 
 PLAN = Plan(
@@ -48,8 +48,8 @@ PLAN = Plan(
     joint=("video",),
     actions=(
         Split("transformer_blocks.first", "x", "video"),
-        Localise("transformer_blocks.*", "pe", ("video",), rope),
-        Localise("transformer_blocks.*", "timestep", ("video",), lambda t, own: own.tokens(t)),
+        LocalArgument("transformer_blocks.*", "pe", ("video",), rope),
+        LocalArgument("transformer_blocks.*", "timestep", ("video",), lambda t, shard: shard.tokens(t)),
         GUIDE,
         AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
         Gather("transformer_blocks.last", ("video",)),

@@ -11,29 +11,29 @@ from typing import Any
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Passed, Plan, Split, Whole
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Gather, LocalArgument, Passed, Plan, Replicate, Split
 from .guards import CONTROL, PATCHES
 from .ltx import GUIDE, STG, rope
 
 
 @cache
-def _own_times(kind: type) -> type:
+def _local_times(kind: type) -> type:
     """Derives from the model's class of time steps, which keeps one per frame; expands them to the local tokens."""
 
-    class OwnTimes(kind):
-        __slots__ = ("own",)
+    class LocalTimes(kind):
+        __slots__ = ("shard",)
 
         def expand_for_computation(self, *args: Any) -> tuple[Tensor, ...]:
-            return tuple(self.own.repeated(x) for x in super().expand_for_computation(*args))
+            return tuple(self.shard.repeated(x) for x in super().expand_for_computation(*args))
 
-    return OwnTimes
+    return LocalTimes
 
 
-def _times(times: Any, own: Own) -> Any:
-    own_times = _own_times(type(times))(times.data, None)
-    own_times.own = own
-    return own_times
+def _times(times: Any, shard: LocalShard) -> Any:
+    local_times = _local_times(type(times))(times.data, None)
+    local_times.shard = shard
+    return local_times
 
 
 PLAN = Plan(
@@ -42,14 +42,14 @@ PLAN = Plan(
     joint=("video",),
     actions=(
         Split("transformer_blocks.first", "x", "video", item=0),
-        Localise("transformer_blocks.*", "v_pe", ("video",), rope),
-        Localise("transformer_blocks.*", "v_timestep", ("video",), _times),
-        Localise("transformer_blocks.*", "v_cross_scale_shift_timestep", ("video",), _times),
-        Localise("transformer_blocks.*", "v_cross_gate_timestep", ("video",), _times),
+        LocalArgument("transformer_blocks.*", "v_pe", ("video",), rope),
+        LocalArgument("transformer_blocks.*", "v_timestep", ("video",), _times),
+        LocalArgument("transformer_blocks.*", "v_cross_scale_shift_timestep", ("video",), _times),
+        LocalArgument("transformer_blocks.*", "v_cross_gate_timestep", ("video",), _times),
         GUIDE,
         AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
-        Localise("transformer_blocks.*.audio_to_video_attn", "pe", ("video",), rope),
-        Whole("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
+        LocalArgument("transformer_blocks.*.audio_to_video_attn", "pe", ("video",), rope),
+        Replicate("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
         Gather("transformer_blocks.last", ("video",), item=0),
     ),
     passed=(

@@ -7,19 +7,19 @@ become ranges of local tokens. The model cuts the text off after its last layer,
 
 from __future__ import annotations
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
-def _ranges(dims: list[tuple[int, int]], own: Own) -> list[tuple[int | None, int | None]]:
-    return [(own.position(first), own.position(last)) for first, last in dims]
+def _ranges(dims: list[tuple[int, int]], shard: LocalShard) -> list[tuple[int | None, int | None]]:
+    return [(shard.position(first), shard.position(last)) for first, last in dims]
 
 
 _ACTIONS = (
     Split("layers.first", "x", "tokens"),
     SplitJoint("layers.*", "freqs_cis", dim=1),
-    Localise("layers.*", "timestep_zero_index", ("tokens",), _ranges),
+    LocalArgument("layers.*", "timestep_zero_index", ("tokens",), _ranges),
     AttentionScope("layers.*", calls=(("tokens",),)),
 )
 _PASSED = (Passed("layers.*", ("x_mask", "adaln_input")),)
@@ -31,7 +31,7 @@ PLAN = Plan(
     joint=("tokens",),
     actions=(
         *_ACTIONS,
-        Localise("final_layer", "timestep_zero_index", ("tokens",), _ranges, outside=True),
+        LocalArgument("final_layer", "timestep_zero_index", ("tokens",), _ranges, outside=True),
         Gather("final_layer", ("tokens",)),
     ),
     passed=(*_PASSED, Passed("final_layer", ("x", "c"))),

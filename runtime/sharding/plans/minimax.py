@@ -12,21 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
-def _ranges(segments: list[tuple[int, int, Any]], own: Own) -> list[tuple[int | None, int | None, Any]]:
-    return [(own.position(first), own.position(last), _row(row, first, last, own)) for first, last, row in segments]
+def _ranges(segments: list[tuple[int, int, Any]], shard: LocalShard) -> list[tuple[int | None, int | None, Any]]:
+    return [
+        (shard.position(first), shard.position(last), _row(row, first, last, shard)) for first, last, row in segments
+    ]
 
 
-def _row(row: Any, first: int, last: int | None, own: Own) -> Any:
+def _row(row: Any, first: int, last: int | None, shard: LocalShard) -> Any:
     """The modulation row of a range; newer ComfyUI may give one per token (L,), of which the local ones are taken."""
     if not isinstance(row, Tensor):
         return row
     end = first + len(row) if last is None else last
-    within = [(max(first, start), min(end, stop)) for start, stop in own.layout.ranges(own.part)]
+    within = [(max(first, start), min(end, stop)) for start, stop in shard.layout.ranges(shard.part)]
     return torch.cat([row[start - first : stop - first] for start, stop in within if start < stop] or [row[:0]])
 
 
@@ -37,7 +39,7 @@ PLAN = Plan(
     actions=(
         Split("blocks.first", "x", "tokens", dim=0),
         SplitJoint("blocks.*", "rope_freqs", dim=1),
-        Localise("blocks.*", "mod_segments", ("tokens",), _ranges),
+        LocalArgument("blocks.*", "mod_segments", ("tokens",), _ranges),
         AttentionScope("blocks.*", calls=(("tokens",),)),
         Gather("blocks.last", ("tokens",), dim=0),
     ),

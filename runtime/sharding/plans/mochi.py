@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
-def _rope(x: Tensor, own: Own) -> Tensor:
-    return own.tokens(x, dim=0)
+def _rope(x: Tensor, shard: LocalShard) -> Tensor:
+    return shard.tokens(x, dim=0)
 
 
 PLAN = Plan(
@@ -24,8 +24,8 @@ PLAN = Plan(
     actions=(
         Split("blocks.first", "x", "video"),
         Split("blocks.first", "y", "text", until="crop_y"),
-        Localise("blocks.*", "rope_cos", ("video",), _rope),
-        Localise("blocks.*", "rope_sin", ("video",), _rope),
+        LocalArgument("blocks.*", "rope_cos", ("video",), _rope),
+        LocalArgument("blocks.*", "rope_sin", ("video",), _rope),
         AttentionScope("blocks.*", calls=(("video", "text"),)),
         Gather("final_layer", ("video",)),
     ),

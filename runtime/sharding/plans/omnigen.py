@@ -8,7 +8,7 @@ image.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -37,7 +37,7 @@ BOOGU = Plan(
         Split("double_stream_layers.first", "instruct_hidden_states", "text"),
         Split("double_stream_layers.first", "img_hidden_states", "image"),
         SplitJoint("double_stream_layers.*", "joint_rotary_emb", dim=1),
-        Localise("double_stream_layers.*", "img_rotary_emb", ("image",), lambda pe, own: own.tokens(pe)),
+        LocalArgument("double_stream_layers.*", "img_rotary_emb", ("image",), lambda pe, shard: shard.tokens(pe)),
         SplitJoint("single_stream_layers.*", "image_rotary_emb", dim=1),
         AttentionScope("double_stream_layers.*", calls=(("text", "image"), ("image",))),
         AttentionScope("single_stream_layers.*", calls=(("text", "image"),)),

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
-def _rows(x: Tensor, own: Own) -> Tensor:
-    return own.tokens(x, dim=0)
+def _rows(x: Tensor, shard: LocalShard) -> Tensor:
+    return shard.tokens(x, dim=0)
 
 
 PLAN = Plan(
@@ -27,12 +27,12 @@ PLAN = Plan(
     actions=(
         Split("s_embedder", "x", "image"),
         Split("patch_blocks.first", "y", "text"),
-        Localise("patch_blocks.*", "pos_img", ("image",), _rows),
-        Localise("patch_blocks.*", "pos_txt", ("text",), _rows),
+        LocalArgument("patch_blocks.*", "pos_img", ("image",), _rows),
+        LocalArgument("patch_blocks.*", "pos_txt", ("text",), _rows),
         AttentionScope("patch_blocks.*", calls=(("text", "image"),)),
         Gather("patch_blocks.last", ("image",), item=0),
         Split("pixel_blocks.*.attn", "x", "image"),
-        Localise("pixel_blocks.*.attn", "pos", ("image",), _rows),
+        LocalArgument("pixel_blocks.*.attn", "pos", ("image",), _rows),
         AttentionScope("pixel_blocks.*.attn", calls=(("image",),)),
         Gather("pixel_blocks.*.attn", ("image",)),
     ),
@@ -53,7 +53,7 @@ PID = replace(
     models=("comfy.ldm.pixeldit.pid.PidNet",),
     actions=(
         *PLAN.actions[:1],
-        Localise("lq_proj.gate_modules.*", "lq", ("image",), lambda lq, own: own.tokens(lq), outside=True),
+        LocalArgument("lq_proj.gate_modules.*", "lq", ("image",), lambda lq, shard: shard.tokens(lq), outside=True),
         *PLAN.actions[1:],
     ),
     passed=(*PLAN.passed, Passed("lq_proj.gate_modules.*", ("x", "sigma"))),

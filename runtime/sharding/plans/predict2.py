@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
-def _per_token(x: Tensor, own: Own) -> Tensor:
-    return own.repeated(x)
+def _per_token(x: Tensor, shard: LocalShard) -> Tensor:
+    return shard.repeated(x)
 
 
-def _grid(x: Tensor, own: Own) -> Tensor:
-    return own.tokens(x.flatten(1, 3))[:, :, None, None]
+def _grid(x: Tensor, shard: LocalShard) -> Tensor:
+    return shard.tokens(x.flatten(1, 3))[:, :, None, None]
 
 
 PLAN = Plan(
@@ -27,12 +27,12 @@ PLAN = Plan(
     joint=("video",),
     actions=(
         Split("blocks.first", "x_B_T_H_W_D", "video", grid=3),
-        Localise("blocks.*", "emb_B_T_D", ("video",), _per_token),
-        Localise("blocks.*", "adaln_lora_B_T_3D", ("video",), _per_token),
-        Localise("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, own: own.tokens(x)),
-        Localise("blocks.*", "extra_per_block_pos_emb", ("video",), _grid),
-        Localise("final_layer", "emb_B_T_D", ("video",), _per_token, outside=True),
-        Localise("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token, outside=True),
+        LocalArgument("blocks.*", "emb_B_T_D", ("video",), _per_token),
+        LocalArgument("blocks.*", "adaln_lora_B_T_3D", ("video",), _per_token),
+        LocalArgument("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, shard: shard.tokens(x)),
+        LocalArgument("blocks.*", "extra_per_block_pos_emb", ("video",), _grid),
+        LocalArgument("final_layer", "emb_B_T_D", ("video",), _per_token, outside=True),
+        LocalArgument("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token, outside=True),
         AttentionScope("blocks.*.self_attn", calls=(("video",),)),
         Gather("final_layer", ("video",)),
     ),

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..plan import AttentionScope, Blocks, Gather, KeyMask, Localise, Passed, Plan, Residuals, Split, SplitJoint
+from ..plan import (
+    AttentionScope,
+    Blocks,
+    ControlResiduals,
+    Gather,
+    KeyMask,
+    LocalArgument,
+    Passed,
+    Plan,
+    Split,
+    SplitJoint,
+)
 from .guards import INSIDE
 
 PLAN = Plan(
@@ -17,12 +28,14 @@ PLAN = Plan(
     models=("comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",),
     joint=("text", "image"),
     actions=(
-        Residuals("", "control", "image"),
+        ControlResiduals("", "control", "image"),
         Split("transformer_blocks.first", "encoder_hidden_states", "text"),
         Split("transformer_blocks.first", "hidden_states", "image"),
         SplitJoint("transformer_blocks.*", "image_rotary_emb", dim=2),
         KeyMask("transformer_blocks.*", "encoder_hidden_states_mask", "text"),
-        Localise("transformer_blocks.*", "timestep_zero_index", ("image",), lambda token, own: own.position(token)),
+        LocalArgument(
+            "transformer_blocks.*", "timestep_zero_index", ("image",), lambda token, shard: shard.position(token)
+        ),
         AttentionScope("transformer_blocks.*", calls=(("text", "image"),)),
         Gather("proj_out", ("image",)),
     ),
@@ -36,5 +49,5 @@ MAGE_FLOW = replace(
     PLAN,
     family="Mage-Flow",
     models=("comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",),
-    actions=tuple(action for action in PLAN.actions if not isinstance(action, Localise)),
+    actions=tuple(action for action in PLAN.actions if not isinstance(action, LocalArgument)),
 )

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AsIs, AttentionScope, Blocks, Gather, Localise, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Plan, Split, Unsplit
 from .guards import CONTROL, IN_FRONT_OF_ATTENTION, INSIDE
 
 
@@ -26,10 +26,10 @@ def _front(of_model: Mapping[str, Any], of_block: Callable[[str], Any]) -> int:
     return of_block("prefix_len")
 
 
-def _rope(pe: Tensor, own: Own) -> Tensor:
+def _rope(pe: Tensor, shard: LocalShard) -> Tensor:
     """The rotary table of the prefix, where it is present, and of the local tokens."""
-    front = pe.shape[1] - own.total
-    return torch.cat([pe[:, :front], own.tokens(pe[:, front:])], 1)
+    front = pe.shape[1] - shard.total
+    return torch.cat([pe[:, :front], shard.tokens(pe[:, front:])], 1)
 
 
 PLAN = Plan(
@@ -37,9 +37,9 @@ PLAN = Plan(
     models=("comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",),
     joint=("image",),
     actions=(
-        AsIs("transformer_blocks.*", lambda given: given("x").shape[1] == given("prefix_len")),
+        Unsplit("transformer_blocks.*", lambda given: given("x").shape[1] == given("prefix_len")),
         Split("transformer_blocks.first", "x", "image", front=_front),
-        Localise("transformer_blocks.*", "pe", ("image",), _rope),
+        LocalArgument("transformer_blocks.*", "pe", ("image",), _rope),
         AttentionScope("transformer_blocks.*.attn", calls=(("image",),), front=True),
         Gather("transformer_blocks.last", ("image",)),
     ),

@@ -7,7 +7,7 @@ Control is cut to the local image tokens.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Residuals, Split
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, Passed, Plan, Split
 from .guards import INSIDE
 
 _MMDIT = "comfy.ldm.modules.diffusionmodules.mmdit"
@@ -20,7 +20,7 @@ PLAN = Plan(
     ),
     joint=("text", "image"),
     actions=(
-        Residuals("", "control", "image"),
+        ControlResiduals("", "control", "image"),
         Split("joint_blocks.first", "context", "text"),
         Split("joint_blocks.first", "x", "image"),
         AttentionScope("joint_blocks.*", calls=(("text", "image"), ("image",))),

@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..own import Own
-from ..plan import Gather, Localise, Passed, Plan, Sequences, Split
+from ..local_shard import LocalShard
+from ..plan import DivideSequences, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
-def _lengths(hid_len: Any, own: Own) -> Any:
+def _lengths(hid_len: Any, shard: LocalShard) -> Any:
     """The number of local tokens of each film."""
-    ((first, last),) = own.layout.ranges(own.part)
+    ((first, last),) = shard.layout.ranges(shard.part)
     ends = hid_len.vid.cumsum(0)
     return replace(hid_len, vid=(ends.clamp(max=last) - (ends - hid_len.vid).clamp(min=first)).clamp(min=0))
 
@@ -30,9 +30,9 @@ PLAN = Plan(
     joint=("video",),
     actions=(
         Split("blocks.first", "vid", "video", dim=0),
-        Localise("blocks.*.ada", "hid_len", ("video",), _lengths),
+        LocalArgument("blocks.*.ada", "hid_len", ("video",), _lengths),
         Gather("blocks.*.attn.proj_qkv", ("video",), dim=0, item=0),
-        Sequences("", module="comfy.ldm.seedvr.model", function="optimized_var_attention"),
+        DivideSequences("", module="comfy.ldm.seedvr.model", function="optimized_var_attention"),
         Split("blocks.*.attn.proj_out", "vid", "video", dim=0),
         Gather("vid_out.proj", ("video",), dim=0),
     ),

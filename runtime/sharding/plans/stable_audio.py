@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..own import Own
-from ..plan import AttentionScope, Gather, Guard, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Gather, Guard, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, PATCHES
 
 
-def _rope(freqs_scale: tuple[Tensor, float], own: Own) -> tuple[Tensor, float]:
-    return own.tokens(freqs_scale[0], dim=0), freqs_scale[1]
+def _rope(freqs_scale: tuple[Tensor, float], shard: LocalShard) -> tuple[Tensor, float]:
+    return shard.tokens(freqs_scale[0], dim=0), freqs_scale[1]
 
 
-def _added(condition: Tensor, own: Own) -> Tensor:
+def _added(condition: Tensor, shard: LocalShard) -> Tensor:
     """The condition of the local tokens; those before the condition's start have none, and the model pads them."""
-    ((first, last),) = own.layout.ranges(own.part)
-    in_front = own.total - condition.shape[1]
+    ((first, last),) = shard.layout.ranges(shard.part)
+    in_front = shard.total - condition.shape[1]
     return condition[:, max(0, first - in_front) : max(0, last - in_front)]
 
 
@@ -35,8 +35,8 @@ PLAN = Plan(
     joint=("tokens",),
     actions=(
         Split("transformer.layers.first", "x", "tokens"),
-        Localise("transformer.layers.*", "rotary_pos_emb", ("tokens",), _rope),
-        Localise("transformer.layers.*", "local_add_cond", ("tokens",), _added),
+        LocalArgument("transformer.layers.*", "rotary_pos_emb", ("tokens",), _rope),
+        LocalArgument("transformer.layers.*", "local_add_cond", ("tokens",), _added),
         AttentionScope("transformer.layers.*.self_attn", calls=(("tokens",), ("tokens",))),
         Gather("transformer.layers.last", ("tokens",)),
     ),

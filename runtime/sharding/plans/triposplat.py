@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import AttentionScope, Blocks, Gather, Localise, Passed, Plan, Split
+from ..local_shard import LocalShard
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
 from .guards import CONTROL, INSIDE
 
 
-def _rope(pe: Tensor, own: Own) -> Tensor:
-    return own.tokens(pe) if pe.shape[1] == own.total else pe
+def _rope(pe: Tensor, shard: LocalShard) -> Tensor:
+    return shard.tokens(pe) if pe.shape[1] == shard.total else pe
 
 
 PLAN = Plan(
@@ -25,7 +25,7 @@ PLAN = Plan(
     joint=("tokens",),
     actions=(
         Split("blocks.first", "x", "tokens"),
-        Localise("blocks.*", "rotary_emb", ("tokens",), _rope),
+        LocalArgument("blocks.*", "rotary_emb", ("tokens",), _rope),
         AttentionScope("blocks.*", calls=(("tokens",),)),
         Gather("blocks.last", ("tokens",)),
     ),

@@ -8,7 +8,7 @@ doubled, so the rows at every resolution follow from those at the lowest.
 from __future__ import annotations
 
 from ..parameters import Passed
-from ..rows.plan import RowPlan
+from ..rows.row_plan import RowPlan
 
 _OPENAI = "comfy.ldm.modules.diffusionmodules.openaimodel"
 _ATTENTION = "comfy.ldm.modules.attention"

@@ -14,24 +14,36 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..own import Own
-from ..plan import Action, AttentionScope, Blocks, Gather, Guard, Localise, Passed, Plan, Split, SplitJoint, Whole
+from ..local_shard import LocalShard
+from ..plan import (
+    Action,
+    AttentionScope,
+    Blocks,
+    Gather,
+    Guard,
+    LocalArgument,
+    Passed,
+    Plan,
+    Replicate,
+    Split,
+    SplitJoint,
+)
 from .guards import CONTROL, INSIDE, PATCHES
 
 
-def _per_token(e: Tensor, own: Own) -> Tensor:
-    return own.repeated(e) if e.ndim == 4 else e
+def _per_token(e: Tensor, shard: LocalShard) -> Tensor:
+    return shard.repeated(e) if e.ndim == 4 else e
 
 
-def _per_frame(e: Tensor, own: Own) -> Tensor:
-    return own.repeated(e) if e.ndim == 3 else e
+def _per_frame(e: Tensor, shard: LocalShard) -> Tensor:
+    return shard.repeated(e) if e.ndim == 3 else e
 
 
 _ACTIONS = (
     Split("blocks.first", "x", "video"),
     SplitJoint("blocks.*", "freqs", dim=1),
-    Localise("blocks.*", "e", ("video",), _per_token),
-    Localise("head", "e", ("video",), _per_frame, outside=True),
+    LocalArgument("blocks.*", "e", ("video",), _per_token),
+    LocalArgument("head", "e", ("video",), _per_frame, outside=True),
     AttentionScope("blocks.*.self_attn", calls=(("video",),)),
 )
 _SOUND = ("block_id", "audio_emb", "audio_emb_global", "seq_len", "scale")
@@ -55,26 +67,26 @@ PLAN = _plan("Wan", ("model.WanModel", "model.CameraWanModel", "model.SCAILWanMo
 ANIMATE = _plan(
     "Wan Animate",
     ("model_animate.AnimateWanModel",),
-    Whole("face_adapter.fuser_blocks.*", "x", "video", outside=True),
+    Replicate("face_adapter.fuser_blocks.*", "x", "video", outside=True),
     passed=(Passed("face_adapter.fuser_blocks.*", ("motion_vec", "motion_mask")),),
 )
 SOUND = _plan(
     "Wan sound to video",
     ("model.WanModel_S2V",),
-    Whole("audio_injector", "x", "video", outside=True),
+    Replicate("audio_injector", "x", "video", outside=True),
     passed=(Passed("audio_injector", _SOUND),),
 )
 HUMO = _plan(
     "Wan HuMo",
     ("model.HumoWanModel",),
-    Whole("blocks.*.audio_cross_attn_wrapper", "x", "video"),
+    Replicate("blocks.*.audio_cross_attn_wrapper", "x", "video"),
     passed=(Passed("blocks.*", ("audio",)),),
 )
 DANCER = _plan(
     "WanDancer",
     ("model_wandancer.WanDancerModel",),
-    Whole("music_injector", "x", "video", outside=True),
-    Localise("head_global", "e", ("video",), _per_frame, outside=True),
+    Replicate("music_injector", "x", "video", outside=True),
+    LocalArgument("head_global", "e", ("video",), _per_frame, outside=True),
     Gather("head_global", ("video",)),
     passed=(Passed("music_injector", _SOUND), Passed("head_global", ("x",))),
 )

@@ -10,7 +10,7 @@ branches. The driving video that ranks keep (WanAnimate2Cache) has all tokens. P
 
 from __future__ import annotations
 
-from ..plan import Heads, Passed, Plan, Shared
+from ..plan import DivideHeads, DivideTokens, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
@@ -18,9 +18,9 @@ PLAN = Plan(
     models=("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
     joint=("video",),
     actions=(
-        Heads("", "comfy.ldm.wan.model_animate2", "optimized_attention"),
-        Shared("blocks.*.cross_attn", "x"),
-        Shared("blocks.*.ffn", 0),
+        DivideHeads("", "comfy.ldm.wan.model_animate2", "optimized_attention"),
+        DivideTokens("blocks.*.cross_attn", "x"),
+        DivideTokens("blocks.*.ffn", 0),
     ),
     passed=(Passed("blocks.*.cross_attn", ("context", "context_img_len")),),
     guards=(INSIDE, CONTROL),

@@ -16,10 +16,10 @@ def errors(rank: int, world: int) -> dict[str, object]:
     from compact_parallel.runtime.attention.sequence import SequenceAttention
     from compact_parallel.runtime.compression.wire import RawWire
     from compact_parallel.runtime.report.ledger import Ledger
+    from compact_parallel.runtime.sharding.batch_entries import batch_slots
     from compact_parallel.runtime.sharding.check import self_check
     from compact_parallel.runtime.sharding.plans import plan_for
-    from compact_parallel.runtime.sharding.shard import Sharding
-    from compact_parallel.runtime.sharding.slots import batch_slots
+    from compact_parallel.runtime.sharding.token_sharding import TokenSharding
     from sequence_parts import axes, batch_of
     from tiny_diffusion import cases
 
@@ -32,7 +32,7 @@ def errors(rank: int, world: int) -> dict[str, object]:
             with torch.inference_mode():
                 for way in WAYS:
                     attention = SequenceAttention(*by_degrees[way[:2]], way[2], RawWire(), Ledger())
-                    sharding = Sharding(module, plan_for(module), attention)
+                    sharding = TokenSharding(module, plan_for(module), attention)
                     worst = max(worst, self_check(sharding, slots[: batch_of(given)], **given))
             found[name] = worst
         except Exception as error:  # go on with the next family; both ranks raise the same error

@@ -59,10 +59,10 @@ def of_a_call(rank: int, world: int, codec: str) -> dict[str, int]:
     from compact_parallel.runtime.compression.residual_wire import make_wire
     from compact_parallel.runtime.config import CompressionConfig
     from compact_parallel.runtime.report.ledger import Ledger
+    from compact_parallel.runtime.sharding.batch_entries import batch_slots
     from compact_parallel.runtime.sharding.check import evaluate_split
     from compact_parallel.runtime.sharding.plans import plan_for
-    from compact_parallel.runtime.sharding.shard import Sharding
-    from compact_parallel.runtime.sharding.slots import batch_slots
+    from compact_parallel.runtime.sharding.token_sharding import TokenSharding
     from sequence_parts import axes
     from tiny_diffusion import cases
 
@@ -71,7 +71,7 @@ def of_a_call(rank: int, world: int, codec: str) -> dict[str, int]:
     ledger = Ledger()
     mode = {"mode": "off"} if codec == "off" else {"mode": "codec", "codec": codec, "warmup_calls": 1}
     wire = make_wire(CompressionConfig(**mode), ledger, 20)
-    sharding = Sharding(module, plan_for(module), SequenceAttention(*axes(rank, 1, 2), "all_gather", wire, ledger))
+    sharding = TokenSharding(module, plan_for(module), SequenceAttention(*axes(rank, 1, 2), "all_gather", wire, ledger))
     slots = batch_slots({"uuids": ["first", "second"]}, 2)
     found: Counter = Counter()
     with torch.inference_mode():

@@ -7,12 +7,12 @@ from compact_parallel.runtime.attention.errors import WAY_OUT, Unsupported
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
-from compact_parallel.runtime.sharding import shard
+from compact_parallel.runtime.sharding import token_sharding
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.patches import OF_BLOCKS
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cases as all_cases
@@ -27,13 +27,13 @@ EACH_TOKEN_ALONE = {"flux, NAG"}
 
 def _own_only(sharding, given):
     """The negative control: the difference where patches see what the rank holds, infinite where that cannot run."""
-    wrapped, shard.with_all_tokens = shard.with_all_tokens, lambda options, view, refuse: options
+    wrapped, token_sharding.with_all_tokens = token_sharding.with_all_tokens, lambda options, view, refuse: options
     try:
         return evaluate_split(sharding, SLOTS, **given)
     except (Unsupported, RuntimeError, AssertionError, ValueError, TypeError, KeyError):
         return None
     finally:
-        shard.with_all_tokens = wrapped
+        token_sharding.with_all_tokens = wrapped
 
 
 @torch.inference_mode()
@@ -46,7 +46,7 @@ def errors_of_patches(rank, world, ways):
         plan = plan_for(module)
         for way in ways:
             attention = SequenceAttention(*by_degrees[way[:2]], way[2], RawWire(), Ledger())
-            sharding = Sharding(module, plan, attention)
+            sharding = TokenSharding(module, plan, attention)
             whole = evaluate_whole(sharding, **given())
             errors[name, way] = difference(evaluate_split(sharding, SLOTS, **given()), whole)
         plain = {key: value for key, value in given().items() if key != "transformer_options"}
@@ -81,7 +81,7 @@ def errors_of_cache(rank, world):
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
     module, given = inside.flux(**inside.FLUX2), inside.inputs("flux") | inside.REFERENCE
     sharding, calls = (
-        Sharding(module, plan_for(module), attention),
+        TokenSharding(module, plan_for(module), attention),
         [given | {"timestep": given["timestep"] * t} for t in (1, 0.8, 0.6)],
     )
     whole, split = inside.kv_cache(), inside.kv_cache()
@@ -134,7 +134,7 @@ def _refused(sharding, given):
 def sentences(rank, world):
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
     module = inside.flux()
-    sharding = Sharding(module, plan_for(module), attention)
+    sharding = TokenSharding(module, plan_for(module), attention)
 
     def given(**kinds):
         return inside.inputs("flux") | inside.patched(**kinds)

@@ -18,7 +18,7 @@ from ..attention.layout import TokenLayout
 
 
 @dataclass(frozen=True)
-class HeldTokens(TokenLayout):
+class PaddedLayout(TokenLayout):
     """The layout of what each rank holds of a joint sequence: its tokens, as in `given`, and spares."""
 
     @property
@@ -34,21 +34,21 @@ class HeldTokens(TokenLayout):
             for (first, last), length, end in zip(own, self.lengths, ends)
         )
 
-    def has_spare(self, part: int) -> bool:
+    def has_padding(self, part: int) -> bool:
         """Whether shard `part` holds a spare."""
         return self.chunk(part) != self.given.chunk(part)
 
-    def without_spares(self, x: Tensor, dim: int, part: int) -> Tensor:
+    def without_padding(self, x: Tensor, dim: int, part: int) -> Tensor:
         """Drops the spares of shard `part` from `x`, which along `dim` ends with the tokens of that shard."""
-        if not self.has_spare(part):
+        if not self.has_padding(part):
             return x
         front = x.shape[dim] - self.chunk(part)
         places = [*range(front), *(front + place for place in self._own_places(part))]
         return x.index_select(dim, torch.tensor(places, dtype=torch.long, device=x.device))
 
-    def with_spares(self, x: Tensor, dim: int, part: int) -> Tensor:
+    def with_padding(self, x: Tensor, dim: int, part: int) -> Tensor:
         """The inverse: puts zeros where the spares were."""
-        if not self.has_spare(part):
+        if not self.has_padding(part):
             return x
         whole = x.new_zeros(*x.shape[:dim], self.chunk(part), *x.shape[dim + 1 :])
         places = torch.tensor(self._own_places(part), dtype=torch.long, device=x.device)
@@ -60,14 +60,14 @@ class HeldTokens(TokenLayout):
         return [first + token for first, length in zip(firsts, given) for token in range(length)]
 
 
-def attend_without_spares(
+def attend_without_padding(
     attend: Callable[..., Tensor],
     func: Callable[..., Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
     *,
-    layout: HeldTokens,
+    layout: PaddedLayout,
     part: int,
     **kwargs: Any,
 ) -> Tensor:
@@ -76,6 +76,6 @@ def attend_without_spares(
     q, k, v are of the tokens of shard `part`; all keys of a prefix may come before them.
     """
     dim = 2 if kwargs.get("skip_reshape") else 1
-    q, k, v = (layout.without_spares(x, dim, part) for x in (q, k, v))
+    q, k, v = (layout.without_padding(x, dim, part) for x in (q, k, v))
     out = attend(func, q, k, v, layout=layout.given, **kwargs)
-    return layout.with_spares(out, 2 if kwargs.get("skip_output_reshape") else 1, part)
+    return layout.with_padding(out, 2 if kwargs.get("skip_output_reshape") else 1, part)

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from ...attention.errors import Unsupported
 from ...attention.sequence import SequenceAttention
 from ...compression.wire import Tag
-from ..arguments import argument, replaced
-from ..changed import holds
-from ..front import attend_with_front
 from ..hooks import Hooked
+from ..modified_modules import holds
+from ..module_arguments import argument, replaced
 from ..parameters import positions
-from .control import own_control
-from .exchange import RowExchange
-from .functions import RowFunctions
-from .layout import RowLayout, levels_of
-from .modules import downs_of, is_upsample, lowest_rows, named, refused_module, spans_rows
-from .patches import added_later, inside, unknown, with_all_rows
-from .plan import RowPlan
+from ..prefix_attention import attend_with_prefix
+from .halo_ops import HaloOps
+from .local_rows import own_control
+from .row_effects import downs_of, is_upsample, lowest_rows, named, refused_module, spans_rows
+from .row_exchange import RowExchange
+from .row_layout import RowLayout, levels_of
+from .row_patches import added_later, inside, unknown, with_all_rows
+from .row_plan import RowPlan
 
 SEES_ALL = (
     "Patches of this workflow change self-attention, and must see the whole picture there: every worker runs those "
@@ -46,7 +46,7 @@ class _Forward:
     width: int = 0
     scope: str | None = None
     scope_calls: int = 0
-    functions: RowFunctions | None = None
+    functions: HaloOps | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     whole_skips_from: int | None = None
 
@@ -228,7 +228,7 @@ class RowSharding(Hooked):
             if not of_skip or self._is_whole_skip(self._skip):
                 return residual
         if residual.shape[-2] != self._rows.height:
-            if not self.plan.resizes_residuals:
+            if not self.plan.resizes_control:
                 return None
             size = self._rows.height, residual.shape[-1]  # the model itself resizes the width
             residual = nn.functional.interpolate(residual, size, mode="bilinear", align_corners=True)
@@ -248,8 +248,8 @@ class RowSharding(Hooked):
             raise self.plan.refuse(f"a patch that makes a feature map of {x.shape[-2]} rows where {rows} were expected")
 
     @property
-    def cuts_residuals(self) -> bool:
-        """See `Hooked.cuts_residuals`."""
+    def cuts_control(self) -> bool:
+        """See `Hooked.cuts_control`."""
         return True
 
     @property
@@ -314,7 +314,7 @@ class RowSharding(Hooked):
         if forward.whole:
             return
         below = forward.levels[forward.level + 1] if forward.level < self._downs else None
-        functions = RowFunctions(self._exchange, self._rows, below, self.plan.refuse)
+        functions = HaloOps(self._exchange, self._rows, below, self.plan.refuse)
         functions.__enter__()
         forward.functions = functions
 
@@ -394,6 +394,6 @@ class RowSharding(Hooked):
                 )
         attend = self.attention
         if self.plan.text_in_attention:
-            attend = partial(attend_with_front, attend)
+            attend = partial(attend_with_prefix, attend)
             k, v = (x.roll(-own[1], dim) for x in (k, v))
         return attend(func, q, k, v, layout=layout, tag=Tag(forward.scope, "kv", self._slots), **kwargs)

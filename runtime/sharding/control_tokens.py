@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .plan import Gather
-from .shard import Sharding
+from .token_sharding import TokenSharding
 
 
-class ControlTokens(Sharding):
-    """See `Sharding`. Its control has all tokens, the same on every rank.
+class ControlTokens(TokenSharding):
+    """See `TokenSharding`. Its control has all tokens, the same on every rank.
 
     With `keeps_own` it is right at the local tokens only, and zero elsewhere: for a model that takes no others. Then
     none of it is sent.

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .exchange import RowExchange
-from .layout import RowLayout
+from .row_exchange import RowExchange
+from .row_layout import RowLayout
 
 Sizes = int | tuple[int, ...]
 
 
-class RowFunctions(TorchFunctionMode):
+class HaloOps(TorchFunctionMode):
     """While active, torch's convolutions and group norm map local rows to local rows; torch.norm is over all rows.
 
     `rows` is the layout of their inputs, `below` that of the output of a convolution of stride 2. `calls` counts the

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-class OwnResiduals:
+class LocalRows:
     """The control of one place (input, middle, output): each tensor is cut to the local rows when it is taken."""
 
     def __init__(self, residuals: list[Tensor | None], cut: Callable[[Tensor], Tensor]) -> None:
@@ -25,4 +25,4 @@ class OwnResiduals:
 
 def own_control(control: Mapping[str, Any], cut: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """ComfyUI's control, {"input" | "middle" | "output": tensors}, cut as it is used."""
-    return {place: OwnResiduals(residuals, cut) for place, residuals in control.items()}
+    return {place: LocalRows(residuals, cut) for place, residuals in control.items()}

@@ -1,6 +1,6 @@
 """The plan of a UNet that is split by rows: what each kind of its modules does with the rows of a feature map.
 
-A plan is data, a short table per model family; `shard.py` beside it is its only reader. Paths are as in `..plan`.
+A plan is data, a short table per model family; `row_sharding.py` is its only reader. Paths are as in `..plan`.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ class RowPlan(Family):
     """Classes that take torch.norm over the pixels (B, R, W, C) of a map."""
     text_in_attention: bool = False
     """Whether the keys of self-attention are followed by those of a text."""
-    resizes_residuals: bool = False
+    resizes_control: bool = False
     """Whether control is resized to the map, by bilinear interpolation; else what does not fit is not added."""

@@ -22,7 +22,7 @@ _KNOWN = ("comfy", "torch", "einops")
 _OF_EACH_TOKEN = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 
-def changed_modules(root: nn.Module) -> Iterator[str]:
+def modified_modules(root: nn.Module) -> Iterator[str]:
     """Yields their paths. A compiled module counts as unchanged, one with forward hooks as changed."""
     is_changed = cache(_is_changed)  # classes do not change during the search
     for path, module in root.named_modules():

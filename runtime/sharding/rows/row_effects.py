@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..preferred import is_preference
-from .layout import heights_of
-from .plan import RowPlan
+from .row_layout import heights_of
+from .row_plan import RowPlan
 
 _LOCAL = (
     nn.Linear, nn.LayerNorm, nn.Embedding, nn.SiLU, nn.GELU, nn.Dropout, nn.Identity, nn.Sequential, nn.ModuleList,

@@ -1,4 +1,4 @@
-"""Cuts full-sequence arguments to the local shard, for a plan's `Localise` and `Residuals`."""
+"""Cuts full-sequence arguments to the local shard, for a plan's `LocalArgument` and `ControlResiduals`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..attention.layout import TokenLayout
 
 
 @dataclass(frozen=True)
-class Own:
+class LocalShard:
     """The local shard of a sequence: `layout` says which tokens each rank has, `part` is the local shard index.
 
     `whole_between`: between its blocks the model holds all tokens, not only the local ones.
@@ -60,13 +60,13 @@ class Own:
         return sum(min(max(token, first), last) - first for first, last in self.layout.ranges(self.part))
 
 
-class LocalResiduals(Sequence[Any]):
+class LocalControl(Sequence[Any]):
     """ControlNet outputs that a model adds to its tokens, layer by layer: each is cut to the local tokens on access.
 
     An output with fewer tokens than the model has is for its first ones.
     """
 
-    def __init__(self, residuals: Sequence[Tensor | None], own: Callable[[], Own], dim: int) -> None:
+    def __init__(self, residuals: Sequence[Tensor | None], own: Callable[[], LocalShard], dim: int) -> None:
         self._residuals, self._own, self._dim = residuals, own, dim
 
     def __len__(self) -> int:
@@ -76,11 +76,11 @@ class LocalResiduals(Sequence[Any]):
     def __getitem__(self, index: int) -> Tensor | None: ...
 
     @overload
-    def __getitem__(self, index: slice) -> LocalResiduals: ...
+    def __getitem__(self, index: slice) -> LocalControl: ...
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return LocalResiduals(self._residuals[index], self._own, self._dim)
+            return LocalControl(self._residuals[index], self._own, self._dim)
         residual = self._residuals[index]
         if residual is None:
             return None
@@ -96,6 +96,6 @@ class LocalResiduals(Sequence[Any]):
         return residual
 
 
-def local_control(control: Mapping[str, Any], own: Callable[[], Own], dim: int) -> dict[str, Any]:
+def local_control(control: Mapping[str, Any], own: Callable[[], LocalShard], dim: int) -> dict[str, Any]:
     """ComfyUI's control, {"input" | "middle" | "output": tensors}, each cut to the local tokens on access."""
-    return {name: LocalResiduals(residuals, own, dim) for name, residuals in control.items()}
+    return {name: LocalControl(residuals, own, dim) for name, residuals in control.items()}

@@ -15,36 +15,36 @@ from torch import Tensor, nn
 
 from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
-from .arguments import argument, replaced
-from .changed import holds
+from .block_patches import with_all_tokens
 from .forward import Forward
-from .front import attend_with_front
-from .inside import with_all_tokens
-from .neighbours import with_neighbours, without_neighbours
-from .own import Own, local_control
+from .halo import with_halo, without_halo
+from .local_shard import LocalShard, local_control
+from .modified_modules import holds
+from .module_arguments import argument, replaced
+from .padded_layout import PaddedLayout, attend_without_padding
 from .parameters import positions
 from .patches import between_blocks
 from .plan import (
     Action,
-    AsIs,
     AttentionScope,
     Blocks,
+    ControlResiduals,
+    DivideHeads,
+    DivideSequences,
+    DivideTokens,
     Gather,
-    Heads,
+    Halo,
     KeyMask,
-    Localise,
-    Neighbours,
+    LocalArgument,
     Plan,
-    Residuals,
-    Sequences,
-    Shared,
+    Replicate,
     Split,
     SplitJoint,
-    Whole,
+    Unsplit,
 )
+from .prefix_attention import attend_with_prefix
 from .shares import Sharing
-from .spare import HeldTokens, attend_without_spares
-from .view import TokenView
+from .token_view import TokenView
 
 RUNS_WHOLE = (
     "A workflow has put code of its own into {}: every worker runs {} of the {} blocks of the model on all tokens. "
@@ -52,7 +52,7 @@ RUNS_WHOLE = (
 )
 
 
-class Sharding(Sharing):
+class TokenSharding(Sharing):
     """A model whose tokens are split over the ranks as its plan says; see `Hooked`."""
 
     def __init__(self, module: nn.Module, plan: Plan, attention: SequenceAttention) -> None:
@@ -68,7 +68,7 @@ class Sharding(Sharing):
         self._first_of_all(self.module)
         self._behind(self.module, self._end)
         self._attach_preferences()
-        as_is = [found for found in actions if isinstance(found[0], AsIs)]
+        as_is = [found for found in actions if isinstance(found[0], Unsplit)]
         for action, path, module in as_is:
             self._before(module, partial(self._enter_as_is, action, self._places(path, module)))
         whole = [found for found in blocks if self._is_changed(found[1])]
@@ -96,9 +96,9 @@ class Sharding(Sharing):
         self._forward = Forward()
 
     @property
-    def cuts_residuals(self) -> bool:
-        """See `Hooked.cuts_residuals`."""
-        return any(isinstance(action, Residuals) for action in self.plan.actions)
+    def cuts_control(self) -> bool:
+        """See `Hooked.cuts_control`."""
+        return any(isinstance(action, ControlResiduals) for action in self.plan.actions)
 
     @property
     def _asleep(self) -> bool:
@@ -126,7 +126,12 @@ class Sharding(Sharing):
         self._forward.whole_block = True
 
     def _enter_as_is(
-        self, action: AsIs, places: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        action: Unsplit,
+        places: Mapping[str, int],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self._forward.whole_block = action.when(partial(argument, positions=places, args=args, kwargs=kwargs))
 
@@ -145,27 +150,27 @@ class Sharding(Sharing):
     def _attach_action(self, action: Action, path: str, module: nn.Module) -> None:
         places = self._places(path, module)
         match action:
-            case Split() | SplitJoint() | Localise() | KeyMask() | Residuals():
+            case Split() | SplitJoint() | LocalArgument() | KeyMask() | ControlResiduals():
                 change = {
                     Split: self._split,
                     SplitJoint: self._split_joint,
-                    Localise: self._localise,
+                    LocalArgument: self._localise,
                     KeyMask: self._take_mask,
-                    Residuals: self._cut_residuals,
+                    ControlResiduals: self._cut_residuals,
                 }[type(action)]
                 hook = partial(self._change_argument, action.arg, partial(change, action), places)
                 self._before(module, hook)
             case AttentionScope():
                 self._before(module, partial(self._enter_scope, action, path))
                 self._behind(module, self._leave_scope)
-            case Sequences() | Heads() | Shared():
+            case DivideSequences() | DivideHeads() | DivideTokens():
                 self._attach_shared(action, path, module)
-            case Whole():
+            case Replicate():
                 hook = partial(self._change_argument, action.arg, partial(self._whole, action, path), places)
                 self._before(module, hook)
                 if action.cut:
                     self._behind(module, partial(self._cut, action))
-            case Neighbours():
+            case Halo():
                 change = partial(self._add_neighbours, action, path)
                 self._before(module, partial(self._change_argument, action.arg, change, places))
                 self._behind(module, partial(self._cut_neighbours, action))
@@ -218,7 +223,7 @@ class Sharding(Sharing):
     def _own_segment(self, x: Tensor, segment: str, dim: int, front: int) -> Tensor:
         length = x.shape[dim] - front
         self._forward.lengths[segment], self._forward.fronts[segment] = length, front
-        own = self._layout((segment,)).split(x.narrow(dim, front, length), 0, dim, self.attention.shard_index)
+        own = self._layout((segment,)).split(x.narrow(dim, front, length), 0, dim, self.attention.part)
         return torch.cat([x.narrow(dim, 0, front), own], dim) if front else own
 
     def _split_block(
@@ -230,7 +235,7 @@ class Sharding(Sharing):
             front = blocks.front(self._forward.given, given) if blocks.front else 0
             x = self._forward.off_grid(x, segments[0], blocks.dim, blocks.grid)
             return self._own_segment(x, segments[0], blocks.dim, front)
-        return self._layout(segments).split_joint(x, blocks.dim, self.attention.shard_index)
+        return self._layout(segments).split_joint(x, blocks.dim, self.attention.part)
 
     def _gather_block(self, blocks: Blocks, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._forward.whole_between:
@@ -250,15 +255,13 @@ class Sharding(Sharing):
             return None
         layout = self._layout(self.plan.joint)
         if x.shape[action.dim] > layout.total and self._forward.patched:  # also has positions of keys that a patch adds
-            own = partial(
-                layout.split_joint, x.narrow(action.dim, 0, layout.total), action.dim, self.attention.shard_index
-            )
+            own = partial(layout.split_joint, x.narrow(action.dim, 0, layout.total), action.dim, self.attention.part)
             return self._once(x, action.dim, own)
         if x.shape[action.dim] != layout.total:
             raise self.plan.refuse(f"{action.arg} for {x.shape[action.dim]} of {layout.total} tokens")
-        return self._once(x, action.dim, lambda: layout.split_joint(x, action.dim, self.attention.shard_index))
+        return self._once(x, action.dim, lambda: layout.split_joint(x, action.dim, self.attention.part))
 
-    def _localise(self, action: Localise, value: Any, given: Callable[[str], Any]) -> Any:
+    def _localise(self, action: LocalArgument, value: Any, given: Callable[[str], Any]) -> Any:
         if value is None or (self._forward.whole_between and action.outside):
             return value
         what = (action.local, action.segments)
@@ -278,19 +281,19 @@ class Sharding(Sharing):
         self._forward.key_mask = nn.functional.pad(mask, (before, layout.total - before - length))[:, None]
 
     def _cut_residuals(
-        self, action: Residuals, control: Mapping[str, Any] | None, given: Callable[[str], Any]
+        self, action: ControlResiduals, control: Mapping[str, Any] | None, given: Callable[[str], Any]
     ) -> dict[str, Any] | None:
         if control is None or self._forward.whole_between:
             return control
         return local_control(control, lambda: self._own((action.segment,)), action.dim)
 
-    def _whole(self, action: Whole, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
+    def _whole(self, action: Replicate, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
         if self._forward.whole_between and action.outside:
             return x
         tag = Tag(self._named(path), "all tokens", self._slots, sensitive=True)
         return self._all_tokens(x, self._layout((action.segment,)), 1, tag)
 
-    def _cut(self, action: Whole, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _cut(self, action: Replicate, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._forward.whole_between and action.outside:
             return output
         if action.item is not None:
@@ -298,15 +301,15 @@ class Sharding(Sharing):
             return (*output[: action.item], own, *output[action.item + 1 :])
         return self._own((action.segment,)).tokens(output)
 
-    def _add_neighbours(self, action: Neighbours, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
+    def _add_neighbours(self, action: Halo, path: str, x: Tensor, given: Callable[[str], Any]) -> Tensor:
         tag = Tag(self._named(path), "neighbours", self._slots, sensitive=True)
-        return with_neighbours(self.attention, x, self._layout((action.segment,)), tag)
+        return with_halo(self.attention, x, self._layout((action.segment,)), tag)
 
-    def _cut_neighbours(self, action: Neighbours, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return without_neighbours(output, self._layout((action.segment,)), self.attention.shard_index)
+    def _cut_neighbours(self, action: Halo, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return without_halo(output, self._layout((action.segment,)), self.attention.part)
 
-    def _own(self, segments: tuple[str, ...]) -> Own:
-        return Own(self._layout(segments), self.attention.shard_index, self._forward.whole_between)
+    def _own(self, segments: tuple[str, ...]) -> LocalShard:
+        return LocalShard(self._layout(segments), self.attention.part, self._forward.whole_between)
 
     def _once(self, value: Any, what: Any, make: Callable[[], Any]) -> Any:
         """Returns `make()`, cached for this value in this forward. Keeps the value, so that its id stays unique."""
@@ -335,7 +338,7 @@ class Sharding(Sharing):
             return (*output[: action.item], x, *output[action.item + 1 :])
         self._forward.gathered = True
         tag = Tag(path, "tokens", self._slots, sensitive=True)
-        kept = sum(self._layout(action.behind).local(self.attention.shard_index)) if action.behind else 0
+        kept = sum(self._layout(action.behind).local(self.attention.part)) if action.behind else 0
         x = self._all_behind(output, action.segments, kept, action.dim, tag)
         return self._forward.on_grid(x, action.segments[0], action.dim)
 
@@ -343,16 +346,16 @@ class Sharding(Sharing):
         """Gathers the tokens of the segments; in front of them the prefix and `kept` other tokens stay."""
         kept += self._forward.fronts.get(segments[0], 0)
         own, layout = x.narrow(dim, kept, x.shape[dim] - kept), self._layout(segments)
-        if own.shape[dim] != layout.chunk(self.attention.shard_index):
+        if own.shape[dim] != layout.chunk(self.attention.part):
             raise self.plan.refuse("a patch that changes the number of tokens")
         everyones = self._all_tokens(own, layout, dim, tag)
         return torch.cat([x.narrow(dim, 0, kept), everyones], dim) if kept else everyones
 
-    def _layout(self, segments: tuple[str, ...]) -> HeldTokens:
+    def _layout(self, segments: tuple[str, ...]) -> PaddedLayout:
         lengths = self._forward.lengths
         if any(segment not in lengths for segment in segments):
             raise self.plan.refuse_unrun("first block")
-        return HeldTokens(tuple(lengths[segment] for segment in segments), self.attention.shards)
+        return PaddedLayout(tuple(lengths[segment] for segment in segments), self.attention.parts)
 
     def _attend(self, func: Callable[..., Tensor], *, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
         forward, call = self._forward, self._forward.scope_calls
@@ -363,7 +366,7 @@ class Sharding(Sharing):
         if call == len(forward.scope.calls):
             raise self.plan.refuse(f"more than {call} attention calls in {forward.scope_path}")
         layout = self._layout(forward.scope.calls[call])
-        expected = (len(self._slots), layout.chunk(self.attention.shard_index))
+        expected = (len(self._slots), layout.chunk(self.attention.part))
         front = k.shape[dim] - q.shape[dim] if forward.scope.front else 0
         for x in (q, k.narrow(dim, front, k.shape[dim] - front)) if not forward.all_given else ():
             if (x.shape[0], x.shape[dim]) != expected:
@@ -377,6 +380,6 @@ class Sharding(Sharing):
         if forward.all_given:
             return self._view.attend(func, q, k, v, **kwargs)
         tag = Tag(forward.scope_path, "kv" if call == 0 else f"kv{call + 1}", self._slots)
-        attend = partial(attend_with_front, self.attention) if front else self.attention
-        part = self.attention.shard_index
-        return attend_without_spares(attend, func, q, k, v, layout=layout, part=part, tag=tag, **kwargs)
+        attend = partial(attend_with_prefix, self.attention) if front else self.attention
+        part = self.attention.part
+        return attend_without_padding(attend, func, q, k, v, layout=layout, part=part, tag=tag, **kwargs)

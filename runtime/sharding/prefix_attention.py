@@ -13,7 +13,7 @@ from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
 
 
-def attend_with_front(
+def attend_with_prefix(
     attention: SequenceAttention,
     func: Callable[..., Tensor],
     q: Tensor,

@@ -1,4 +1,4 @@
-"""Gathers all tokens for the patches inside a transformer's blocks: the `View` of one forward. See `inside.py`."""
+"""Gathers all tokens for patches inside a transformer's blocks: the `View` (see `block_patches.py`) of one forward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
 from .forward import Forward
 from .hooks import Slots
-from .spare import HeldTokens
+from .padded_layout import PaddedLayout
 
 
 class TokenView:
@@ -28,7 +28,7 @@ class TokenView:
         forward: Forward,
         attention: SequenceAttention,
         slots: Slots,
-        layout: Callable[[tuple[str, ...]], HeldTokens],
+        layout: Callable[[tuple[str, ...]], PaddedLayout],
         named: Callable[[str], str],
         refuse: Callable[[str], Exception],
         *,
@@ -40,7 +40,7 @@ class TokenView:
         self._joint, self._behind = joint, behind
 
     @property
-    def _layout(self) -> HeldTokens:
+    def _layout(self) -> PaddedLayout:
         scope, call = self._forward.scope, self._forward.scope_calls
         return self._layout_of(scope.calls[min(call, len(scope.calls) - 1)] if scope is not None else self._joint)
 
@@ -56,8 +56,8 @@ class TokenView:
             self._forward.whole_output = False
             return x
         layout, tag = self._layout, Tag(self._named(what), "tokens", self._slots, sensitive=True)
-        self._check(x, dim, layout.chunk(self._attention.shard_index))
-        x = layout.without_spares(x, dim, self._attention.shard_index)
+        self._check(x, dim, layout.chunk(self._attention.part))
+        x = layout.without_padding(x, dim, self._attention.part)
         x = self._attention.gather_tokens(x, layout.given, dim, tag)
         grid = self._grid(x, dim)
         return x.reshape(*x.shape[:dim], *grid, *x.shape[dim + len(grid) :]) if grid else x
@@ -70,7 +70,7 @@ class TokenView:
         if grid:
             x = x.flatten(dim, dim + len(grid) - 1)[(slice(None),) * (dim + 1) + (None,) * (len(grid) - 1)]
         self._check(x, dim, layout.total)
-        return layout.split_joint(x, dim, self._attention.shard_index)
+        return layout.split_joint(x, dim, self._attention.part)
 
     def whole_of(self, own: Any) -> Any:
         """See `View.whole_of`. Raises Unsupported for a value that no action of the plan has made."""
@@ -109,7 +109,7 @@ class TokenView:
         Raises Unsupported where no patch behind attention restores it.
         """
         self._forward.all_given = False
-        layout, mask, part = self._layout, kwargs.get("mask"), self._attention.shard_index
+        layout, mask, part = self._layout, kwargs.get("mask"), self._attention.part
         dim = 2 if kwargs.get("skip_reshape") else 1
         if (q.shape[0], q.shape[dim]) != (len(self._slots), layout.total):
             if not self._behind:
@@ -140,7 +140,7 @@ class TokenView:
             return span
         own, whole = (
             [sum(each[:i]) for i in range(len(each) + 1)]
-            for each in (layout.local(self._attention.shard_index), layout.lengths)
+            for each in (layout.local(self._attention.part), layout.lengths)
         )
         if any(position not in own for position in span):
             raise self._refuse(f"a patch inside attention that is told of the tokens {span}")

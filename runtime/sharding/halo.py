@@ -13,7 +13,7 @@ from ..attention.sequence import SequenceAttention
 from ..compression.wire import Tag
 
 
-def with_neighbours(attention: SequenceAttention, x_BLC: Tensor, layout: TokenLayout, tag: Tag) -> Tensor:
+def with_halo(attention: SequenceAttention, x_BLC: Tensor, layout: TokenLayout, tag: Tag) -> Tensor:
     """Adds the last token of the shard before and the first one of the shard behind, where there are such.
 
     Collective: every rank sends its first and its last token.
@@ -26,6 +26,6 @@ def with_neighbours(attention: SequenceAttention, x_BLC: Tensor, layout: TokenLa
     return torch.cat([ends[:, 2 * part - 1 : 2 * part], x_BLC, ends[:, after : after + following]], 1)
 
 
-def without_neighbours(output_BLC: Tensor, layout: TokenLayout, part: int) -> Tensor:
-    """Cuts the halo off the output of a module that was given `with_neighbours`."""
+def without_halo(output_BLC: Tensor, layout: TokenLayout, part: int) -> Tensor:
+    """Cuts the halo off the output of a module that was given `with_halo`."""
     return output_BLC.narrow(1, int(part > 0), layout.chunk(part))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...attention.axis import Axis, exchange
-from .layout import RowLayout
+from .row_layout import RowLayout
 
 if TYPE_CHECKING:
     from ...report.ledger import Ledger

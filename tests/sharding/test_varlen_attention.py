@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compact_parallel.runtime.sharding.sequences import share_sequences
+from compact_parallel.runtime.sharding.varlen_attention import share_sequences
 from residuals import gauss
 
 HEADS, DIM = 3, 4

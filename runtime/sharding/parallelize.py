@@ -5,20 +5,20 @@ from __future__ import annotations
 from torch import nn
 
 from ..attention.sequence import SequenceAttention
-from .controlnet import ControlTokens
+from .control_tokens import ControlTokens
 from .hooks import Hooked
 from .plans import plan_for
 from .plans.controlnets import control_plan
-from .rows.controlnet import ControlRows
-from .rows.plan import RowPlan
-from .rows.shard import RowSharding
-from .shard import Sharding
+from .rows.control_rows import ControlRows
+from .rows.row_plan import RowPlan
+from .rows.row_sharding import RowSharding
+from .token_sharding import TokenSharding
 
 
 def split_over_ranks(module: nn.Module, attention: SequenceAttention) -> Hooked:
     """The sharding of a diffusion module, of tokens or rows. Raises Unsupported when there is no plan for its class."""
     plan = plan_for(module)
-    kind = RowSharding if isinstance(plan, RowPlan) else Sharding
+    kind = RowSharding if isinstance(plan, RowPlan) else TokenSharding
     return kind(module, plan, attention)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...attention.sequence import SequenceAttention
-from ..controlnet import in_place
-from .plan import RowPlan
-from .shard import RowSharding
+from ..control_tokens import in_place
+from .row_plan import RowPlan
+from .row_sharding import RowSharding
 
 
 class ControlRows(RowSharding):

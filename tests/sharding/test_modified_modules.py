@@ -10,12 +10,12 @@ from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding import hooks
-from compact_parallel.runtime.sharding.changed import changed_modules
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split
+from compact_parallel.runtime.sharding.modified_modules import modified_modules
+from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
-from compact_parallel.runtime.sharding.split import split_over_ranks
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cases as all_cases
@@ -51,9 +51,9 @@ def errors_of_changes(rank, world, kind):
         change(module)
         whole = module(**given)
         error, warnings = error_of(module, degrees, given, whole)
-        looks, hooks.changed_modules = hooks.changed_modules, lambda root: ()
+        looks, hooks.modified_modules = hooks.modified_modules, lambda root: ()
         unseen, _ = error_of(module, degrees, given, whole)
-        hooks.changed_modules = looks
+        hooks.modified_modules = looks
         found[name] = error, difference(plain, whole), unseen, warnings
     return found
 
@@ -74,14 +74,14 @@ def test_comfyui_s_own_code_is_not_taken_for_another_s():
     for build, _ in (
         unet.cases() | {name: all_cases()[name] for name in all_cases().keys() - changed.cases()}
     ).values():
-        assert not list(changed_modules(build()))
+        assert not list(modified_modules(build()))
 
 
 def test_a_forward_that_a_pack_puts_on_a_class_is_seen(monkeypatch):
     module = changed.flux()
     block = type(module.double_blocks[0])
     monkeypatch.setattr(block, "forward", lambda self, *args, **kwargs: None)
-    assert list(changed_modules(module)) == ["double_blocks.0", "double_blocks.1"]
+    assert list(modified_modules(module)) == ["double_blocks.0", "double_blocks.1"]
 
 
 def test_layers_that_hold_their_weights_in_another_way_are_no_change():
@@ -91,15 +91,15 @@ def test_layers_that_hold_their_weights_in_another_way_are_no_change():
 
     module = changed.flux()
     module.double_blocks[0].img_mlp[0] = layer = Quantised(4, 4)
-    assert not list(changed_modules(module))
+    assert not list(modified_modules(module))
     layer.forward = layer.forward  # as ComfyUI leaves it when it takes a LoRA off again that acts beside the weights
-    assert not list(changed_modules(module))
+    assert not list(modified_modules(module))
 
 
 def test_a_function_that_a_pack_puts_on_a_class_is_seen(monkeypatch):
     module = changed.flux()
     monkeypatch.setattr(type(module), "forward_orig", lambda self, *args, **kwargs: None)
-    assert list(changed_modules(module)) == [""]
+    assert list(modified_modules(module)) == [""]
 
 
 @pytest.mark.parametrize("decorate", (torch.no_grad(), torch.inference_mode(), torch.compiler.disable, torch.compile))
@@ -107,9 +107,9 @@ def test_a_decorator_of_torch_does_not_hide_a_pack_s_code(decorate):
     module = changed.flux()
     block = module.double_blocks[1]
     block.forward = decorate(block.forward)
-    assert not list(changed_modules(module))
+    assert not list(modified_modules(module))
     block.forward = decorate(lambda *args, **kwargs: None)
-    assert list(changed_modules(module)) == ["double_blocks.1"]
+    assert list(modified_modules(module)) == ["double_blocks.1"]
 
 
 def test_layers_of_a_loader_that_come_from_comfyui_s_are_no_change():
@@ -125,7 +125,7 @@ def test_layers_of_a_loader_that_come_from_comfyui_s_are_no_change():
     path, layer = next((path, each) for path, each in module.named_modules() if isinstance(each, torch.nn.Conv2d))
     for kind, seen in ((Quantised, []), (Another, [path])):
         layer.__class__ = kind
-        assert list(changed_modules(module)) == seen
+        assert list(modified_modules(module)) == seen
 
 
 @torch.inference_mode()
@@ -137,7 +137,7 @@ def refusals(rank, world):
     forward.forward = lambda *args, **kwargs: None
     found = {}
     for sharding in (
-        Sharding(block, replace(plan_for(block), blocks=()), attention),
+        TokenSharding(block, replace(plan_for(block), blocks=()), attention),
         split_over_ranks(forward, attention),
     ):
         with pytest.raises(Unsupported) as refusal, sharding:
