@@ -1,4 +1,4 @@
-"""Tests of the examples in runtime/README.md: the plan is the one in use, the others work once their files exist."""
+"""Tests of the examples in runtime/README.md: what is shown works once its file exists."""
 
 from __future__ import annotations
 
@@ -18,22 +18,36 @@ from compact_parallel.nodes.strategy import CompactParallelStrategy
 from compact_parallel.runtime.attention import exchanges
 from compact_parallel.runtime.compression import codecs
 from compact_parallel.runtime.config import CompressionConfig, ConfigError
+from distributed import launch
+from new_family import outcome
 from residuals import gauss
 from sequence_parts import relative_error
+from tiny_diffusion import needs_comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "runtime" / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-
-
-def test_the_plan_shown_is_the_plan_that_is_used_and_tested():
-    (shown,) = [example for example in EXAMPLES if "PLAN = Plan(" in example]
-    assert shown == (ROOT / "runtime" / "sharding" / "plans" / "pixart.py").read_text(encoding="utf-8")
 
 
 def shown(mark: str) -> str:
     """The source of the README's example in which `mark` stands."""
     (source,) = [example for example in EXAMPLES if mark in example]
     return source
+
+
+def test_the_plan_shown_is_the_plan_that_is_used_and_tested():
+    assert shown("PLAN = Plan(") == (ROOT / "runtime" / "sharding" / "plans" / "pixart.py").read_text(encoding="utf-8")
+
+
+@needs_comfyui
+def test_the_plan_shown_is_found_and_exact_once_its_file_is_there(tmp_path):
+    shutil.copytree(ROOT / "runtime", tmp_path / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = tmp_path / "runtime" / "sharding" / "plans"
+    (folder / "pixart.py").unlink()
+    for file, sentence in launch(outcome, 2, tmp_path, tmp_path):  # the negative control
+        assert file == "" and sentence.startswith("There is no sequence-parallel plan for PixArtMS: ")
+    (folder / "my_family.py").write_text(shown("PLAN = Plan("), encoding="utf-8")
+    for file, error in launch(outcome, 2, tmp_path, tmp_path):
+        assert file == "my_family" and error < 1e-5
 
 
 @pytest.fixture

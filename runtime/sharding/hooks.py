@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -16,6 +15,7 @@ from ..attention.errors import Unsupported
 from ..attention.sequence import SequenceAttention
 from .failures import refusing_own_failures
 from .family import Family
+from .handler import Handler
 from .misfit import Expected, expected_of, misfit, of_forward
 from .modified_modules import holds, modified_modules
 from .module_arguments import modules_at
@@ -58,7 +58,6 @@ class Hooked(ABC):
         self._changed: tuple[str, ...] = ()
         self._relied_on: dict[str, Expected] = {}
         self._handles: list[RemovableHandle] = []
-        self._entered: Counter[str] = Counter()
         self._preferences = Preferences(module)
 
     def __enter__(self) -> Hooked:
@@ -156,7 +155,7 @@ class Hooked(ABC):
             may_be_given = parameters.others or parameters.unknown(expected.all_known)
             if expected.known is not None and may_be_given and not any(holds(each, path) for each in self._changed):
                 hook = partial(self._refuse_strangers, path, parameters, expected.all_known)
-                self._before(expected.module, hook)
+                self._pre_hook(expected.module, hook)
 
     def _refuse_strangers(
         self,
@@ -194,13 +193,20 @@ class Hooked(ABC):
         """The positions of the arguments of the module at `path`, which the plan names."""
         return positions(module, self._relied_on[path].hands_to)
 
-    def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+    def _pre_hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         awake = lambda *given: None if self._asleep else hook(*given)  # noqa: E731
         self._handles.append(module.register_forward_pre_hook(awake, with_kwargs=True))
 
-    def _behind(self, module: nn.Module, hook: Callable[..., Any], always_call: bool = False) -> None:
+    def _post_hook(self, module: nn.Module, hook: Callable[..., Any], always_call: bool = False) -> None:
         awake = lambda *given: None if self._asleep else hook(*given)  # noqa: E731
         self._handles.append(module.register_forward_hook(awake, always_call=always_call))
+
+    def _attach_handler(self, handler: Handler) -> None:
+        """Registers the hooks that the handler has."""
+        if type(handler).pre_hook is not Handler.pre_hook:
+            self._pre_hook(handler.site.module, handler.pre_hook)
+        if type(handler).post_hook is not Handler.post_hook:
+            self._post_hook(handler.site.module, handler.post_hook, handler.always)
 
     def _first_of_all(self, module: nn.Module) -> None:
         """Runs `_start` before each forward of the module; it decides whether the hooks sleep during it."""
@@ -238,9 +244,3 @@ class Hooked(ABC):
 
     def _warn_whole(self, what: str) -> None:
         self.attention.ledger.warn(SOME_WHOLE.format(self.plan.not_with(what)))
-
-    def _named(self, path: str) -> str:
-        """A message name for this run of a module: unique within the forward, and the same in every forward."""
-        self._entered[path] += 1
-        times = self._entered[path]
-        return path if times == 1 else f"{path}, run {times}"

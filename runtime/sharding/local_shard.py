@@ -1,10 +1,8 @@
-"""Cuts full-sequence arguments to the local shard, for a plan's `LocalArgument` and `ControlResiduals`."""
+"""The local shard of a sequence, and what of full-sequence arguments belongs to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -58,44 +56,3 @@ class LocalShard:
         if token is None:
             return None
         return sum(min(max(token, first), last) - first for first, last in self.layout.ranges(self.part))
-
-
-class LocalControl(Sequence[Any]):
-    """ControlNet outputs that a model adds to its tokens, layer by layer: each is cut to the local tokens on access.
-
-    An output with fewer tokens than the model has is for its first ones.
-    """
-
-    def __init__(self, residuals: Sequence[Tensor | None], own: Callable[[], LocalShard], dim: int) -> None:
-        self._residuals, self._own, self._dim = residuals, own, dim
-
-    def __len__(self) -> int:
-        return len(self._residuals)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor | None: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> LocalControl: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return LocalControl(self._residuals[index], self._own, self._dim)
-        residual = self._residuals[index]
-        if residual is None:
-            return None
-        own = self._own()
-        ((first, last),) = own.layout.ranges(own.part)
-        length = residual.shape[self._dim]
-        first, last = min(first, length), min(last, length)
-        return residual.narrow(self._dim, first, last - first)
-
-    def pop(self) -> Tensor | None:
-        """Removes the last output and returns it, cut."""
-        residual, self._residuals = self[-1], self._residuals[:-1]
-        return residual
-
-
-def local_control(control: Mapping[str, Any], own: Callable[[], LocalShard], dim: int) -> dict[str, Any]:
-    """ComfyUI's control, {"input" | "middle" | "output": tensors}, each cut to the local tokens on access."""
-    return {name: LocalControl(residuals, own, dim) for name, residuals in control.items()}

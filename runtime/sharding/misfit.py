@@ -99,7 +99,7 @@ def of_forward(path: str, module: nn.Module, what: str) -> str:
 
 def _names(plan: Plan) -> list[tuple[str, list[str]]]:
     """The arguments that a plan names, as (path of the action, names)."""
-    naming = [(each.path, [getattr(each, "arg", None), getattr(each, "until", None)]) for each in plan.actions]
+    naming = [(each.path, [getattr(each, "arg", None), getattr(each, "until", None)]) for each in plan.all_actions]
     naming += [(each.path, [name for name, *_ in each.tokens]) for each in plan.blocks]
     return [(path, [name for name in names if isinstance(name, str)]) for path, names in naming]
 

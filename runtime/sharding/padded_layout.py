@@ -19,10 +19,10 @@ from ..attention.layout import TokenLayout
 
 @dataclass(frozen=True)
 class PaddedLayout(TokenLayout):
-    """The layout of what each rank holds of a joint sequence: its tokens, as in `given`, and spares."""
+    """The layout of what each rank holds of a joint sequence: its tokens, as in `unpadded`, and spares."""
 
     @property
-    def given(self) -> TokenLayout:
+    def unpadded(self) -> TokenLayout:
         """The layout of what each rank sends: the same segments without spares."""
         return TokenLayout(self.lengths, self.shards)
 
@@ -36,7 +36,7 @@ class PaddedLayout(TokenLayout):
 
     def has_padding(self, part: int) -> bool:
         """Whether shard `part` holds a spare."""
-        return self.chunk(part) != self.given.chunk(part)
+        return self.chunk(part) != self.unpadded.chunk(part)
 
     def without_padding(self, x: Tensor, dim: int, part: int) -> Tensor:
         """Drops the spares of shard `part` from `x`, which along `dim` ends with the tokens of that shard."""
@@ -55,7 +55,7 @@ class PaddedLayout(TokenLayout):
         return whole.index_copy(dim, places, x)
 
     def _own_places(self, part: int) -> list[int]:
-        held, given = self.local(part), self.given.local(part)
+        held, given = self.local(part), self.unpadded.local(part)
         firsts = [end - length for end, length in zip(accumulate(held), held)]
         return [first + token for first, length in zip(firsts, given) for token in range(length)]
 
@@ -77,5 +77,5 @@ def attend_without_padding(
     """
     dim = 2 if kwargs.get("skip_reshape") else 1
     q, k, v = (layout.without_padding(x, dim, part) for x in (q, k, v))
-    out = attend(func, q, k, v, layout=layout.given, **kwargs)
+    out = attend(func, q, k, v, layout=layout.unpadded, **kwargs)
     return layout.with_padding(out, 2 if kwargs.get("skip_output_reshape") else 1, part)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from ..attention.sequence import SequenceAttention
+from .control_plans import control_plan
 from .control_tokens import ControlTokens
 from .hooks import Hooked
 from .plans import plan_for
-from .plans.controlnets import control_plan
 from .rows.control_rows import ControlRows
 from .rows.row_plan import RowPlan
 from .rows.row_sharding import RowSharding

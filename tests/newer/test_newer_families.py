@@ -19,7 +19,7 @@ from compact_parallel.runtime.sharding.plans import plan_for, qwen21, wan_animat
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import RankFailed, launch
 from sequence_parts import axes
-from tiny_diffusion import needs_comfyui, newer, randn
+from tiny_diffusion import cases, needs_comfyui, presence, randn
 from tiny_diffusion.base import use_comfyui, with_weights
 
 pytestmark = needs_comfyui
@@ -121,15 +121,15 @@ def test_a_patch_that_would_see_the_text_in_front_is_refused():
             sharding.module(transformer_options=options, **picture(11))
 
 
-@pytest.mark.parametrize("path", newer.FAMILIES.values(), ids=newer.FAMILIES)
+@pytest.mark.parametrize("path", presence.FAMILIES.values(), ids=presence.FAMILIES)
 def test_a_newer_family_has_a_plan_whether_comfyui_has_it_or_not(path):
     """Where ComfyUI has it, tests/sharding/test_families.py splits it; else it says so here."""
     use_comfyui()
     module, _, name = path.rpartition(".")
     family = plan_for(type(name, (torch.nn.Module,), {"__module__": module})()).family
-    assert newer.FAMILIES[family] == path
-    if path in newer.absent():
+    assert presence.FAMILIES[family] == path
+    if path in presence.absent():
         with pytest.raises(ModuleNotFoundError, match=re.escape(module.rpartition(".")[0])):
             importlib.import_module(module)
-    split = {plan_for(build()).family for build, _ in newer.cases().values()}
-    assert (family in split) == (family in newer.families()) == (path not in newer.absent())
+    split = {plan_for(build()).family for build, _ in cases().values()}
+    assert (family in split) == (family in presence.families()) == (path not in presence.absent())

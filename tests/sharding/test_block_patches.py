@@ -15,8 +15,8 @@ from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes
+from tiny_diffusion import block_patches, needs_comfyui
 from tiny_diffusion import cases as all_cases
-from tiny_diffusion import inside, needs_comfyui
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"], "cond_or_uncond": [0, 1]}, 2)
@@ -41,7 +41,7 @@ def errors_of_patches(rank, world, ways):
     """{(case, way): relative error}; {case: (change by the patches, error of the worst rank without the wrapping)}."""
     by_degrees = {way[:2]: axes(rank, *way[:2]) for way in ways}
     errors, controls = {}, {}
-    for name, (build, given) in inside.cases().items():
+    for name, (build, given) in block_patches.cases().items():
         module = build()
         plan = plan_for(module)
         for way in ways:
@@ -69,7 +69,7 @@ def errors_of_patches(rank, world, ways):
 def test_patches_see_what_they_see_on_one_device(tmp_path, ways):
     world = ways[0][0] * ways[0][1]
     for errors, controls in launch(errors_of_patches, world, tmp_path, ways, timeout_s=600):
-        assert set(controls) == set(inside.cases())
+        assert set(controls) == set(block_patches.cases())
         assert {case: error for case, error in errors.items() if not error < LIMIT} == {}
         assert {case: changed for case, (changed, _) in controls.items() if not changed > 100 * LIMIT} == {}
         assert {case for case, (_, own_only) in controls.items() if not own_only > 100 * LIMIT} == EACH_TOKEN_ALONE
@@ -79,12 +79,12 @@ def test_patches_see_what_they_see_on_one_device(tmp_path, ways):
 def errors_of_cache(rank, world):
     """Relative errors of three calls with a cache of the references' keys, which the later ones leave out."""
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
-    module, given = inside.flux(**inside.FLUX2), inside.inputs("flux") | inside.REFERENCE
+    module, given = block_patches.flux(**block_patches.FLUX2), block_patches.inputs("flux") | block_patches.REFERENCE
     sharding, calls = (
         TokenSharding(module, plan_for(module), attention),
         [given | {"timestep": given["timestep"] * t} for t in (1, 0.8, 0.6)],
     )
-    whole, split = inside.kv_cache(), inside.kv_cache()
+    whole, split = block_patches.kv_cache(), block_patches.kv_cache()
     wholes = [evaluate_whole(sharding, **call | whole) for call in calls]
     without = [evaluate_whole(sharding, **call) for call in calls]
     errors = [difference(evaluate_split(sharding, SLOTS, **call | split), out) for call, out in zip(calls, wholes)]
@@ -117,7 +117,7 @@ def test_every_family_that_calls_such_patches_is_tried():
         options = dict(given.get("transformer_options", {}))
         options["patches"] = options.get("patches", {}) | {kind: [spy(kind)] for kind in OF_BLOCKS}
         module(**given | {"transformer_options": options})
-    for build, given in inside.cases().values():
+    for build, given in block_patches.cases().values():
         kinds = given()["transformer_options"]["patches"]
         tried |= {(plan_for(build()).family, kind) for kind in kinds}
     assert called == tried
@@ -133,21 +133,23 @@ def _refused(sharding, given):
 @torch.inference_mode()
 def sentences(rank, world):
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
-    module = inside.flux()
+    module = block_patches.flux()
     sharding = TokenSharding(module, plan_for(module), attention)
 
     def given(**kinds):
-        return inside.inputs("flux") | inside.patched(**kinds)
+        return block_patches.inputs("flux") | block_patches.patched(**kinds)
 
-    replaced = given()["transformer_options"] | {"patches_replace": {"other": {("double_block", 0): inside.mixed}}}
+    replaced = given()["transformer_options"] | {
+        "patches_replace": {"other": {("double_block", 0): block_patches.mixed}}
+    }
     found = {
-        "kind": _refused(sharding, given(another_patch=inside.mixed)),
-        "replaced": _refused(sharding, inside.inputs("flux") | {"transformer_options": replaced}),
-        "fewer queries": _refused(sharding, given(attn1_patch=inside.merged)),
+        "kind": _refused(sharding, given(another_patch=block_patches.mixed)),
+        "replaced": _refused(sharding, block_patches.inputs("flux") | {"transformer_options": replaced}),
+        "fewer queries": _refused(sharding, given(attn1_patch=block_patches.merged)),
         "fewer tokens": _refused(sharding, given(attn1_output_patch=lambda out, options: out[:, 1:])),
     }
-    kinds = {"input_block_patch": inside.mixed, "middle_patch": inside.mixed}  # nobody calls them here
-    whole = evaluate_whole(sharding, **inside.inputs("flux"))
+    kinds = {"input_block_patch": block_patches.mixed, "middle_patch": block_patches.mixed}  # nobody calls them here
+    whole = evaluate_whole(sharding, **block_patches.inputs("flux"))
     return found, difference(evaluate_split(sharding, SLOTS, **given(**kinds)), whole)
 
 

@@ -34,12 +34,12 @@ def residuals(module, given):
     return [x for place in out.values() for x in place if x is not None], counter.get_total_flops() - hint
 
 
-def split_residuals(module, given, attention, keeps_own=False):
+def split_residuals(module, given, attention, keeps_local=False):
     """As `residuals`, of the module that is split."""
     from compact_parallel.runtime.comfy.wrappers.controlnets import attention_through  # needs ComfyUI
 
     with split_control(module, attention) as sharding, attention_through(sharding):
-        sharding.keeps_own = keeps_own
+        sharding.keeps_local = keeps_local
         sharding.begin_forward(batch_slots(OPTIONS, 2))
         return residuals(module, given)
 
@@ -65,15 +65,15 @@ def errors_of_cases(rank, world, ways):
         module = build()
         whole, work = residuals(module, given)
         for way in ways:
-            for keeps_own in (False, True):
+            for keeps_local in (False, True):
                 ledger = Ledger()
                 attention = SequenceAttention(*by_degrees[way], "all_gather", RawWire(), ledger)
-                split, own = split_residuals(module, given, attention, keeps_own)
-                sent[name, keeps_own] = ledger.totals()[0]
-                places = [n for n in range(len(whole)) if not (keeps_own and name.startswith("unet") and n == WHOLE)]
+                split, own = split_residuals(module, given, attention, keeps_local)
+                sent[name, keeps_local] = ledger.totals()[0]
+                places = [n for n in range(len(whole)) if not (keeps_local and name.startswith("unet") and n == WHOLE)]
                 split = [split[n] for n in places]
-                found = summed(split) if keeps_own else split
-                errors[name, way, keeps_own] = largest(found, [whole[n] for n in places])
+                found = summed(split) if keeps_local else split
+                errors[name, way, keeps_local] = largest(found, [whole[n] for n in places])
             shares[name] = own / work
         alone = OwnChunkOnly(*by_degrees[ways[0]], "all_gather", RawWire(), Ledger())
         control[name] = largest(split_residuals(module, given, alone)[0], whole)

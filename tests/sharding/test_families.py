@@ -16,7 +16,9 @@ from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from device import EXACT
 from distributed import launch
 from sequence_parts import axes, batch_of
-from tiny_diffusion import cases, flux, inputs, needs_comfyui, sd3
+from tiny_diffusion import cases, inputs, needs_comfyui
+from tiny_diffusion.flux import flux
+from tiny_diffusion.sd3 import sd3
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)

@@ -9,7 +9,7 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
-from compact_parallel.runtime.sharding import token_sharding
+from compact_parallel.runtime.sharding.actions import attention_scope
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.padded_layout import PaddedLayout
@@ -17,7 +17,9 @@ from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes, batch_of
-from tiny_diffusion import flux, inputs, needs_comfyui, newer, of_every_family, sd3
+from tiny_diffusion import inputs, needs_comfyui, of_every_family, presence
+from tiny_diffusion.flux import flux
+from tiny_diffusion.sd3 import sd3
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
@@ -81,7 +83,7 @@ def errors_of_families(rank, world):
 def test_every_family_is_exact_with_few_tokens(tmp_path):
     for errors, spares, warnings in launch(errors_of_families, 3, tmp_path, timeout_s=600):
         assert {family: error for family, error in errors.items() if not error < LIMIT} == {}
-        assert set(errors) == spares == newer.families()
+        assert set(errors) == spares == presence.families()
         assert warnings == []
 
 
@@ -119,7 +121,7 @@ def errors_of_ways(rank, world):
 
         for name, way in WAYS.items():
             errors[case, name] = error_by(way, calls=3 if name == "displaced" else 1)[-1]
-        with mock.patch.object(token_sharding, "attend_without_padding", handed_on):
+        with mock.patch.object(attention_scope, "attend_without_padding", handed_on):
             control[case] = error_by(WAYS["all_gather"])[0]
         wire = make_wire(CompressionConfig(mode="codec", codec="2bit"), Ledger(), 3)
         compressed[case] = error_by(WAYS["ring"], wire, 3)

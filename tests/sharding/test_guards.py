@@ -11,7 +11,9 @@ from compact_parallel.runtime.sharding.plans import PLANS, guards, plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes
-from tiny_diffusion import cases, inputs, needs_comfyui, recent_video, relatives
+from tiny_diffusion import cases, inputs, needs_comfyui
+from tiny_diffusion.stable_audio import stable_audio, stable_audio_inputs
+from tiny_diffusion.wan import causal
 
 pytestmark = needs_comfyui
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
@@ -19,21 +21,21 @@ SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
 SHARED = (guards.PATCHES, guards.INSIDE, guards.CONTROL, guards.IN_FRONT_OF_ATTENTION)
 
 
-def stable_audio(**attention):
+def small_stable_audio(**attention):
     """Stable Audio Open Small's attention takes away what all tokens have in common."""
-    return relatives.stable_audio(attn_kwargs=attention), relatives.stable_audio_inputs()
+    return stable_audio(attn_kwargs=attention), stable_audio_inputs()
 
 
 def conformer():
     """Layers with convolutions, which no file that ComfyUI knows has."""
-    module = relatives.stable_audio()
+    module = stable_audio()
     module.transformer.layers[0].conformer = torch.nn.Identity()
-    return module, relatives.stable_audio_inputs()
+    return module, stable_audio_inputs()
 
 
 def block_by_block():
     """SamplerARVideo keeps what the model remembers of the blocks before."""
-    return recent_video.causal(), inputs("wan") | {"transformer_options": {"ar_state": {}}}
+    return causal(), inputs("wan") | {"transformer_options": {"ar_state": {}}}
 
 
 def masked_sound():
@@ -46,7 +48,7 @@ def masked_sound():
 TRIPPED = {
     "conformer": (conformer, "layers that mix neighbouring tokens outside of attention"),
     "feat_scale": (
-        lambda: stable_audio(qk_norm="ln", feat_scale=True),
+        lambda: small_stable_audio(qk_norm="ln", feat_scale=True),
         "layers that mix neighbouring tokens outside of attention",
     ),
     "ar_state": (block_by_block, "a sampler that makes the video block by block (ar_video)"),

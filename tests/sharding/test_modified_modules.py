@@ -19,7 +19,10 @@ from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cases as all_cases
-from tiny_diffusion import changed, needs_comfyui, unet
+from tiny_diffusion import modified_modules as workflows
+from tiny_diffusion import needs_comfyui, unet
+from tiny_diffusion.changes import after
+from tiny_diffusion.flux import flux
 
 pytestmark = needs_comfyui
 LIMIT = 1e-5
@@ -45,7 +48,7 @@ def error_of(module, degrees, given, whole):
 def errors_of_changes(rank, world, kind):
     """{case: (relative error, what the change does, error where nobody sees the change, warnings)}."""
     degrees, found = axes(rank, 1, world), {}
-    for name, (build, change, given) in getattr(changed, kind)().items():
+    for name, (build, change, given) in getattr(workflows, kind)().items():
         plain = build()(**given)
         module = build()
         change(module)
@@ -72,13 +75,13 @@ def test_what_is_changed_runs_whole(tmp_path, world, kind):
 
 def test_comfyui_s_own_code_is_not_taken_for_another_s():
     for build, _ in (
-        unet.cases() | {name: all_cases()[name] for name in all_cases().keys() - changed.cases()}
+        unet.cases() | {name: case for name, case in all_cases().items() if not name.endswith("changed")}
     ).values():
         assert not list(modified_modules(build()))
 
 
 def test_a_forward_that_a_pack_puts_on_a_class_is_seen(monkeypatch):
-    module = changed.flux()
+    module = flux()
     block = type(module.double_blocks[0])
     monkeypatch.setattr(block, "forward", lambda self, *args, **kwargs: None)
     assert list(modified_modules(module)) == ["double_blocks.0", "double_blocks.1"]
@@ -89,7 +92,7 @@ def test_layers_that_hold_their_weights_in_another_way_are_no_change():
         def forward(self, x):
             return super().forward(x)
 
-    module = changed.flux()
+    module = flux()
     module.double_blocks[0].img_mlp[0] = layer = Quantised(4, 4)
     assert not list(modified_modules(module))
     layer.forward = layer.forward  # as ComfyUI leaves it when it takes a LoRA off again that acts beside the weights
@@ -97,14 +100,14 @@ def test_layers_that_hold_their_weights_in_another_way_are_no_change():
 
 
 def test_a_function_that_a_pack_puts_on_a_class_is_seen(monkeypatch):
-    module = changed.flux()
+    module = flux()
     monkeypatch.setattr(type(module), "forward_orig", lambda self, *args, **kwargs: None)
     assert list(modified_modules(module)) == [""]
 
 
 @pytest.mark.parametrize("decorate", (torch.no_grad(), torch.inference_mode(), torch.compiler.disable, torch.compile))
 def test_a_decorator_of_torch_does_not_hide_a_pack_s_code(decorate):
-    module = changed.flux()
+    module = flux()
     block = module.double_blocks[1]
     block.forward = decorate(block.forward)
     assert not list(modified_modules(module))
@@ -132,8 +135,8 @@ def test_layers_of_a_loader_that_come_from_comfyui_s_are_no_change():
 def refusals(rank, world):
     """The sentences for changes where nothing can be given all of the picture."""
     attention = SequenceAttention(*axes(rank, 1, world), "all_gather", RawWire(), Ledger())
-    block, forward = changed.flux(), unet.unet()
-    changed.behind("double_blocks.0")(block)
+    block, forward = flux(), unet.unet()
+    after("double_blocks.0")(block)
     forward.forward = lambda *args, **kwargs: None
     found = {}
     for sharding in (

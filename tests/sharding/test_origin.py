@@ -20,7 +20,8 @@ from compact_parallel.runtime.pool.local.folder_store import FolderStore
 from compact_parallel.runtime.sharding.modified_modules import modified_modules
 from compact_parallel.runtime.sharding.origin import home_of, is_class_of, is_function_of
 from sampling import model
-from tiny_diffusion import changed, needs_comfyui
+from tiny_diffusion import needs_comfyui
+from tiny_diffusion.flux import flux
 
 pytestmark = needs_comfyui
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -68,7 +69,7 @@ def test_a_sampler_that_bears_another_s_name_is_not_known():
 
 
 def test_a_forward_that_bears_the_name_of_the_one_it_replaces_is_seen(monkeypatch):
-    module = changed.flux()
+    module = flux()
     assert not list(modified_modules(module))
     monkeypatch.setattr(BLOCK, "forward", around_a_block)
     assert list(modified_modules(module)) == ["double_blocks.0", "double_blocks.1"]

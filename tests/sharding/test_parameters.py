@@ -10,15 +10,15 @@ from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split
+from compact_parallel.runtime.sharding.control_plans import control_plan
 from compact_parallel.runtime.sharding.misfit import expected_of, misfit
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.parameters import may_be_of_tokens
 from compact_parallel.runtime.sharding.plans import has_plan, plan_for, splits_rows
-from compact_parallel.runtime.sharding.plans.controlnets import control_plan
 from distributed import launch
 from rewriting import FLUX, LAYERS, RENAMED, new_parameter, rewrite
 from sequence_parts import axes
-from tiny_diffusion import cascade, cases, controlnets, needs_comfyui, newer, unet
+from tiny_diffusion import cascade, cases, controlnets, needs_comfyui, presence, unet
 
 pytestmark = needs_comfyui
 LIMIT = 1e-5
@@ -138,7 +138,7 @@ def test_every_plan_fits_this_comfyui_and_knows_what_its_blocks_are_given():
             for path, each in expected.items():  # a keyword that nobody has declared is known by its call only
                 if each.names and path and each.parameters().others:
                     assert each.known is not None, (plan.family, path)
-    assert families == newer.families()
+    assert families == presence.families()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """What needs neither ranks nor ComfyUI: the plan of a model, and the slots of a batch."""
 
+from dataclasses import replace
+from pkgutil import iter_modules
 from types import SimpleNamespace
 
 import pytest
 import torch
+from compact_parallel.runtime.sharding import plans
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.plan import Unsupported
-from compact_parallel.runtime.sharding.plans import PLANS, flux, plan_for
+from compact_parallel.runtime.sharding.plan import Split, Unsupported
+from compact_parallel.runtime.sharding.plans import PLANS, flux, pixeldit, plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
+from tiny_diffusion import of_plans
 
 
 def test_slots_follow_comfyui_s_order_of_a_batch():
@@ -51,3 +55,25 @@ def test_a_model_that_lacks_a_module_of_its_plan_is_refused_and_keeps_no_hook():
     with pytest.raises(Unsupported, match="no final_layer in the model"), TokenSharding(module, flux.PLAN, None):
         raise AssertionError("not reached")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_every_file_of_plans_has_a_file_of_tiny_models():
+    files = {module.name for module in iter_modules(plans.__path__)} - {"guards"}
+    assert set(of_plans()) == files
+    assert all(hasattr(module, "cases") for module in of_plans().values())
+
+
+def test_a_class_of_models_has_one_plan():
+    other = replace(flux.PLAN, family="Another")
+    assert plans.registered([flux.PLAN, flux.PLAN]) == (flux.PLAN,)
+    with pytest.raises(ValueError, match=r"^comfy\.ldm\.flux\.model\.Flux has two plans, Flux and Another; remove it"):
+        plans.registered([flux.PLAN, other])
+
+
+def test_the_split_before_the_first_block_is_derived_unless_it_is_stated():
+    assert {(split.path, split.arg) for split in flux.PLAN.all_actions if isinstance(split, Split)} == {
+        ("double_blocks.first", "txt"),
+        ("double_blocks.first", "img"),
+    }
+    stated = [split.path for split in pixeldit.PLAN.all_actions if isinstance(split, Split)]
+    assert sorted(stated) == ["patch_blocks.first", "pixel_blocks.*.attn", "s_embedder"]

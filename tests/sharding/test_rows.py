@@ -14,7 +14,7 @@ from compact_parallel.runtime.sharding.check import difference, evaluate_split, 
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.rows.row_exchange import RowExchange
-from compact_parallel.runtime.sharding.rows.row_sharding import SEES_ALL
+from compact_parallel.runtime.sharding.rows.row_handlers import SEES_ALL
 from distributed import launch
 from sequence_parts import axes
 from tiny_diffusion import cascade, needs_comfyui, unet, unet_patched

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from compact_parallel.runtime.sharding.plan import ControlResiduals, DivideHeads
 from compact_parallel.runtime.sharding.plans import PLANS, ROW_PLANS, plan_for
-from tiny_diffusion import cases, inside, needs_comfyui, newer
+from tiny_diffusion import block_patches, cases, needs_comfyui, presence
 
 pytestmark = needs_comfyui
 COLUMNS = (
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def support_rows():
     """One row per family, under COLUMNS."""
     words = {True: "exact", False: "refused"}
-    calls = {plan_for(build()).family for build, _ in inside.cases().values()}
+    calls = {plan_for(build()).family for build, _ in block_patches.cases().values()}
     for plan in PLANS:
         control = any(isinstance(action, ControlResiduals) for action in plan.actions)
         whole, inner = words[bool(plan.blocks)], "exact" if plan.family in calls else "not called"
@@ -89,7 +89,7 @@ def test_every_plan_names_classes_comfyui_has():
     for plan in (*PLANS, *ROW_PLANS):
         for model in plan.models:
             module, _, name = model.rpartition(".")
-            if model not in newer.absent():
+            if model not in presence.absent():
                 assert inspect.isclass(getattr(importlib.import_module(module), name)), model
 
 
@@ -100,7 +100,7 @@ def test_every_class_with_a_plan_is_built_by_a_case():
     }
     named = {model for plan in PLANS for model in plan.models}
     base = "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT"  # of the class that is built
-    assert named - built == {base} | newer.absent()
+    assert named - built == {base} | presence.absent()
 
 
 if __name__ == "__main__":

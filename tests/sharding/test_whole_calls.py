@@ -12,7 +12,7 @@ from compact_parallel.runtime.sharding.plans import plan_for
 from distributed import launch
 from sequence_parts import axes, batch_of
 from sharding.test_guards import TRIPPED
-from tiny_diffusion import cascade, controlnets, needs_comfyui, newer, of_every_family, randn, unet
+from tiny_diffusion import cascade, controlnets, needs_comfyui, of_every_family, presence, randn, unet
 
 pytestmark = needs_comfyui
 LIMIT = 1e-5
@@ -79,7 +79,7 @@ def rows(rank, world):
     given = controlnets.unet_inputs(height=4)
     whole = control(**given)
     with split_control(control, attention) as sharding:
-        sharding.keeps_own = True
+        sharding.keeps_local = True
         sharding.begin_forward(batch_slots({"uuids": ["first", "second"]}, 2))
         split = control(**given)
     found["ControlNet"] = (
@@ -130,7 +130,7 @@ def guarded(rank, world):
 
 def test_what_a_guard_refuses_runs_whole_where_nobody_asked_for_the_split(tmp_path):
     for found in launch(guarded, 2, tmp_path, timeout_s=600):
-        assert newer.families() <= set(found)
+        assert presence.families() <= set(found)
         for what, (error, warnings, sent) in found.items():
             assert (error, sent) == (0, 0), what
             (warning,) = warnings

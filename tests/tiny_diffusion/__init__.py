@@ -1,20 +1,36 @@
-"""ComfyUI's own diffusion modules, tiny and with random weights, and inputs for them. Needs COMFYUI_PATH."""
+"""ComfyUI's own diffusion modules, tiny and with random weights, and inputs for them. Needs COMFYUI_PATH.
+
+One file per file of plans, of the same name; the others are about what workflows add to a model.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
 import torch
 from device import DEVICE
 
-from . import changed, first, guided, image, image_more, newer, patched, recent, recent_video, relatives, video
-from .base import needs_comfyui, randn
-from .first import FLUX2, flux, inputs, sd3, wan
+from .base import inputs, needs_comfyui, randn
 
-__all__ = ["FLUX2", "cases", "flux", "inputs", "needs_comfyui", "of_every_family", "randn", "sd3", "wan"]
+__all__ = ["cases", "inputs", "needs_comfyui", "of_every_family", "of_plans", "randn"]
+ROWS = ("unet", "cascade")
+_PLANS = Path(__file__).resolve().parents[2] / "runtime" / "sharding" / "plans"
+
+
+def of_plans():
+    """{file of plans: the module here of the same name}."""
+    names = {module.name for module in iter_modules([str(_PLANS)])} & {module.name for module in iter_modules(__path__)}
+    return {name: import_module(f"{__name__}.{name}") for name in sorted(names)}
 
 
 def cases():
-    """{name: (build, keyword arguments of one forward)}; a name begins with the family, up to a comma."""
+    """{name: (build, keyword arguments of one forward)} of the families whose tokens are split.
+
+    A name begins with the family, up to a comma.
+    """
     found = {}
-    for each in (first, image, video, relatives, patched, guided, image_more, recent, recent_video, newer, changed):
-        found |= each.cases()
+    for name, module in of_plans().items():
+        found |= {} if name in ROWS else module.cases()
     return found if DEVICE == "cpu" else {name: _on_device(*case) for name, case in found.items()}
 
 

@@ -12,6 +12,8 @@ import torch
 from device import DEVICE
 
 HEADS = 6
+TIMES = torch.tensor([0.3, 0.8])
+TEXT_MASK = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
 needs_comfyui = pytest.mark.skipif(
     not (Path(os.environ.get("COMFYUI_PATH", "")) / "comfy").is_dir(), reason="COMFYUI_PATH does not name a ComfyUI"
 )
@@ -61,3 +63,19 @@ class Afresh(dict):
 
     def items(self):
         return [(name, list(residuals)) for name, residuals in super().items()]
+
+
+def inputs(family, text=7, height=10, width=6, batch=2):
+    """Keyword arguments of one forward. Flux and SD3: (height / 2) (width / 2) tokens; Wan: three frames of them."""
+    generator = torch.Generator().manual_seed(text)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    given = {"timestep": torch.rand(batch, generator=generator), "context": randn(batch, text, 20)}
+    if family == "wan":
+        return {"x": randn(batch, 4, 3, height, width), **given}
+    given |= {"x": randn(batch, 4, height, width), "y": randn(batch, 16)}
+    if family == "sd3":
+        given["timesteps"] = given.pop("timestep")
+    return given | ({"guidance": torch.full((batch,), 3.5)} if family == "flux" else {})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .base import HEADS, build, randn
-from .image import TIMES
+from .base import HEADS, TIMES, build, randn
 from .unet import HEADS as UNET_HEADS
 
 TYPES = 4

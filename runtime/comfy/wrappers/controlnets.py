@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ...attention.errors import Unsupported
 from ...attention.sequence import SequenceAttention
 from ...planner.capabilities import CONTROL
+from ...sharding.batch_entries import batch_slots
 from ...sharding.control_tokens import ControlTokens
 from ...sharding.hooks import Hooked, Slots
-from ...sharding.rows.control_rows import ControlRows
-from ...sharding.batch_entries import batch_slots
 from ...sharding.parallelize import split_control
+from ...sharding.rows.control_rows import ControlRows
 from ..describe.customisations import scan_call
 from ..fits import against
 
@@ -102,7 +102,7 @@ class _Controls:
             if previous is not None:
                 control.previous_controlnet = _Computed(previous.get_control(*given))
             sharding.begin_forward(slots)
-            sharding.keeps_own = self._takes_own_only(cond, options) and not control.global_average_pooling
+            sharding.keeps_local = self._takes_own_only(cond, options) and not control.global_average_pooling
             with attention_through(sharding):
                 return original(control, *given)
         finally:

@@ -14,9 +14,9 @@ from ...compression.wire import Wire
 from ...parallel.mesh import Degrees
 from ...parallel.sequence import sequence_parallel
 from ...report.ledger import Ledger
+from ...sharding.batch_entries import batch_slots
 from ...sharding.hooks import SOME_WHOLE, Hooked
 from ...sharding.overrides import is_sparse
-from ...sharding.batch_entries import batch_slots
 from ..describe.customisations import scan_call
 from .controlnets import shared_controls
 

@@ -1,102 +1,49 @@
-"""The plans, one small table per model family; `plan_for` finds the one for a model."""
+"""The plans, one small table per model family; `plan_for` finds the one for a model.
+
+Every file of this folder is found: a plan is any value of a module that is a Plan or RowPlan.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib import import_module
+from pkgutil import iter_modules
+
 from torch import nn
 
+from ..family import Family
 from ..misfit import expected_of, misfit
 from ..plan import Plan, Unsupported
 from ..rows.row_plan import RowPlan
-from . import (
-    ace,
-    aura,
-    cascade,
-    chroma,
-    cogvideo,
-    cosmos,
-    ernie,
-    flux,
-    hidream,
-    hidream_o1,
-    hunyuan,
-    hunyuan3d,
-    hydit,
-    ideogram,
-    joyimage,
-    kandinsky,
-    krea,
-    lens,
-    ltx,
-    ltx_av,
-    lumina,
-    minimax,
-    mochi,
-    omnigen,
-    pixart,
-    pixeldit,
-    predict2,
-    qwen,
-    qwen21,
-    sd3,
-    seedvr,
-    stable_audio,
-    triposplat,
-    unet,
-    wan,
-    wan_animate2,
-)
 
-PLANS = (
-    flux.PLAN,
-    sd3.PLAN,
-    wan.PLAN,
-    wan.VACE,
-    wan.ANIMATE,
-    wan.SOUND,
-    wan.HUMO,
-    wan.DANCER,
-    wan.CAUSAL,
-    wan_animate2.PLAN,
-    qwen.PLAN,
-    qwen.MAGE_FLOW,
-    qwen21.PLAN,
-    lumina.PLAN,
-    lumina.PIXEL_SPACE,
-    chroma.PLAN,
-    chroma.RADIANCE,
-    hunyuan.PLAN,
-    ltx.PLAN,
-    ltx_av.PLAN,
-    aura.PLAN,
-    hidream.PLAN,
-    predict2.PLAN,
-    cogvideo.PLAN,
-    cosmos.PLAN,
-    mochi.PLAN,
-    pixart.PLAN,
-    kandinsky.PLAN,
-    kandinsky.SOUND,
-    stable_audio.PLAN,
-    ace.PLAN,
-    ace.LINEAR,
-    omnigen.PLAN,
-    omnigen.BOOGU,
-    hydit.PLAN,
-    ernie.PLAN,
-    hunyuan3d.PLAN,
-    hunyuan3d.MOE,
-    triposplat.PLAN,
-    krea.PLAN,
-    lens.PLAN,
-    joyimage.PLAN,
-    ideogram.PLAN,
-    pixeldit.PLAN,
-    pixeldit.PID,
-    minimax.PLAN,
-    hidream_o1.PLAN,
-    seedvr.PLAN,
-)
-ROW_PLANS = (unet.PLAN, cascade.PLAN)
+
+def registered(plans: Iterable[Family]) -> tuple[Family, ...]:
+    """The plans, each once. Raises ValueError where two of them are for one class of models."""
+    by_class: dict[str, Family] = {}
+    found: list[Family] = []
+    for plan in plans:
+        if any(plan is other for other in found):  # a file may import the plan of another
+            continue
+        found.append(plan)
+        for model in plan.models:
+            if other := by_class.get(model):
+                raise ValueError(
+                    f"{model} has two plans, {other.family} and {plan.family}; remove it from one of them."
+                )
+            by_class[model] = plan
+    return tuple(found)
+
+
+def _found() -> Iterable[Family]:
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return (value for module in modules for value in vars(module).values() if isinstance(value, Family))
+
+
+_ALL = registered(_found())
+PLANS = tuple(plan for plan in _ALL if isinstance(plan, Plan))
+"""The plans that split tokens."""
+ROW_PLANS = tuple(plan for plan in _ALL if isinstance(plan, RowPlan))
+"""The plans that split the rows of a picture."""
 NO_PLAN = "There is no sequence-parallel plan for {}"
 DEGREES_WITHOUT_PLAN = (
     "leave ulysses_degree and ring_degree at 1 and use cfg_degree 2 (where CFG is above 1), data_degree (for a batch) "

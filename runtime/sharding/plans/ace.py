@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, Guard, Halo, LocalArgument, Passed, Plan, Replicate, Split
+from ..plan import AttentionScope, Blocks, Gather, Guard, Halo, LocalArgument, Passed, Plan, Replicate
 from .guards import CONTROL, INSIDE
 
 
@@ -34,25 +34,22 @@ PLAN = Plan(
     family="ACE-Step 1.5",
     models=("comfy.ldm.ace.ace_step15.AceStepConditionGenerationModel",),
     joint=("audio",),
+    blocks=(Blocks("decoder.layers.*", (("hidden_states", ("audio",), None),)),),
     actions=(
-        Split("decoder.layers.first", "hidden_states", "audio"),
         LocalArgument("decoder.layers.*", "position_embeddings", ("audio",), _rope),
-        AttentionScope(
-            "decoder.layers.*.self_attn", calls=(("audio",),), caller="comfy.ldm.ace.ace_step15", mask=_window
-        ),
+        AttentionScope("decoder.layers.*.self_attn", caller="comfy.ldm.ace.ace_step15", mask=_window),
         Gather("decoder.layers.last", ("audio",)),
     ),
     passed=(Passed("decoder.layers.*", ("temb", "encoder_hidden_states", "attention_mask", "encoder_attention_mask")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("decoder.layers.*", (("hidden_states", ("audio",), None),)),),
 )
 
 LINEAR = Plan(
     family="ACE-Step 1",
     models=("comfy.ldm.ace.model.ACEStepTransformer2DModel",),
     joint=("audio",),
+    blocks=(Blocks("transformer_blocks.*", (("hidden_states", ("audio",), None),)),),
     actions=(
-        Split("transformer_blocks.first", "hidden_states", "audio"),
         Replicate("transformer_blocks.*.attn", "hidden_states", "audio", item=0),
         LocalArgument("transformer_blocks.*.cross_attn", "rotary_freqs_cis", ("audio",), _rope),
         Halo("transformer_blocks.*.ff", "x", "audio"),
@@ -96,5 +93,4 @@ LINEAR = Plan(
         CONTROL,
         Guard(lambda arguments: arguments.get("attention_mask") is not None, "a mask of its sound"),
     ),
-    blocks=(Blocks("transformer_blocks.*", (("hidden_states", ("audio",), None),)),),
 )

@@ -6,18 +6,20 @@ model depends on positions. The last layer works on each token alone.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="AuraFlow",
     models=("comfy.ldm.aura.mmdit.MMDiT",),
     joint=("text", "image"),
+    blocks=(
+        Blocks("double_layers.*", (("c", ("text",), 0), ("x", ("image",), 1))),
+        Blocks("single_layers.*", (("cx", ("text", "image"), None),)),
+    ),
     actions=(
-        Split("double_layers.first", "c", "text"),
-        Split("double_layers.first", "x", "image"),
-        AttentionScope("double_layers.*", calls=(("text", "image"),)),
-        AttentionScope("single_layers.*", calls=(("text", "image"),)),
+        AttentionScope("double_layers.*"),
+        AttentionScope("single_layers.*"),
         Gather("final_linear", ("image",)),
     ),
     passed=(
@@ -25,8 +27,4 @@ PLAN = Plan(
         Passed("single_layers.*", ("global_cond",)),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(
-        Blocks("double_layers.*", (("c", ("text",), 0), ("x", ("image",), 1))),
-        Blocks("single_layers.*", (("cx", ("text", "image"), None),)),
-    ),
 )

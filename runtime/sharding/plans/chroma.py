@@ -7,16 +7,14 @@ a ControlNet adds after that block would be added to all tokens, so Radiance is 
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 _ACTIONS = (
-    Split("double_blocks.first", "txt", "text"),
-    Split("double_blocks.first", "img", "image"),
     SplitJoint("double_blocks.*", "pe", dim=2),
     SplitJoint("single_blocks.*", "pe", dim=2),
-    AttentionScope("double_blocks.*", calls=(("text", "image"),)),
-    AttentionScope("single_blocks.*", calls=(("text", "image"),)),
+    AttentionScope("double_blocks.*"),
+    AttentionScope("single_blocks.*"),
 )
 _PASSED = (Passed("double_blocks.*", ("vec", "attn_mask")), Passed("single_blocks.*", ("vec", "attn_mask")))
 _BLOCKS = (
@@ -28,18 +26,18 @@ PLAN = Plan(
     family="Chroma",
     models=("comfy.ldm.chroma.model.Chroma",),
     joint=("text", "image"),
+    blocks=_BLOCKS,
     actions=(ControlResiduals("", "control", "image"), *_ACTIONS, Gather("final_layer", ("image",))),
     passed=(*_PASSED, Passed("final_layer", ("x", "vec"))),
     guards=(INSIDE,),
-    blocks=_BLOCKS,
 )
 
 RADIANCE = Plan(
     family="Chroma Radiance",
     models=("comfy.ldm.chroma_radiance.model.ChromaRadiance",),
     joint=("text", "image"),
+    blocks=_BLOCKS,
     actions=(*_ACTIONS, Gather("single_blocks.last", ("image",), behind=("text",))),
     passed=_PASSED,
     guards=(INSIDE, CONTROL),
-    blocks=_BLOCKS,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 
@@ -20,14 +20,12 @@ PLAN = Plan(
     family="CogVideoX",
     models=("comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",),
     joint=("text", "video"),
+    blocks=(Blocks("blocks.*", (("encoder_hidden_states", ("text",), 1), ("hidden_states", ("video",), 0))),),
     actions=(
-        Split("blocks.first", "encoder_hidden_states", "text"),
-        Split("blocks.first", "hidden_states", "video"),
         LocalArgument("blocks.*", "image_rotary_emb", ("video",), _rope),
-        AttentionScope("blocks.*", calls=(("text", "video"),)),
+        AttentionScope("blocks.*"),
         Gather("proj_out", ("video",)),
     ),
     passed=(Passed("blocks.*", ("temb",)),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("encoder_hidden_states", ("text",), 1), ("hidden_states", ("video",), 0))),),
 )

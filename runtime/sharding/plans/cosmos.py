@@ -14,13 +14,13 @@ PLAN = Plan(
     family="Cosmos",
     models=("comfy.ldm.cosmos.model.GeneralDIT",),
     joint=("video",),
+    blocks=(Blocks("blocks.*", (("x", ("video",), None),), dim=0, grid=3),),
     actions=(
         Split("blocks.*", "x", "video", dim=0, grid=3),
         LocalArgument("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, shard: shard.tokens(x, dim=0)),
-        AttentionScope("blocks.*.blocks.0", calls=(("video",),)),
+        AttentionScope("blocks.*.blocks.0"),
         Gather("blocks.*", ("video",), dim=0),
     ),
     passed=(Passed("blocks.*", ("emb_B_D", "crossattn_emb", "crossattn_mask", "adaln_lora_B_3D")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("x", ("video",), None),), dim=0, grid=3),),
 )

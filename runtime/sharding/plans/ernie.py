@@ -6,20 +6,19 @@ It calls ComfyUI's attention without transformer_options, so we patch the attent
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="ERNIE-Image",
     models=("comfy.ldm.ernie.model.ErnieImageModel",),
     joint=("tokens",),
+    blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
     actions=(
-        Split("layers.first", "x", "tokens"),
         SplitJoint("layers.*", "rotary_pos_emb", dim=1),
-        AttentionScope("layers.*.self_attention", calls=(("tokens",),), caller="comfy.ldm.ernie.model"),
+        AttentionScope("layers.*.self_attention", caller="comfy.ldm.ernie.model"),
         Gather("final_linear", ("tokens",)),
     ),
     passed=(Passed("layers.*", ("temb", "attention_mask")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, SplitJoint
 from .guards import INSIDE
 
 Ranges = list[tuple[int, int | None, int]]
@@ -37,16 +37,18 @@ PLAN = Plan(
     family="Flux",
     models=("comfy.ldm.flux.model.Flux",),
     joint=("text", "image"),
+    blocks=(
+        Blocks("double_blocks.*", (("img", ("image",), 0), ("txt", ("text",), 1))),
+        Blocks("single_blocks.*", (("x", ("text", "image"), None),)),
+    ),
     actions=(
         ControlResiduals("", "control", "image"),
-        Split("double_blocks.first", "txt", "text"),
-        Split("double_blocks.first", "img", "image"),
         SplitJoint("double_blocks.*", "pe", dim=2),
         SplitJoint("single_blocks.*", "pe", dim=2),
         LocalArgument("double_blocks.*", "modulation_dims_img", ("image",), ranges),
         LocalArgument("single_blocks.*", "modulation_dims", ("text", "image"), _joint_ranges),
-        AttentionScope("double_blocks.*", calls=(("text", "image"),)),
-        AttentionScope("single_blocks.*", calls=(("text", "image"),)),
+        AttentionScope("double_blocks.*"),
+        AttentionScope("single_blocks.*"),
         Gather("final_layer", ("image",)),
     ),
     passed=(
@@ -55,8 +57,4 @@ PLAN = Plan(
         Passed("final_layer", ("x", "vec", "modulation_dims")),
     ),
     guards=(INSIDE,),
-    blocks=(
-        Blocks("double_blocks.*", (("img", ("image",), 0), ("txt", ("text",), 1))),
-        Blocks("single_blocks.*", (("x", ("text", "image"), None),)),
-    ),
 )

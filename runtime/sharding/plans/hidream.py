@@ -20,20 +20,18 @@ def _rope(pe: Tensor, shard: LocalShard) -> Tensor:
     return torch.cat([shard.tokens(pe.narrow(1, 0, image)), pe.narrow(1, image, pe.shape[1] - image)], dim=1)
 
 
-_CALL = (("image", "t5", "llama", "llama"),)
-
 PLAN = Plan(
     family="HiDream",
     models=("comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",),
-    joint=_CALL[0],
+    joint=("image", "t5", "llama", "llama"),
     actions=(
         Split("", "context", "t5"),
         Split("", "encoder_hidden_states_llama3", "llama", dim=2),
         Split("double_stream_blocks.first", "image_tokens", "image"),
         LocalArgument("double_stream_blocks.*", "rope", ("image",), _rope),
         LocalArgument("single_stream_blocks.*", "rope", ("image",), _rope),
-        AttentionScope("double_stream_blocks.*", calls=_CALL),
-        AttentionScope("single_stream_blocks.*", calls=_CALL),
+        AttentionScope("double_stream_blocks.*"),
+        AttentionScope("single_stream_blocks.*"),
         Gather("final_layer", ("image",)),
     ),
     passed=(

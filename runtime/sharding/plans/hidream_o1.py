@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 
@@ -34,13 +34,12 @@ PLAN = Plan(
     family="HiDream O1",
     models=("comfy.ldm.hidream_o1.model.HiDreamO1Transformer",),
     joint=("image",),
+    blocks=(Blocks("language_model.layers.*", (("x", ("image",), 0),), prefix=_text),),
     actions=(
-        Split("language_model.layers.first", "x", "image", front=_text),
         LocalArgument("language_model.layers.*", "freqs_cis", ("image",), _rope),
-        AttentionScope("language_model.layers.*", calls=(("image",),), front=True),
+        AttentionScope("language_model.layers.*", prefix=True),
         Gather("language_model.layers.last", ("image",), item=0),
     ),
     passed=(Passed("language_model.layers.*", ("attention_mask", "optimized_attention", "past_key_value")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("language_model.layers.*", (("x", ("image",), 0),), front=_text),),
 )

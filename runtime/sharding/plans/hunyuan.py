@@ -9,7 +9,7 @@ latent is cut off by its full length before the last layer, so with one the mode
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, SplitJoint
 from .flux import ranges
 from .guards import INSIDE
 
@@ -17,17 +17,19 @@ PLAN = Plan(
     family="Hunyuan Video",
     models=("comfy.ldm.hunyuan_video.model.HunyuanVideo",),
     joint=("text", "video"),
+    blocks=(
+        Blocks("double_blocks.*", (("img", ("video",), 0), ("txt", ("text",), 1))),
+        Blocks("single_blocks.*", (("x", ("text", "video"), None),)),
+    ),
     actions=(
         ControlResiduals("", "control", "video"),
-        Split("double_blocks.first", "txt", "text"),
-        Split("double_blocks.first", "img", "video"),
         SplitJoint("double_blocks.*", "pe", dim=2),
         SplitJoint("single_blocks.*", "pe", dim=2),
         LocalArgument("double_blocks.*", "modulation_dims_img", ("video",), ranges),
         LocalArgument("single_blocks.*", "modulation_dims", ("text", "video"), ranges),
         LocalArgument("final_layer", "modulation_dims", ("video",), ranges, outside=True),
-        AttentionScope("double_blocks.*", calls=(("text", "video"),)),
-        AttentionScope("single_blocks.*", calls=(("text", "video"),)),
+        AttentionScope("double_blocks.*"),
+        AttentionScope("single_blocks.*"),
         Gather("final_layer", ("video",)),
     ),
     passed=(
@@ -36,9 +38,5 @@ PLAN = Plan(
         Passed("final_layer", ("x", "vec")),
     ),
     guards=(INSIDE,),
-    blocks=(
-        Blocks("double_blocks.*", (("img", ("video",), 0), ("txt", ("text",), 1))),
-        Blocks("single_blocks.*", (("x", ("text", "video"), None),)),
-    ),
     whole_with=("ref_latent",),
 )

@@ -9,7 +9,7 @@ patch the attention function its module imports.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 from .hydit import handed_on
 
@@ -17,11 +17,13 @@ PLAN = Plan(
     family="Hunyuan3D 2",
     models=("comfy.ldm.hunyuan3d.model.Hunyuan3Dv2",),
     joint=("image", "shape"),
+    blocks=(
+        Blocks("double_blocks.*", (("img", ("shape",), 0), ("txt", ("image",), 1))),
+        Blocks("single_blocks.*", (("x", ("image", "shape"), None),)),
+    ),
     actions=(
-        Split("double_blocks.first", "txt", "image"),
-        Split("double_blocks.first", "img", "shape"),
-        AttentionScope("double_blocks.*", calls=(("image", "shape"),)),
-        AttentionScope("single_blocks.*", calls=(("image", "shape"),)),
+        AttentionScope("double_blocks.*"),
+        AttentionScope("single_blocks.*"),
         Gather("final_layer", ("shape",)),
     ),
     passed=(
@@ -30,23 +32,18 @@ PLAN = Plan(
         Passed("final_layer", ("x", "vec")),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(
-        Blocks("double_blocks.*", (("img", ("shape",), 0), ("txt", ("image",), 1))),
-        Blocks("single_blocks.*", (("x", ("image", "shape"), None),)),
-    ),
 )
 
 MOE = Plan(
     family="Hunyuan3D 2.1",
     models=("comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain",),
     joint=("tokens",),
+    blocks=(Blocks("blocks.*", (("hidden_states", ("tokens",), None),)),),
     actions=(
-        Split("blocks.first", "hidden_states", "tokens"),
         LocalArgument("blocks.*", "skip_tensor", ("tokens",), handed_on),
-        AttentionScope("blocks.*.attn1", calls=(("tokens",),), caller="comfy.ldm.hunyuan3dv2_1.hunyuandit"),
+        AttentionScope("blocks.*.attn1", caller="comfy.ldm.hunyuan3dv2_1.hunyuandit"),
         Gather("blocks.last", ("tokens",)),
     ),
     passed=(Passed("blocks.*", ("conditioning", "text_states")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("hidden_states", ("tokens",), None),)),),
 )

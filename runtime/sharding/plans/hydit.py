@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, LocalArgument, Passed, Plan
 from .guards import INSIDE
 
 
@@ -28,12 +28,12 @@ PLAN = Plan(
     family="HunyuanDiT",
     models=("comfy.ldm.hydit.models.HunYuanDiT",),
     joint=("image",),
+    blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),
     actions=(
         ControlResiduals("", "control", "image"),
-        Split("blocks.first", "x", "image"),
         LocalArgument("blocks.*", "freq_cis_img", ("image",), _rope),
         LocalArgument("blocks.*", "skip", ("image",), handed_on),
-        AttentionScope("blocks.*.attn1", calls=(("image",),), caller="comfy.ldm.hydit.attn_layers"),
+        AttentionScope("blocks.*.attn1", caller="comfy.ldm.hydit.attn_layers"),
         Gather("final_layer", ("image",)),
     ),
     passed=(
@@ -41,5 +41,4 @@ PLAN = Plan(
         Passed("final_layer", ("x", "c")),
     ),
     guards=(INSIDE,),
-    blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),
 )

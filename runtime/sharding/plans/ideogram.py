@@ -6,17 +6,17 @@ the padding of the text is made for all tokens, so it passes unchanged. The last
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="Ideogram 4",
     models=("comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",),
     joint=("tokens",),
+    blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
     actions=(
-        Split("layers.first", "x", "tokens"),
         SplitJoint("layers.*", "freqs_cis", dim=1),
-        AttentionScope("layers.*", calls=(("tokens",),)),
+        AttentionScope("layers.*"),
         Gather("final_layer", ("tokens",)),
     ),
     passed=(
@@ -24,5 +24,4 @@ PLAN = Plan(
         Passed("final_layer", ("x", "c")),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("layers.*", (("x", ("tokens",), None),)),),
 )

@@ -6,21 +6,19 @@ cuts them off by the full length of the picture after its last block, so the ima
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="JoyImage",
     models=("comfy.ldm.joyimage.model.JoyImageTransformer3DModel",),
     joint=("image", "text"),
+    blocks=(Blocks("double_blocks.*", (("hidden_states", ("image",), 0), ("encoder_hidden_states", ("text",), 1))),),
     actions=(
-        Split("double_blocks.first", "hidden_states", "image"),
-        Split("double_blocks.first", "encoder_hidden_states", "text"),
         LocalArgument("double_blocks.*", "image_rotary_emb", ("image",), lambda pe, shard: shard.tokens(pe)),
-        AttentionScope("double_blocks.*", calls=(("image", "text"),)),
+        AttentionScope("double_blocks.*"),
         Gather("double_blocks.last", ("image",), item=0),
     ),
     passed=(Passed("double_blocks.*", ("temb",)),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("double_blocks.*", (("hidden_states", ("image",), 0), ("encoder_hidden_states", ("text",), 1))),),
 )

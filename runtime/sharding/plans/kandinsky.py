@@ -10,35 +10,33 @@ Kandinsky 6 is not in ComfyUI 0.30: tried on comfy/ldm/kandinsky6/model.py of co
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Replicate, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Replicate, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="Kandinsky 5",
     models=("comfy.ldm.kandinsky5.model.Kandinsky5",),
     joint=("video",),
+    blocks=(Blocks("visual_transformer_blocks.*", (("visual_embed", ("video",), None),)),),
     actions=(
-        Split("visual_transformer_blocks.first", "visual_embed", "video"),
         SplitJoint("visual_transformer_blocks.*", "freqs", dim=1),
-        AttentionScope("visual_transformer_blocks.*.self_attention", calls=(("video",),)),
+        AttentionScope("visual_transformer_blocks.*.self_attention"),
         Gather("visual_transformer_blocks.last", ("video",)),
     ),
     passed=(Passed("visual_transformer_blocks.*", ("text_embed", "time_embed")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("visual_transformer_blocks.*", (("visual_embed", ("video",), None),)),),
 )
 SOUND = Plan(
     family="Kandinsky 6",
     models=("comfy.ldm.kandinsky6.model.Kandinsky6NativeAVDiT",),
     joint=("video",),
+    blocks=(Blocks("visual_blocks.*", (("visual_embed", ("video",), 0),)),),
     actions=(
-        Split("visual_blocks.first", "visual_embed", "video"),
         SplitJoint("visual_blocks.*.videoT.self_attention", "freqs", dim=1),
-        AttentionScope("visual_blocks.*.videoT.self_attention", calls=(("video",),)),
+        AttentionScope("visual_blocks.*.videoT.self_attention"),
         SplitJoint("visual_blocks.*.va_cross_attention", "rope_q", dim=1),
         Replicate("visual_blocks.*.av_cross_attention", "context", "video", cut=False),
         Gather("visual_blocks.last", ("video",), item=0),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("visual_blocks.*", (("visual_embed", ("video",), 0),)),),
 )

@@ -7,18 +7,18 @@ position on, which becomes a number of local tokens. The last layer works on eac
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="Krea 2",
     models=("comfy.ldm.krea2.model.SingleStreamDiT",),
     joint=("tokens",),
+    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
     actions=(
-        Split("blocks.first", "x", "tokens"),
         SplitJoint("blocks.*", "freqs", dim=2),
         LocalArgument("blocks.*", "timestep_zero_index", ("tokens",), lambda token, shard: shard.position(token)),
-        AttentionScope("blocks.*", calls=(("tokens",),)),
+        AttentionScope("blocks.*"),
         Gather("last", ("tokens",)),
     ),
     passed=(
@@ -26,5 +26,4 @@ PLAN = Plan(
         Passed("last", ("x", "tvec")),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
 )

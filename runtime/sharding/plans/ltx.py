@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 
@@ -46,15 +46,14 @@ PLAN = Plan(
     family="LTX-Video",
     models=("comfy.ldm.lightricks.model.LTXVModel", "comfy.ldm.lightricks.model.LTXVImageModel"),
     joint=("video",),
+    blocks=(Blocks("transformer_blocks.*", (("x", ("video",), None),)),),
     actions=(
-        Split("transformer_blocks.first", "x", "video"),
         LocalArgument("transformer_blocks.*", "pe", ("video",), rope),
         LocalArgument("transformer_blocks.*", "timestep", ("video",), lambda t, shard: shard.tokens(t)),
         GUIDE,
-        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
+        AttentionScope("transformer_blocks.*.attn1", skipped_with=STG),
         Gather("transformer_blocks.last", ("video",)),
     ),
     passed=(Passed("transformer_blocks.*", ("context", "attention_mask", "prompt_timestep")),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("transformer_blocks.*", (("x", ("video",), None),)),),
 )

@@ -47,7 +47,7 @@ PLAN = Plan(
         LocalArgument("transformer_blocks.*", "v_cross_scale_shift_timestep", ("video",), _times),
         LocalArgument("transformer_blocks.*", "v_cross_gate_timestep", ("video",), _times),
         GUIDE,
-        AttentionScope("transformer_blocks.*.attn1", calls=(("video",),), skipped_with=STG),
+        AttentionScope("transformer_blocks.*.attn1", skipped_with=STG),
         LocalArgument("transformer_blocks.*.audio_to_video_attn", "pe", ("video",), rope),
         Replicate("transformer_blocks.*.video_to_audio_attn", "context", "video", cut=False),
         Gather("transformer_blocks.last", ("video",), item=0),

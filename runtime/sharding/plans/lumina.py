@@ -8,7 +8,7 @@ become ranges of local tokens. The model cuts the text off after its last layer,
 from __future__ import annotations
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
@@ -17,10 +17,9 @@ def _ranges(dims: list[tuple[int, int]], shard: LocalShard) -> list[tuple[int | 
 
 
 _ACTIONS = (
-    Split("layers.first", "x", "tokens"),
     SplitJoint("layers.*", "freqs_cis", dim=1),
     LocalArgument("layers.*", "timestep_zero_index", ("tokens",), _ranges),
-    AttentionScope("layers.*", calls=(("tokens",),)),
+    AttentionScope("layers.*"),
 )
 _PASSED = (Passed("layers.*", ("x_mask", "adaln_input")),)
 _BLOCKS = (Blocks("layers.*", (("x", ("tokens",), None),)),)
@@ -29,6 +28,7 @@ PLAN = Plan(
     family="Lumina 2",
     models=("comfy.ldm.lumina.model.NextDiT",),
     joint=("tokens",),
+    blocks=_BLOCKS,
     actions=(
         *_ACTIONS,
         LocalArgument("final_layer", "timestep_zero_index", ("tokens",), _ranges, outside=True),
@@ -36,15 +36,14 @@ PLAN = Plan(
     ),
     passed=(*_PASSED, Passed("final_layer", ("x", "c"))),
     guards=(INSIDE, CONTROL),
-    blocks=_BLOCKS,
 )
 
 PIXEL_SPACE = Plan(
     family="Z-Image pixel space",
     models=("comfy.ldm.lumina.model.NextDiTPixelSpace",),
     joint=("tokens",),
+    blocks=_BLOCKS,
     actions=(*_ACTIONS, Gather("layers.last", ("tokens",))),
     passed=_PASSED,
     guards=(INSIDE, CONTROL),
-    blocks=_BLOCKS,
 )

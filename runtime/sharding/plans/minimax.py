@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 
@@ -36,14 +36,13 @@ PLAN = Plan(
     family="MiniMax H3",
     models=("comfy.ldm.minimax.model.MiniMaxH3Model",),
     joint=("tokens",),
+    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),), dim=0),),
     actions=(
-        Split("blocks.first", "x", "tokens", dim=0),
         SplitJoint("blocks.*", "rope_freqs", dim=1),
         LocalArgument("blocks.*", "mod_segments", ("tokens",), _ranges),
-        AttentionScope("blocks.*", calls=(("tokens",),)),
+        AttentionScope("blocks.*"),
         Gather("blocks.last", ("tokens",), dim=0),
     ),
     passed=(Passed("blocks.*", ("t_emb",)),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),), dim=0),),
 )

@@ -26,7 +26,7 @@ PLAN = Plan(
         Split("blocks.first", "y", "text", until="crop_y"),
         LocalArgument("blocks.*", "rope_cos", ("video",), _rope),
         LocalArgument("blocks.*", "rope_sin", ("video",), _rope),
-        AttentionScope("blocks.*", calls=(("video", "text"),)),
+        AttentionScope("blocks.*"),
         Gather("final_layer", ("video",)),
     ),
     passed=(

@@ -8,17 +8,17 @@ image.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split, SplitJoint
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, SplitJoint
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="OmniGen2",
     models=("comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel",),
     joint=("tokens",),
+    blocks=(Blocks("layers.*", (("hidden_states", ("tokens",), None),)),),
     actions=(
-        Split("layers.first", "hidden_states", "tokens"),
         SplitJoint("layers.*", "image_rotary_emb", dim=1),
-        AttentionScope("layers.*", calls=(("tokens",),)),
+        AttentionScope("layers.*"),
         Gather("norm_out", ("tokens",)),
     ),
     passed=(
@@ -26,21 +26,25 @@ PLAN = Plan(
         Passed("norm_out", ("x", "conditioning_embedding")),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("layers.*", (("hidden_states", ("tokens",), None),)),),
 )
 
 BOOGU = Plan(
     family="Boogu",
     models=("comfy.ldm.boogu.model.BooguTransformer2DModel",),
     joint=("text", "image"),
+    blocks=(
+        Blocks(
+            "double_stream_layers.*",
+            (("img_hidden_states", ("image",), 0), ("instruct_hidden_states", ("text",), 1)),
+        ),
+        Blocks("single_stream_layers.*", (("hidden_states", ("text", "image"), None),)),
+    ),
     actions=(
-        Split("double_stream_layers.first", "instruct_hidden_states", "text"),
-        Split("double_stream_layers.first", "img_hidden_states", "image"),
         SplitJoint("double_stream_layers.*", "joint_rotary_emb", dim=1),
         LocalArgument("double_stream_layers.*", "img_rotary_emb", ("image",), lambda pe, shard: shard.tokens(pe)),
         SplitJoint("single_stream_layers.*", "image_rotary_emb", dim=1),
         AttentionScope("double_stream_layers.*", calls=(("text", "image"), ("image",))),
-        AttentionScope("single_stream_layers.*", calls=(("text", "image"),)),
+        AttentionScope("single_stream_layers.*"),
         Gather("norm_out", ("image",), behind=("text",)),
     ),
     passed=(
@@ -49,11 +53,4 @@ BOOGU = Plan(
         Passed("norm_out", ("x", "conditioning_embedding")),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(
-        Blocks(
-            "double_stream_layers.*",
-            (("img_hidden_states", ("image",), 0), ("instruct_hidden_states", ("text",), 1)),
-        ),
-        Blocks("single_stream_layers.*", (("hidden_states", ("text", "image"), None),)),
-    ),
 )

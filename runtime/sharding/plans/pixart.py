@@ -6,16 +6,16 @@ without transformer_options, so we patch the attention function its module impor
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, Gather, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 PLAN = Plan(
     family="PixArt",
     models=("comfy.ldm.pixart.pixartms.PixArtMS",),
     joint=("image",),
+    blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),
     actions=(
-        Split("blocks.first", "x", "image"),
-        AttentionScope("blocks.*.attn", calls=(("image",),), caller="comfy.ldm.pixart.blocks"),
+        AttentionScope("blocks.*.attn", caller="comfy.ldm.pixart.blocks"),
         Gather("final_layer", ("image",)),
     ),
     passed=(
@@ -23,5 +23,4 @@ PLAN = Plan(
         Passed("final_layer", ("x", "t")),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("x", ("image",), None),)),),
 )

@@ -24,12 +24,15 @@ PLAN = Plan(
     family="PixelDiT",
     models=("comfy.ldm.pixeldit.model.PixDiT_T2I",),
     joint=("text", "image"),
+    blocks=(
+        Blocks("patch_blocks.*", (("x", ("image",), 0), ("y", ("text",), 1))),
+        Blocks("pixel_blocks.*.attn", (("x", ("image",), None),)),
+    ),
     actions=(
         Split("s_embedder", "x", "image"),
-        Split("patch_blocks.first", "y", "text"),
         LocalArgument("patch_blocks.*", "pos_img", ("image",), _rows),
         LocalArgument("patch_blocks.*", "pos_txt", ("text",), _rows),
-        AttentionScope("patch_blocks.*", calls=(("text", "image"),)),
+        AttentionScope("patch_blocks.*"),
         Gather("patch_blocks.last", ("image",), item=0),
         Split("pixel_blocks.*.attn", "x", "image"),
         LocalArgument("pixel_blocks.*.attn", "pos", ("image",), _rows),
@@ -42,19 +45,14 @@ PLAN = Plan(
         Passed("pixel_blocks.*.attn", ("mask",)),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(
-        Blocks("patch_blocks.*", (("x", ("image",), 0), ("y", ("text",), 1))),
-        Blocks("pixel_blocks.*.attn", (("x", ("image",), None),)),
-    ),
 )
 PID = replace(
     PLAN,
     family="PiD",
     models=("comfy.ldm.pixeldit.pid.PidNet",),
     actions=(
-        *PLAN.actions[:1],
         LocalArgument("lq_proj.gate_modules.*", "lq", ("image",), lambda lq, shard: shard.tokens(lq), outside=True),
-        *PLAN.actions[1:],
+        *PLAN.actions,
     ),
     passed=(*PLAN.passed, Passed("lq_proj.gate_modules.*", ("x", "sigma"))),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 
@@ -25,15 +25,15 @@ PLAN = Plan(
     family="Cosmos Predict2",
     models=("comfy.ldm.cosmos.predict2.MiniTrainDIT", "comfy.ldm.anima.model.Anima"),
     joint=("video",),
+    blocks=(Blocks("blocks.*", (("x_B_T_H_W_D", ("video",), None),), grid=3),),
     actions=(
-        Split("blocks.first", "x_B_T_H_W_D", "video", grid=3),
         LocalArgument("blocks.*", "emb_B_T_D", ("video",), _per_token),
         LocalArgument("blocks.*", "adaln_lora_B_T_3D", ("video",), _per_token),
         LocalArgument("blocks.*", "rope_emb_L_1_1_D", ("video",), lambda x, shard: shard.tokens(x)),
         LocalArgument("blocks.*", "extra_per_block_pos_emb", ("video",), _grid),
         LocalArgument("final_layer", "emb_B_T_D", ("video",), _per_token, outside=True),
         LocalArgument("final_layer", "adaln_lora_B_T_3D", ("video",), _per_token, outside=True),
-        AttentionScope("blocks.*.self_attn", calls=(("video",),)),
+        AttentionScope("blocks.*.self_attn"),
         Gather("final_layer", ("video",)),
     ),
     passed=(
@@ -41,5 +41,4 @@ PLAN = Plan(
         Passed("final_layer", ("x_B_T_H_W_D",)),
     ),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("x_B_T_H_W_D", ("video",), None),), grid=3),),
 )

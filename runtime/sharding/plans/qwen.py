@@ -18,7 +18,6 @@ from ..plan import (
     LocalArgument,
     Passed,
     Plan,
-    Split,
     SplitJoint,
 )
 from .guards import INSIDE
@@ -27,23 +26,21 @@ PLAN = Plan(
     family="Qwen-Image",
     models=("comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",),
     joint=("text", "image"),
+    blocks=(
+        Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),
+    ),
     actions=(
         ControlResiduals("", "control", "image"),
-        Split("transformer_blocks.first", "encoder_hidden_states", "text"),
-        Split("transformer_blocks.first", "hidden_states", "image"),
         SplitJoint("transformer_blocks.*", "image_rotary_emb", dim=2),
         KeyMask("transformer_blocks.*", "encoder_hidden_states_mask", "text"),
         LocalArgument(
             "transformer_blocks.*", "timestep_zero_index", ("image",), lambda token, shard: shard.position(token)
         ),
-        AttentionScope("transformer_blocks.*", calls=(("text", "image"),)),
+        AttentionScope("transformer_blocks.*"),
         Gather("proj_out", ("image",)),
     ),
     passed=(Passed("transformer_blocks.*", ("temb",)),),
     guards=(INSIDE,),
-    blocks=(
-        Blocks("transformer_blocks.*", (("encoder_hidden_states", ("text",), 0), ("hidden_states", ("image",), 1))),
-    ),
 )
 MAGE_FLOW = replace(
     PLAN,

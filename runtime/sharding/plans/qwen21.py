@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Plan, Split, Unsplit
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Plan, Unsplit
 from .guards import CONTROL, IN_FRONT_OF_ATTENTION, INSIDE
 
 
-def _front(of_model: Mapping[str, Any], of_block: Callable[[str], Any]) -> int:
+def _prefix(of_model: Mapping[str, Any], of_block: Callable[[str], Any]) -> int:
     """The number of prefix tokens in front of the picture: none where their keys are kept."""
     return of_block("prefix_len")
 
@@ -36,13 +36,12 @@ PLAN = Plan(
     family="Qwen-Image 2.1",
     models=("comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",),
     joint=("image",),
+    blocks=(Blocks("transformer_blocks.*", (("x", ("image",), None),), prefix=_prefix),),
     actions=(
         Unsplit("transformer_blocks.*", lambda given: given("x").shape[1] == given("prefix_len")),
-        Split("transformer_blocks.first", "x", "image", front=_front),
         LocalArgument("transformer_blocks.*", "pe", ("image",), _rope),
-        AttentionScope("transformer_blocks.*.attn", calls=(("image",),), front=True),
+        AttentionScope("transformer_blocks.*.attn", prefix=True),
         Gather("transformer_blocks.last", ("image",)),
     ),
     guards=(INSIDE, CONTROL, IN_FRONT_OF_ATTENTION),
-    blocks=(Blocks("transformer_blocks.*", (("x", ("image",), None),), front=_front),),
 )

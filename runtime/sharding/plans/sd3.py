@@ -7,7 +7,7 @@ Control is cut to the local image tokens.
 
 from __future__ import annotations
 
-from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, ControlResiduals, Gather, Passed, Plan
 from .guards import INSIDE
 
 _MMDIT = "comfy.ldm.modules.diffusionmodules.mmdit"
@@ -19,10 +19,9 @@ PLAN = Plan(
         f"{_MMDIT}.MMDiT",
     ),
     joint=("text", "image"),
+    blocks=(Blocks("joint_blocks.*", (("context", ("text",), 0), ("x", ("image",), 1))),),
     actions=(
         ControlResiduals("", "control", "image"),
-        Split("joint_blocks.first", "context", "text"),
-        Split("joint_blocks.first", "x", "image"),
         AttentionScope("joint_blocks.*", calls=(("text", "image"), ("image",))),
         Gather("final_layer", ("image",)),
     ),
@@ -31,5 +30,4 @@ PLAN = Plan(
         Passed("final_layer", ("x", "c")),
     ),
     guards=(INSIDE,),
-    blocks=(Blocks("joint_blocks.*", (("context", ("text",), 0), ("x", ("image",), 1))),),
 )

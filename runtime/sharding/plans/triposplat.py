@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..local_shard import LocalShard
-from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan, Split
+from ..plan import AttentionScope, Blocks, Gather, LocalArgument, Passed, Plan
 from .guards import CONTROL, INSIDE
 
 
@@ -23,13 +23,12 @@ PLAN = Plan(
     family="TripoSplat",
     models=("comfy.ldm.triposplat.model.LatentSeqMMFlowModel",),
     joint=("tokens",),
+    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
     actions=(
-        Split("blocks.first", "x", "tokens"),
         LocalArgument("blocks.*", "rotary_emb", ("tokens",), _rope),
-        AttentionScope("blocks.*", calls=(("tokens",),)),
+        AttentionScope("blocks.*"),
         Gather("blocks.last", ("tokens",)),
     ),
     passed=(Passed("blocks.*", ("mod",)),),
     guards=(INSIDE, CONTROL),
-    blocks=(Blocks("blocks.*", (("x", ("tokens",), None),)),),
 )

@@ -40,11 +40,10 @@ def _per_frame(e: Tensor, shard: LocalShard) -> Tensor:
 
 
 _ACTIONS = (
-    Split("blocks.first", "x", "video"),
     SplitJoint("blocks.*", "freqs", dim=1),
     LocalArgument("blocks.*", "e", ("video",), _per_token),
     LocalArgument("head", "e", ("video",), _per_frame, outside=True),
-    AttentionScope("blocks.*.self_attn", calls=(("video",),)),
+    AttentionScope("blocks.*.self_attn"),
 )
 _SOUND = ("block_id", "audio_emb", "audio_emb_global", "seq_len", "scale")
 _PASSED = (Passed("blocks.*", ("context", "context_img_len")), Passed("head", ("x",)))
@@ -56,10 +55,10 @@ def _plan(family: str, models: tuple[str, ...], *more: Action, passed: tuple[Pas
         family=family,
         models=tuple(f"comfy.ldm.wan.{model}" for model in models),
         joint=("video",),
+        blocks=_BLOCKS,
         actions=(*_ACTIONS, *more, Gather("head", ("video",))),
         passed=(*_PASSED, *passed),
         guards=(INSIDE, CONTROL),
-        blocks=_BLOCKS,
     )
 
 
@@ -111,11 +110,12 @@ VACE = Plan(
     models=("comfy.ldm.wan.model.VaceWanModel",),
     joint=("video",),
     actions=(
-        *(action for action in _ACTIONS if action.path != "head" and getattr(action, "arg", "") != "e"),
+        Split("blocks.first", "x", "video"),
         Split("vace_blocks.first", "c", "video"),
+        *(action for action in _ACTIONS if action.path != "head" and getattr(action, "arg", "") != "e"),
         SplitJoint("vace_blocks.first", "x", dim=1),
         SplitJoint("vace_blocks.*", "freqs", dim=1),
-        AttentionScope("vace_blocks.*.self_attn", calls=(("video",),)),
+        AttentionScope("vace_blocks.*.self_attn"),
         Gather("head", ("video",)),
     ),
     passed=(

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...attention.sequence import SequenceAttention
-from ..control_tokens import in_place
+from .row_handlers import GatherRowsHandler
 from .row_plan import RowPlan
-from .row_sharding import RowSharding
+from .row_sharding import RowSharding, site_of
 
 
 class ControlRows(RowSharding):
     """See `RowSharding`. The hint and the first block (2 % of the work) run in full on every rank.
 
     The hint may be pooled over the whole picture (union) before it is added after that block. The control has all rows,
-    the same on every rank. With `keeps_own` all but the first is right at the local rows only, and zero elsewhere: for
-    a model that takes no others. Then none of it is sent.
+    the same on every rank. With `keeps_local` all but the first is right at the local rows only, and zero elsewhere,
+    for a model that takes no others. Then none of it is sent.
     """
 
-    keeps_own = False
     given = ()
 
     def __init__(self, control: nn.Module, plan: RowPlan, attention: SequenceAttention) -> None:
-        super().__init__(_behind_the_hint(control), plan, attention)
+        super().__init__(_after_the_hint(control), plan, attention)
         self.called = control
 
     def _attach(self) -> None:
         super()._attach()
-        for path, module in self._resolve("zero_convs.*"):
-            self._behind(module, partial(self._gather, path))
-        self._before(self.called, self._start)
-        self._behind(self.called, self._end)
+        for found in self._resolve("zero_convs.*"):
+            self._attach_handler(GatherRowsHandler(site_of(*found), self._context))
 
-    def _gather(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not self.keeps_own:
-            return super()._gather(path, module, args, output)
-        self._forward.gathered = True
-        return in_place(output, output.ndim - 2, self._rows.height, *self._rows.rows(self.attention.shard_index))
+    @property
+    def keeps_local(self) -> bool:
+        """Whether the control stays local."""
+        return self._context.keeps_local
+
+    @keeps_local.setter
+    def keeps_local(self, keeps: bool) -> None:
+        self._context.keeps_local = keeps
 
 
-def _behind_the_hint(control: nn.Module) -> nn.Module:
+def _after_the_hint(control: nn.Module) -> nn.Module:
     """The modules of a ControlNet that are given local rows, under their names."""
     return nn.Sequential(
         OrderedDict(

@@ -1,0 +1,45 @@
+"""Gathers the tokens of all ranks after a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..token_context import of_item
+from .action import Action, ActionHandler, handles
+
+
+@dataclass(frozen=True)
+class Gather(Action):
+    """The output of `path` holds the local tokens of `segments` along `dim`; it is gathered, the same on every rank.
+
+    Gather after the last layer that works on each token alone, where the channels are fewest. `behind`: segments whose
+    local tokens may lie in front of the gathered ones; they are kept, not gathered. `item`: the output is a tuple, and
+    this item of it holds the tokens.
+    """
+
+    segments: tuple[str, ...]
+    dim: int = 1
+    behind: tuple[str, ...] = ()
+    item: int | None = None
+
+
+@handles(Gather)
+class GatherHandler(ActionHandler):
+    """Gathers. Does nothing where `Blocks` gathers after every block."""
+
+    action: Gather
+
+    def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """See `Handler.post_hook`."""
+        return None if self.context.call.holds_all else of_item(output, self.action.item, self._gathered)
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        action, context = self.action, self.context
+        context.call.gathered = True
+        if context.keeps_local:
+            return context.local_at_its_place(x, action.segments, action.dim)
+        kept = sum(context.layout(action.behind).local(context.shard_index)) if action.behind else 0
+        return context.gather(x, action.segments, action.dim, context.tag(self.site.path, "tokens"), kept)
