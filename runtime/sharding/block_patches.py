@@ -34,8 +34,8 @@ class View(Protocol):
     def cut(self, x: Tensor, dim: int) -> Tensor:
         """The local tokens of a gathered tensor, along `dim`."""
 
-    def whole_of(self, own: Any) -> Any:
-        """The full-sequence value that an action of the plan has cut to `own`."""
+    def whole_of(self, local: Any) -> Any:
+        """The full-sequence value that an action of the plan has cut to `local`."""
 
     def whole_mask(self, mask: Any) -> Any:
         """The mask itself, or where it is None the one for all tokens that the plan has taken from the block."""

@@ -30,5 +30,5 @@ def share_heads(
     """
     layout = PaddedLayout((heads,), parts)
     q, k, v = (layout.split(x.unflatten(2, (heads, -1)), 0, 2, part).flatten(2) for x in (q, k, v))
-    own = function(q, k, v, heads=layout.chunk(part), **kwargs)
-    return gather(own.unflatten(2, (layout.chunk(part), -1)), layout).flatten(2)
+    chunk = function(q, k, v, heads=layout.chunk(part), **kwargs)
+    return gather(chunk.unflatten(2, (layout.chunk(part), -1)), layout).flatten(2)

@@ -12,14 +12,14 @@ from ..attention.layout import TokenLayout
 
 @dataclass(frozen=True)
 class LocalShard:
-    """The local shard of a sequence: `layout` says which tokens each rank has, `part` is the local shard index.
+    """The local shard of a sequence: `layout` says which tokens each rank has, `index` is the local shard index.
 
-    `whole_between`: between its blocks the model holds all tokens, not only the local ones.
+    `holds_all`: between its blocks the model holds all tokens, not only the local ones.
     """
 
     layout: TokenLayout
-    part: int
-    whole_between: bool = False
+    index: int
+    holds_all: bool = False
 
     @property
     def total(self) -> int:
@@ -29,16 +29,16 @@ class LocalShard:
     @property
     def lengths(self) -> tuple[int, ...]:
         """The local tokens per segment."""
-        return self.layout.local(self.part)
+        return self.layout.local(self.index)
 
     @property
     def between(self) -> tuple[int, ...]:
         """The tokens per segment that the model holds, and counts, between its blocks."""
-        return self.layout.lengths if self.whole_between else self.lengths
+        return self.layout.lengths if self.holds_all else self.lengths
 
     def tokens(self, x: Tensor, dim: int = 1) -> Tensor:
         """The local tokens of `x`, which has those of all ranks along `dim`; `x` itself if it has one for all."""
-        return x if x.shape[dim] == 1 else self.layout.split_joint(x, dim, self.part)
+        return x if x.shape[dim] == 1 else self.layout.split_joint(x, dim, self.index)
 
     def repeated(self, x: Tensor, dim: int = 1) -> Tensor:
         """Repeats `x` to one entry per local token; each entry along `dim` is for equally many neighbours (a frame).
@@ -48,11 +48,11 @@ class LocalShard:
         entries = x.shape[dim]
         if entries == 1:
             return x
-        own = torch.cat([torch.arange(first, last) for first, last in self.layout.ranges(self.part)])
-        return x.index_select(dim, own.to(x.device) // -(-self.total // entries))
+        positions = torch.cat([torch.arange(first, last) for first, last in self.layout.ranges(self.index)])
+        return x.index_select(dim, positions.to(x.device) // -(-self.total // entries))
 
     def position(self, token: int | None) -> int | None:
         """The number of local tokens before `token`, a position in the whole sequence; None (the end) stays None."""
         if token is None:
             return None
-        return sum(min(max(token, first), last) - first for first, last in self.layout.ranges(self.part))
+        return sum(min(max(token, first), last) - first for first, last in self.layout.ranges(self.index))

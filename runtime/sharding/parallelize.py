@@ -1,4 +1,7 @@
-"""Looks up the plan of a model or ControlNet and makes its sharding, of tokens or of rows."""
+"""Splits a model or a ControlNet over ranks: looks up its plan and returns what puts the plan on it.
+
+What is put on the model, in order, stands in `TokenSharding._attach` and `RowSharding._attach`.
+"""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ def attend_with_prefix(
         k, v: all keys and values of the prefix, then the local ones. layout: the layout of the split tokens.
     """
     dim = 2 if kwargs.get("skip_reshape") else 1
-    own = q.shape[dim]
-    front = k.shape[dim] - own
-    layout = layout.behind(front)
-    first, last = layout.ranges(attention.shard_index)[0]
-    share = last - first
-    k, v = (torch.cat([x.narrow(dim, first, share), x.narrow(dim, front, own)], dim) for x in (k, v))
-    none = q.new_zeros(*q.shape[:dim], share, *q.shape[dim + 1 :])
+    local = q.shape[dim]
+    prefix = k.shape[dim] - local
+    layout = layout.behind(prefix)
+    first, last = layout.ranges(attention.part)[0]
+    length = last - first  # of this rank's shard of the prefix
+    k, v = (torch.cat([x.narrow(dim, first, length), x.narrow(dim, prefix, local)], dim) for x in (k, v))
+    none = q.new_zeros(*q.shape[:dim], length, *q.shape[dim + 1 :])
     out = attention(func, torch.cat([none, q], dim), k, v, layout=layout, tag=tag, **kwargs)
-    return out.narrow(2 if kwargs.get("skip_output_reshape") else 1, share, own)
+    return out.narrow(2 if kwargs.get("skip_output_reshape") else 1, length, local)

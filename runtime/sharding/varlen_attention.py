@@ -37,9 +37,9 @@ def share_sequences(
     firsts = [sum(middle * parts < cu_seqlens_q[-1] * p for middle in middles) for p in range(parts + 1)]
     spans = [(cu_seqlens_q[first], cu_seqlens_q[last]) for first, last in pairwise(firsts)]
     longest = max(last - first for first, last in spans)
-    own = slice(firsts[part], firsts[part + 1] + 1)
+    local = slice(firsts[part], firsts[part + 1] + 1)
     out = q.new_zeros(longest, *q.shape[1:])
-    ends_q, ends_k = list(cu_seqlens_q[own]), list(cu_seqlens_k[own])
+    ends_q, ends_k = list(cu_seqlens_q[local]), list(cu_seqlens_k[local])
     if len(ends_q) > 1:
         out[: ends_q[-1] - ends_q[0]] = function(
             q=q[ends_q[0] : ends_q[-1]],

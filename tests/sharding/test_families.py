@@ -35,7 +35,7 @@ class OwnChunkOnly(SequenceAttention):
 
     def gather_tokens(self, x, layout, dim, tag):
         gathered = super().gather_tokens(x, layout, dim, tag)
-        if tag.name in ("all tokens", "neighbours"):  # what a module within the blocks is given of the others
+        if tag.name in ("all tokens", "halo"):  # what a module within the blocks is given of the others
             ((first, last),) = layout.ranges(self.part)
             gathered = torch.zeros_like(gathered).slice_scatter(x, dim, first, last)
         return gathered

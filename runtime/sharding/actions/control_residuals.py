@@ -65,7 +65,7 @@ class LocalControl(Sequence[Any]):
         if residual is None:
             return None
         shard = self._shard()
-        ((first, last),) = shard.layout.ranges(shard.part)
+        ((first, last),) = shard.layout.ranges(shard.index)
         length = residual.shape[self._dim]
         first, last = min(first, length), min(last, length)
         return residual.narrow(self._dim, first, last - first)

@@ -15,14 +15,14 @@ from .action import Action, ActionHandler, handles
 class Gather(Action):
     """The output of `path` holds the local tokens of `segments` along `dim`; it is gathered, the same on every rank.
 
-    Gather after the last layer that works on each token alone, where the channels are fewest. `behind`: segments whose
+    Gather after the last layer that works on each token alone, where the channels are fewest. `after`: segments whose
     local tokens may lie in front of the gathered ones; they are kept, not gathered. `item`: the output is a tuple, and
     this item of it holds the tokens.
     """
 
     segments: tuple[str, ...]
     dim: int = 1
-    behind: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     item: int | None = None
 
 
@@ -41,5 +41,5 @@ class GatherHandler(ActionHandler):
         context.call.gathered = True
         if context.keeps_local:
             return context.local_at_its_place(x, action.segments, action.dim)
-        kept = sum(context.layout(action.behind).local(context.shard_index)) if action.behind else 0
+        kept = sum(context.layout(action.after).local(context.shard_index)) if action.after else 0
         return context.gather(x, action.segments, action.dim, context.tag(self.site.path, "tokens"), kept)

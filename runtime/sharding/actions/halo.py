@@ -38,7 +38,7 @@ class HaloHandler(ActionOnArgument):
     def change(self, value: Tensor, given: Given) -> Tensor:
         """See `ArgumentHandler.change`."""
         context = self.context
-        tag = context.tag(context.call.names.unique(self.site.path), "neighbours")
+        tag = context.tag(context.call.names.unique(self.site.path), "halo")
         return with_halo(context.attention, value, context.layout((self.action.segment,)), tag)
 
     def post_hook(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: Tensor) -> Tensor:

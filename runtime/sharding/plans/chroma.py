@@ -37,7 +37,7 @@ RADIANCE = Plan(
     models=("comfy.ldm.chroma_radiance.model.ChromaRadiance",),
     joint=("text", "image"),
     blocks=_BLOCKS,
-    actions=(*_ACTIONS, Gather("single_blocks.last", ("image",), behind=("text",))),
+    actions=(*_ACTIONS, Gather("single_blocks.last", ("image",), after=("text",))),
     passed=_PASSED,
     guards=(INSIDE, CONTROL),
 )

@@ -21,7 +21,7 @@ def _rope(cos_sin: tuple[Tensor, Tensor], shard: LocalShard) -> tuple[Tensor, ..
 
 def handed_on(skip: Tensor, shard: LocalShard) -> Tensor:
     """The local tokens of a skip from an earlier block; it has only those if nothing looks between the blocks."""
-    return shard.tokens(skip) if shard.whole_between else skip
+    return shard.tokens(skip) if shard.holds_all else skip
 
 
 PLAN = Plan(

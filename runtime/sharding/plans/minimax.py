@@ -28,7 +28,7 @@ def _row(row: Any, first: int, last: int | None, shard: LocalShard) -> Any:
     if not isinstance(row, Tensor):
         return row
     end = first + len(row) if last is None else last
-    within = [(max(first, start), min(end, stop)) for start, stop in shard.layout.ranges(shard.part)]
+    within = [(max(first, start), min(end, stop)) for start, stop in shard.layout.ranges(shard.index)]
     return torch.cat([row[start - first : stop - first] for start, stop in within if start < stop] or [row[:0]])
 
 

@@ -45,7 +45,7 @@ BOOGU = Plan(
         SplitJoint("single_stream_layers.*", "image_rotary_emb", dim=1),
         AttentionScope("double_stream_layers.*", calls=(("text", "image"), ("image",))),
         AttentionScope("single_stream_layers.*"),
-        Gather("norm_out", ("image",), behind=("text",)),
+        Gather("norm_out", ("image",), after=("text",)),
     ),
     passed=(
         Passed("double_stream_layers.*", ("temb", "joint_attention_mask", "img_attention_mask")),

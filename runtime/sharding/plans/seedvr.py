@@ -19,7 +19,7 @@ from .guards import CONTROL, PATCHES
 
 def _lengths(hid_len: Any, shard: LocalShard) -> Any:
     """The number of local tokens of each film."""
-    ((first, last),) = shard.layout.ranges(shard.part)
+    ((first, last),) = shard.layout.ranges(shard.index)
     ends = hid_len.vid.cumsum(0)
     return replace(hid_len, vid=(ends.clamp(max=last) - (ends - hid_len.vid).clamp(min=first)).clamp(min=0))
 

@@ -20,7 +20,7 @@ def _rope(freqs_scale: tuple[Tensor, float], shard: LocalShard) -> tuple[Tensor,
 
 def _added(condition: Tensor, shard: LocalShard) -> Tensor:
     """The condition of the local tokens; those before the condition's start have none, and the model pads them."""
-    ((first, last),) = shard.layout.ranges(shard.part)
+    ((first, last),) = shard.layout.ranges(shard.index)
     in_front = shard.total - condition.shape[1]
     return condition[:, max(0, first - in_front) : max(0, last - in_front)]
 

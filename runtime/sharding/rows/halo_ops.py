@@ -71,9 +71,9 @@ class HaloOps(TorchFunctionMode):
         self._count(x_BCRW)
         wide = torch.float64 if x_BCRW.dtype == torch.float64 else torch.float32
         x_wide = x_BCRW.to(wide)
-        own = torch.stack(torch.var_mean(x_wide.reshape(len(x_wide), num_groups, -1), dim=2, correction=0))
-        var_PBG, mean_PBG = self._exchange.from_all(own).unbind(1)
-        mean_BG, var_BG = combined(mean_PBG, var_PBG, _shares(self._rows, wide, own.device))
+        local = torch.stack(torch.var_mean(x_wide.reshape(len(x_wide), num_groups, -1), dim=2, correction=0))
+        var_PBG, mean_PBG = self._exchange.from_all(local).unbind(1)
+        mean_BG, var_BG = combined(mean_PBG, var_PBG, _shares(self._rows, wide, local.device))
         scale_BC = torch.rsqrt(var_BG + eps).repeat_interleave(x_BCRW.shape[1] // num_groups, dim=1)
         mean_BC = mean_BG.repeat_interleave(x_BCRW.shape[1] // num_groups, dim=1)
         scale_BC = scale_BC if weight is None else scale_BC * weight.to(wide)
@@ -84,14 +84,16 @@ class HaloOps(TorchFunctionMode):
     def _norm(self, x_BRWC: Tensor, p: float, dim: tuple[int, int], keepdim: bool, **more: None) -> Tensor:
         self._count(x_BRWC.movedim(-1, 1))
         wide = torch.promote_types(x_BRWC.dtype, torch.float32)
-        own = torch.norm(x_BRWC, p=p, dim=dim, keepdim=keepdim, dtype=wide)
-        return self._exchange.from_all(own).norm(p=p, dim=0).to(x_BRWC.dtype)
+        local = torch.norm(x_BRWC, p=p, dim=dim, keepdim=keepdim, dtype=wide)
+        return self._exchange.from_all(local).norm(p=p, dim=0).to(x_BRWC.dtype)
 
     def _count(self, x_BCRW: Tensor) -> None:
         self.calls += 1
-        own = self._rows.chunk(self._exchange.axis.index)
-        if x_BCRW.shape[-2] != own:
-            raise self._refuse(f"a patch that makes a feature map of {x_BCRW.shape[-2]} rows where {own} were expected")
+        local = self._rows.chunk(self._exchange.axis.index)
+        if x_BCRW.shape[-2] != local:
+            raise self._refuse(
+                f"a patch that makes a feature map of {x_BCRW.shape[-2]} rows where {local} were expected"
+            )
 
 
 def combined(mean_P: Tensor, var_P: Tensor, share_P: Tensor) -> tuple[Tensor, Tensor]:

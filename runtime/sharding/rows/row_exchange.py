@@ -34,7 +34,7 @@ class RowExchange:
 
         Rows above the first and below the last of the whole map are zero.
         """
-        own, (first, last), need = self.axis.index, rows.rows(self.axis.index), needs[self.axis.index]
+        index, (first, last), need = self.axis.index, rows.rows(self.axis.index), needs[self.axis.index]
         sends, receives = {}, {}
         for other in self.axis.others():
             start, end = _overlap(needs[other], (first, last))
@@ -46,8 +46,8 @@ class RowExchange:
         self._swap(sends, receives)
         above = [_rows_like(x_BCRW, -need[0]).zero_()] if need[0] < 0 else []
         below = [_rows_like(x_BCRW, need[1] - rows.height).zero_()] if need[1] > rows.height else []
-        before = [receives[other] for other in sorted(receives) if other < own]
-        behind = [receives[other] for other in sorted(receives) if other > own]
+        before = [receives[other] for other in sorted(receives) if other < index]
+        behind = [receives[other] for other in sorted(receives) if other > index]
         return torch.cat([*above, *before, x_BCRW, *behind, *below], dim=-2)
 
     def from_all(self, x: Tensor) -> Tensor:
