@@ -30,6 +30,16 @@ def between_blocks(arguments: Mapping[str, Any]) -> bool:
     return bool(patch_names(arguments) & BETWEEN_THE_BLOCKS or options.get("patches_replace", {}).get("dit"))
 
 
+def may_add_keys(arguments: Mapping[str, Any]) -> bool:
+    """Whether a patch in front of self-attention changes its queries, keys and values, and may add to them."""
+    return "attn1_patch" in patch_names(arguments)
+
+
+def may_restore_tokens(arguments: Mapping[str, Any]) -> bool:
+    """Whether a patch after self-attention may restore a token count that one in front of it has changed."""
+    return "attn1_output_patch" in patch_names(arguments)
+
+
 def unknown(arguments: Mapping[str, Any]) -> str:
     """A kind of patch that none of these lists has, which may look at tokens anywhere; empty if there is none."""
     options = arguments.get("transformer_options") or {}

@@ -16,8 +16,8 @@ from .handler import Site
 from .hooks import Hooked
 from .modified_modules import holds
 from .module_arguments import replaced
-from .parameters import positions
-from .patches import between_blocks
+from .parameters import OPTIONS, positions
+from .patches import between_blocks, may_add_keys, may_restore_tokens
 from .plan import Plan
 from .token_call import TokenCall
 from .token_context import TokenContext
@@ -116,17 +116,12 @@ class TokenSharding(Hooked):
             return None
         counted = any(given.get(name) is not None for name in self.plan.whole_with)
         call.holds_all = bool(self.plan.blocks) and (bool(self._changed) or counted or between_blocks(given))
-        options = given.get("transformer_options")
+        options = given.get(OPTIONS)
         if not options:
             return None
-        patches = options.get("patches", {})
-        call.view = TokenView(
-            self._context,
-            adds_keys=bool(patches.get("attn1_patch")),
-            restores=bool(patches.get("attn1_output_patch")),
-        )
+        call.view = TokenView(self._context, adds_keys=may_add_keys(given), restores=may_restore_tokens(given))
         changed = with_all_tokens(options, call.view, self.plan.refuse)
-        return replaced("transformer_options", places, args, kwargs, changed)
+        return replaced(OPTIONS, places, args, kwargs, changed)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         unfinished = bool(self._context.call.segments) and not self._context.call.gathered

@@ -77,9 +77,8 @@ def without_one_action(rank, world):
         whole = evaluate_whole(TokenSharding(module, plan, attention), **given)
         differences = found.setdefault(plan.family, {})
         for index, action in enumerate(plan.all_actions):
-            if isinstance(
-                action, DivideSequences | DivideHeads | DivideTokens
-            ):  # they share work: test_varlen_attention, test_newer_families
+            # Those that divide work: test_varlen_attention, test_newer_families.
+            if isinstance(action, DivideSequences | DivideHeads | DivideTokens):
                 continue
             others = plan.all_actions[:index] + plan.all_actions[index + 1 :]
             fewer = stated(plan, actions=others, passed=still_known(plan, action))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from compact_parallel.runtime.sharding import plans
+from compact_parallel.runtime.sharding import actions, plans
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.plan import Split, Unsupported
 from compact_parallel.runtime.sharding.plans import PLANS, flux, pixeldit, plan_for
@@ -61,6 +61,11 @@ def test_every_file_of_plans_has_a_file_of_tiny_models():
     files = {module.name for module in iter_modules(plans.__path__)} - {"guards"}
     assert set(of_plans()) == files
     assert all(hasattr(module, "cases") for module in of_plans().values())
+
+
+def test_every_action_has_a_handler():
+    kinds = {value for value in vars(actions).values() if isinstance(value, type) and issubclass(value, actions.Action)}
+    assert set(actions.HANDLERS) == kinds - {actions.Action}
 
 
 def test_a_class_of_models_has_one_plan():

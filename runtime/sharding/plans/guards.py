@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..patches import between_blocks, patch_names, unknown
+from ..patches import between_blocks, may_add_keys, unknown
 from ..plan import Guard
 
 
@@ -20,7 +20,5 @@ def _between(arguments: Mapping[str, Any]) -> bool | str:
 
 PATCHES = Guard(_between, "a patch between its blocks (such as skip layer guidance)")
 INSIDE = Guard(_unknown)
-IN_FRONT_OF_ATTENTION = Guard(
-    lambda arguments: "attn1_patch" in patch_names(arguments), "a patch in front of its attention (attn1_patch)"
-)
+IN_FRONT_OF_ATTENTION = Guard(may_add_keys, "a patch in front of its attention (attn1_patch)")
 CONTROL = Guard(lambda arguments: arguments.get("control") is not None, "a ControlNet")
