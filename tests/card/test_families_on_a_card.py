@@ -7,10 +7,10 @@ import torch
 from compact_parallel.runtime.attention.sequence import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.sharding.batch_entries import batch_slots
 from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.shard import Sharding
-from compact_parallel.runtime.sharding.slots import batch_slots
+from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from device import DEVICE, EXACT
 from distributed import launch
 from sequence_parts import axes, batch_of
@@ -40,10 +40,10 @@ def families_on_the_card(rank, world, ways):
         way = ways[number % len(ways)]
         module = build()
         plan = plan_for(module)
-        whole = evaluate_whole(Sharding(module, plan, attention_of(by_degrees, way)), **given)
+        whole = evaluate_whole(TokenSharding(module, plan, attention_of(by_degrees, way)), **given)
         with SimulatedCard() as card:
             card.put(module)
-            sharding = Sharding(module, plan, attention_of(by_degrees, way))
+            sharding = TokenSharding(module, plan, attention_of(by_degrees, way))
             try:
                 split = evaluate_split(sharding, SLOTS[: batch_of(given)], **card.put(given))
                 found[name, way] = difference(card.take(split), whole)
@@ -51,7 +51,7 @@ def families_on_the_card(rank, world, ways):
                 found[name, way] = str(mismatch)
     module = cases()["flux"][0]()
     with SimulatedCard() as card:
-        sharding = Sharding(card.put(module), plan_for(module), attention_of(by_degrees, ways[0]))
+        sharding = TokenSharding(card.put(module), plan_for(module), attention_of(by_degrees, ways[0]))
         layer, hook = on_the_cpu_by_mistake(sharding)
         handle = layer.register_forward_hook(hook)
         with pytest.raises(Mismatch):
