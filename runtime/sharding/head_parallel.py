@@ -12,8 +12,8 @@ from .padded_layout import PaddedLayout
 
 def share_heads(
     function: Callable[..., Tensor],
-    parts: int,
-    part: int,
+    shards: int,
+    shard: int,
     gather: Callable[[Tensor, PaddedLayout], Tensor],
     q: Tensor,
     k: Tensor,
@@ -28,7 +28,7 @@ def share_heads(
         gather: turns (B, N, local heads, D) into the tensor of all heads, the same on each rank.
         q, k, v: (B, N, heads x D).
     """
-    layout = PaddedLayout((heads,), parts)
-    q, k, v = (layout.split(x.unflatten(2, (heads, -1)), 0, 2, part).flatten(2) for x in (q, k, v))
-    chunk = function(q, k, v, heads=layout.chunk(part), **kwargs)
-    return gather(chunk.unflatten(2, (layout.chunk(part), -1)), layout).flatten(2)
+    layout = PaddedLayout((heads,), shards)
+    q, k, v = (layout.split(x.unflatten(2, (heads, -1)), 0, 2, shard).flatten(2) for x in (q, k, v))
+    chunk = function(q, k, v, heads=layout.chunk(shard), **kwargs)
+    return gather(chunk.unflatten(2, (layout.chunk(shard), -1)), layout).flatten(2)

@@ -24,38 +24,38 @@ class PaddedLayout(TokenLayout):
     @property
     def unpadded(self) -> TokenLayout:
         """The layout of what each rank sends: the same segments without padding."""
-        return TokenLayout(self.lengths, self.parts)
+        return TokenLayout(self.lengths, self.shards)
 
-    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+    def ranges(self, shard: int, group: int = 1) -> tuple[tuple[int, int], ...]:
         """See `TokenLayout.ranges`; the ranges of two shards overlap where one holds padding."""
-        ranges, ends = super().ranges(part, group), accumulate(self.lengths)
+        ranges, ends = super().ranges(shard, group), accumulate(self.lengths)
         return tuple(
             (end - 1, end) if length and first == last else (first, last)
             for (first, last), length, end in zip(ranges, self.lengths, ends)
         )
 
-    def has_padding(self, part: int) -> bool:
-        """Whether shard `part` holds padding."""
-        return self.chunk(part) != self.unpadded.chunk(part)
+    def has_padding(self, shard: int) -> bool:
+        """Whether shard `shard` holds padding."""
+        return self.chunk(shard) != self.unpadded.chunk(shard)
 
-    def without_padding(self, x: Tensor, dim: int, part: int) -> Tensor:
-        """Drops the padding of shard `part` from `x`, which along `dim` ends with the tokens of that shard."""
-        if not self.has_padding(part):
+    def without_padding(self, x: Tensor, dim: int, shard: int) -> Tensor:
+        """Drops the padding of shard `shard` from `x`, which along `dim` ends with the tokens of that shard."""
+        if not self.has_padding(shard):
             return x
-        front = x.shape[dim] - self.chunk(part)
-        places = [*range(front), *(front + place for place in self._places(part))]
+        front = x.shape[dim] - self.chunk(shard)
+        places = [*range(front), *(front + place for place in self._places(shard))]
         return x.index_select(dim, torch.tensor(places, dtype=torch.long, device=x.device))
 
-    def with_padding(self, x: Tensor, dim: int, part: int) -> Tensor:
+    def with_padding(self, x: Tensor, dim: int, shard: int) -> Tensor:
         """The inverse: puts zeros where the padding was."""
-        if not self.has_padding(part):
+        if not self.has_padding(shard):
             return x
-        whole = x.new_zeros(*x.shape[:dim], self.chunk(part), *x.shape[dim + 1 :])
-        places = torch.tensor(self._places(part), dtype=torch.long, device=x.device)
+        whole = x.new_zeros(*x.shape[:dim], self.chunk(shard), *x.shape[dim + 1 :])
+        places = torch.tensor(self._places(shard), dtype=torch.long, device=x.device)
         return whole.index_copy(dim, places, x)
 
-    def _places(self, part: int) -> list[int]:
-        held, unpadded = self.local(part), self.unpadded.local(part)
+    def _places(self, shard: int) -> list[int]:
+        held, unpadded = self.local(shard), self.unpadded.local(shard)
         firsts = [end - length for end, length in zip(accumulate(held), held)]
         return [first + token for first, length in zip(firsts, unpadded) for token in range(length)]
 
@@ -68,14 +68,14 @@ def attend_without_padding(
     v: Tensor,
     *,
     layout: PaddedLayout,
-    part: int,
+    shard: int,
     **kwargs: Any,
 ) -> Tensor:
     """Calls `attend`, which takes ComfyUI's arguments, without the padding, and gives zero for it.
 
-    q, k, v are of the tokens of shard `part`; all keys of a prefix may come before them.
+    q, k, v are of the tokens of shard `shard`; all keys of a prefix may come before them.
     """
     dim = 2 if kwargs.get("skip_reshape") else 1
-    q, k, v = (layout.without_padding(x, dim, part) for x in (q, k, v))
+    q, k, v = (layout.without_padding(x, dim, shard) for x in (q, k, v))
     out = attend(func, q, k, v, layout=layout.unpadded, **kwargs)
-    return layout.with_padding(out, 2 if kwargs.get("skip_output_reshape") else 1, part)
+    return layout.with_padding(out, 2 if kwargs.get("skip_output_reshape") else 1, shard)

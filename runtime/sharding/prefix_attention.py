@@ -36,7 +36,7 @@ def attend_with_prefix(
     local = q.shape[dim]
     prefix = k.shape[dim] - local
     layout = layout.behind(prefix)
-    first, last = layout.ranges(attention.part)[0]
+    first, last = layout.ranges(attention.shard_index)[0]
     length = last - first  # of this rank's shard of the prefix
     k, v = (torch.cat([x.narrow(dim, first, length), x.narrow(dim, prefix, local)], dim) for x in (k, v))
     none = q.new_zeros(*q.shape[:dim], length, *q.shape[dim + 1 :])

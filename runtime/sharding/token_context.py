@@ -38,12 +38,12 @@ class TokenContext:
     @property
     def shard_index(self) -> int:
         """Which shard of the sequence this rank holds."""
-        return self.attention.part
+        return self.attention.shard_index
 
     @property
     def shards(self) -> int:
         """The number of shards."""
-        return self.attention.parts
+        return self.attention.shards
 
     def layout(self, segments: tuple[str, ...]) -> PaddedLayout:
         """The layout of segments that have been split. Raises Unsupported where the first block has not run."""

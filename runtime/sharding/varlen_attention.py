@@ -14,8 +14,8 @@ from ..attention.layout import TokenLayout
 
 def share_sequences(
     function: Callable[..., Tensor],
-    parts: int,
-    part: int,
+    shards: int,
+    shard: int,
     gather: Callable[[Tensor, TokenLayout], Tensor],
     *,
     q: Tensor,
@@ -34,10 +34,10 @@ def share_sequences(
         cu_seqlens_q, cu_seqlens_k: where each begins, and where the last ends.
     """
     middles = [(first + last) / 2 for first, last in pairwise(cu_seqlens_q)]
-    firsts = [sum(middle * parts < cu_seqlens_q[-1] * p for middle in middles) for p in range(parts + 1)]
+    firsts = [sum(middle * shards < cu_seqlens_q[-1] * p for middle in middles) for p in range(shards + 1)]
     spans = [(cu_seqlens_q[first], cu_seqlens_q[last]) for first, last in pairwise(firsts)]
     longest = max(last - first for first, last in spans)
-    local = slice(firsts[part], firsts[part + 1] + 1)
+    local = slice(firsts[shard], firsts[shard + 1] + 1)
     out = q.new_zeros(longest, *q.shape[1:])
     ends_q, ends_k = list(cu_seqlens_q[local]), list(cu_seqlens_k[local])
     if len(ends_q) > 1:
@@ -49,5 +49,5 @@ def share_sequences(
             cu_seqlens_k=[end - ends_k[0] for end in ends_k],
             **kwargs,
         )
-    everyones = gather(out, TokenLayout((longest * parts,), parts))
+    everyones = gather(out, TokenLayout((longest * shards,), shards))
     return torch.cat([everyones[p * longest :][: last - first] for p, (first, last) in enumerate(spans)])

@@ -49,7 +49,7 @@ class OwnShareOnly(SequenceAttention):
         return func(q, k, v, heads, **kwargs)
 
     def gather_tokens(self, x, layout, dim, tag):
-        ((first, last),) = layout.ranges(self.part)
+        ((first, last),) = layout.ranges(self.shard_index)
         return torch.zeros_like(super().gather_tokens(x, layout, dim, tag)).slice_scatter(x, dim, first, last)
 
 

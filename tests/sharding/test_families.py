@@ -36,7 +36,7 @@ class OwnChunkOnly(SequenceAttention):
     def gather_tokens(self, x, layout, dim, tag):
         gathered = super().gather_tokens(x, layout, dim, tag)
         if tag.name in ("all tokens", "halo"):  # what a module within the blocks is given of the others
-            ((first, last),) = layout.ranges(self.part)
+            ((first, last),) = layout.ranges(self.shard_index)
             gathered = torch.zeros_like(gathered).slice_scatter(x, dim, first, last)
         return gathered
 

@@ -98,7 +98,7 @@ WAYS = {
 }
 
 
-def handed_on(attend, *args, layout, part, **kwargs):
+def handed_on(attend, *args, layout, shard, **kwargs):
     """The negative control: spares are taken for tokens."""
     return attend(*args, layout=layout, **kwargs)
 

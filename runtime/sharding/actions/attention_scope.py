@@ -103,8 +103,8 @@ class AttentionScopeHandler(ActionHandler):
             return call.view.attend(func, q, k, v, **kwargs)
         tag = context.tag(self._name, "kv" if nth == 0 else f"kv{nth + 1}", sensitive=False)
         attend = partial(attend_with_prefix, context.attention) if prefix else context.attention
-        part = context.shard_index
-        return attend_without_padding(attend, func, q, k, v, layout=layout, part=part, tag=tag, **kwargs)
+        shard = context.shard_index
+        return attend_without_padding(attend, func, q, k, v, layout=layout, shard=shard, tag=tag, **kwargs)
 
     def _prefix_tokens(self) -> int:
         segment = self.context.call.segments.get(self._calls[0][0])

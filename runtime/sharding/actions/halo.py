@@ -51,14 +51,14 @@ def with_halo(attention: SequenceAttention, x_BLC: Tensor, layout: PaddedLayout,
 
     Collective: every rank sends its first and its last token.
     """
-    part, parts = attention.part, attention.parts
+    shard, shards = attention.shard_index, attention.shards
     ends = torch.cat([x_BLC[:, :1], x_BLC[:, -1:]], 1)
-    ends = attention.gather_tokens(ends, TokenLayout((2 * parts,), parts), 1, tag)
-    after = 2 * part + 2
-    following = part + 1 < parts and layout.unpadded.chunk(part + 1) > 0  # padding is no neighbour
-    return torch.cat([ends[:, 2 * part - 1 : 2 * part], x_BLC, ends[:, after : after + following]], 1)
+    ends = attention.gather_tokens(ends, TokenLayout((2 * shards,), shards), 1, tag)
+    after = 2 * shard + 2
+    following = shard + 1 < shards and layout.unpadded.chunk(shard + 1) > 0  # padding is no neighbour
+    return torch.cat([ends[:, 2 * shard - 1 : 2 * shard], x_BLC, ends[:, after : after + following]], 1)
 
 
-def without_halo(output_BLC: Tensor, layout: TokenLayout, part: int) -> Tensor:
+def without_halo(output_BLC: Tensor, layout: TokenLayout, shard: int) -> Tensor:
     """Cuts the halo off the output of a module that was given `with_halo`."""
-    return output_BLC.narrow(1, int(part > 0), layout.chunk(part))
+    return output_BLC.narrow(1, int(shard > 0), layout.chunk(shard))

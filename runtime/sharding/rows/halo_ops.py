@@ -58,7 +58,7 @@ class HaloOps(TorchFunctionMode):
         if (step, pad, reach) == (1, 0, 1):
             return func(x_BCRW, weight, bias, stride, padding, dilation, groups)
         out = self._rows if step == 1 else self._below
-        spans = [out.rows(part) for part in range(out.shards)]
+        spans = [out.rows(shard) for shard in range(out.shards)]
         needs = [(first * step - pad, (last - 1) * step - pad + reach) for first, last in spans]
         x_BCRW = self._exchange.with_halos(x_BCRW, self._rows, needs)
         padding = (padding,) * (weight.ndim - 2) if isinstance(padding, int) else tuple(padding)
@@ -110,7 +110,7 @@ def combined(mean_P: Tensor, var_P: Tensor, share_P: Tensor) -> tuple[Tensor, Te
 @lru_cache(maxsize=64)
 def _shares(rows: RowLayout, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The fraction of the rows in each shard (P,)."""
-    shares = [rows.chunk(part) / rows.height for part in range(rows.shards)]
+    shares = [rows.chunk(shard) / rows.height for shard in range(rows.shards)]
     return torch.tensor(shares, dtype=dtype, device=device)
 
 

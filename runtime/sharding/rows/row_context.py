@@ -32,7 +32,7 @@ class RowContext:
     @property
     def shard_index(self) -> int:
         """Which shard of the rows this rank holds."""
-        return self.attention.part
+        return self.attention.shard_index
 
     @property
     def rows(self) -> RowLayout:

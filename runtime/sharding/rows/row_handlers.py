@@ -41,7 +41,7 @@ class SplitRowsHandler(RowHandler):
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
         """See `Handler.pre_hook`."""
         x_BCHW, context = args[0], self.context
-        context.call.levels = levels_of(x_BCHW.shape[-2], context.downs, context.attention.parts)
+        context.call.levels = levels_of(x_BCHW.shape[-2], context.downs, context.attention.shards)
         return (context.cut(x_BCHW), *args[1:]), kwargs
 
 

@@ -24,9 +24,9 @@ class RowLayout(TokenLayout):
         """H, the rows of all ranks."""
         return self.bounds[-1]
 
-    def rows(self, part: int) -> tuple[int, int]:
-        """The first row of shard `part`, and the last plus one."""
-        return self.bounds[part], self.bounds[part + 1]
+    def rows(self, shard: int) -> tuple[int, int]:
+        """The first row of shard `shard`, and the last plus one."""
+        return self.bounds[shard], self.bounds[shard + 1]
 
     def tokens(self, width: int) -> RowLayout:
         """The same rows as tokens, one for each of their pixels, row by row."""
@@ -36,9 +36,9 @@ class RowLayout(TokenLayout):
         """See `TokenLayout.behind`."""
         return TokensAndRows((tokens, self.total), self.shards, self)
 
-    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+    def ranges(self, shard: int, group: int = 1) -> tuple[tuple[int, int], ...]:
         """See `TokenLayout.ranges`."""
-        first, last = self.bounds[part * group], self.bounds[(part + 1) * group]
+        first, last = self.bounds[shard * group], self.bounds[(shard + 1) * group]
         return ((first * self.width, last * self.width),)
 
 
@@ -48,11 +48,11 @@ class TokensAndRows(TokenLayout):
 
     rows: RowLayout
 
-    def ranges(self, part: int, group: int = 1) -> tuple[tuple[int, int], ...]:
+    def ranges(self, shard: int, group: int = 1) -> tuple[tuple[int, int], ...]:
         """See `TokenLayout.ranges`."""
         front = self.lengths[:1]
-        ((first, last),) = self.rows.ranges(part, group)
-        return *TokenLayout(front, self.shards).ranges(part, group), (front[0] + first, front[0] + last)
+        ((first, last),) = self.rows.ranges(shard, group)
+        return *TokenLayout(front, self.shards).ranges(shard, group), (front[0] + first, front[0] + last)
 
 
 def heights_of(height: int, downs: int) -> list[int]:
@@ -63,7 +63,7 @@ def heights_of(height: int, downs: int) -> list[int]:
     return heights
 
 
-def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
+def levels_of(height: int, downs: int, shards: int) -> list[RowLayout]:
     """The row layout at every resolution of a UNet that halves `height` rows `downs` times; highest resolution first.
 
     Halving rounds up. The rows of the lowest resolution are split as evenly as possible. Each row of a resolution
@@ -71,8 +71,8 @@ def levels_of(height: int, downs: int, parts: int) -> list[RowLayout]:
     for a halo of one row. There must be a row for every shard.
     """
     heights = heights_of(height, downs)
-    lowest = TokenLayout((heights[-1],), parts)
-    bounds = (0, *(lowest.ranges(part)[0][1] for part in range(parts)))
+    lowest = TokenLayout((heights[-1],), shards)
+    bounds = (0, *(lowest.ranges(shard)[0][1] for shard in range(shards)))
     levels = [RowLayout.of(bounds)]
     for above in reversed(heights[:-1]):
         bounds = tuple(min(2 * bound, above) for bound in bounds)

@@ -50,7 +50,7 @@ class RowSharding(Hooked):
         if attention.ulysses.size > 1 and attention.ring.size > 1:
             raise Unsupported(
                 f"The rows of a {plan.family} are split along one axis, and ring_degree is {attention.ring.size} and "
-                f"ulysses_degree is {attention.ulysses.size}; set ring_degree to {attention.parts} and the other to 1."
+                f"ulysses_degree is {attention.ulysses.size}; set ring_degree to {attention.shards} and the other to 1."
             )
         axis = attention.ring if attention.ring.size > 1 else attention.ulysses
         self._exchange = RowExchange(axis, attention.ledger)
@@ -150,10 +150,10 @@ class RowSharding(Hooked):
 
     def _has_too_few_rows(self, height: int) -> bool:
         """Whether some rank would hold no row of a latent of this height at the lowest resolution."""
-        parts = self.attention.parts
-        too_few = lowest_rows(self.module, height) < parts
+        shards = self.attention.shards
+        too_few = lowest_rows(self.module, height) < shards
         if too_few:
-            self._warn_whole(f"a latent of {height} rows on {parts} workers")
+            self._warn_whole(f"a latent of {height} rows on {shards} workers")
         return too_few
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
