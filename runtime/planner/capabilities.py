@@ -1,4 +1,4 @@
-"""What this pack can do only while the program it runs in has the internals for it, and the refusal of what is lost."""
+"""The capabilities that depend on internals of ComfyUI, and the refusal of degrees whose capability is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has shown about its calls: whether each kind of parallelism had something to divide.
+"""Reads from the ledgers of a run whether each kind of parallelism had something to divide, and says where it had not.
 
 The workers' ledgers count the conditions per call, and how often work was divided or done whole.
 """

@@ -1,4 +1,4 @@
-"""What a workflow has put on a model: read once by `scan`, then asked by questions with names.
+"""The customisations of a model: all that a workflow has put on it, read once and asked by questions with names.
 
 A job is scanned when it is described. A model call is scanned with the options of that call, which wrappers may change
 from call to call.

@@ -69,10 +69,10 @@ def digests_of(changes: Sequence[StateChange], counterparts: Counterparts) -> li
     return [_digest(change, _Teller(places), names) for change in changes]
 
 
-def disagreements(everyones: Sequence[Sequence[StateDigest]]) -> dict[Place, StateDigest]:
+def disagreements(of_ranks: Sequence[Sequence[StateDigest]]) -> dict[Place, StateDigest]:
     """The changes on which the workers differ, or which some worker does not have."""
-    by_place = [{digest.place: digest for digest in digests} for digests in everyones]
-    told = {digest.place: digest for digests in reversed(everyones) for digest in digests}
+    by_place = [{digest.place: digest for digest in digests} for digests in of_ranks]
+    told = {digest.place: digest for digests in reversed(of_ranks) for digest in digests}
     return {
         place: digest for place, digest in told.items() if not all(digest.agrees(own.get(place)) for own in by_place)
     }
