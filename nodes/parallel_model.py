@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..runtime.attention import exchanges
-from ..runtime.attention.errors import Unsupported
+from ..runtime.attention.unsupported import Unsupported
 from ..runtime.comfy.fits import Misfit, against, lost
 from ..runtime.comfy.run.devices import devices_of
 from ..runtime.comfy.seam import EVERYTHING

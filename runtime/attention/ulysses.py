@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..compression.wire import Spec
 from .axis import Axis
-from .errors import Unsupported
 from .layout import TokenLayout
 from .messenger import Delivery, Incoming, Messenger, Outgoing
+from .unsupported import Unsupported
 
 if TYPE_CHECKING:
     from ..compression.wire import Tag

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..attention.axis import Axis
-from ..attention.sequence import SequenceAttention
+from ..attention.sequence_attention import SequenceAttention
 from ..compression.wire import Wire
 from ..report.ledger import Ledger
 from ..sharding.hooks import Hooked

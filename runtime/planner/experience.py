@@ -17,7 +17,7 @@ TRIES = 2
 
 
 @dataclass
-class _Record:
+class _Workflow:
     conditions: int | None = None
     idle: frozenset[str] = frozenset()
     failures: int = 0
@@ -30,7 +30,7 @@ class Experience:
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
-        self._known: OrderedDict[Hashable, _Record] = OrderedDict()
+        self._known: OrderedDict[Hashable, _Workflow] = OrderedDict()
 
     def conditions(self, asking: Hashable) -> int | None:
         """How many conditions most calls of the last run with the key `asking` had; None before the first run."""
@@ -63,11 +63,11 @@ class Experience:
         known = self._of(workflow)
         return known.why if known.failures >= TRIES and starts == known.starts else ""
 
-    def _of(self, key: Hashable) -> _Record:
-        return self._known.get(key, _Record())
+    def _of(self, key: Hashable) -> _Workflow:
+        return self._known.get(key, _Workflow())
 
-    def _keep(self, key: Hashable) -> _Record:
-        known = self._known.setdefault(key, _Record())
+    def _keep(self, key: Hashable) -> _Workflow:
+        known = self._known.setdefault(key, _Workflow())
         self._known.move_to_end(key)
         while len(self._known) > self._kept:
             self._known.popitem(last=False)

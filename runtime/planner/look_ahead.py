@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..attention.errors import Unsupported
+from ..attention.unsupported import Unsupported
 from ..config import ParallelConfig, StepReuseConfig, chosen_step_reuse
 from ..parallel.mesh import Degrees
 from ..parallel.step.samplers import SERIAL, Kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..attention.errors import Unsupported
+from ..attention.unsupported import Unsupported
 from ..config import CompressionConfig, ParallelConfig, chosen_step_reuse
 from ..parallel.mesh import Degrees
 from .capabilities import Lost, refusal

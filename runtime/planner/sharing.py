@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from ..attention.errors import Unsupported
+from ..attention.unsupported import Unsupported
 from ..config import ParallelConfig
 from ..parallel.mesh import Degrees
 from .capabilities import CFG, DATA, EASYCACHE, ONE_DEVICE, ROWS, Lost, nothing_left, refusal

@@ -73,7 +73,7 @@ class Pool:
 
     @property
     def link(self) -> dict | None:
-        """The link between the workers as measured at their last start (see `probe` in worker.Handler)."""
+        """The link between the workers as measured at their last start (see `probe` in worker.JobHandler)."""
         return self._group.link
 
     def status(self) -> dict:

@@ -8,7 +8,7 @@ import threading
 
 from ..config import PoolConfig
 from .launcher import Launcher
-from .local.launcher import LocalLauncher
+from .local.subprocess_launcher import LocalLauncher
 from .pool import Pool
 from .worker_group import SILENCE_SECONDS, Entry
 

@@ -56,7 +56,7 @@ class JobControl:
     progress: Callable[[int, int, bytes], None]
 
 
-class Handler(Protocol):
+class JobHandler(Protocol):
     """Rebuilds and runs jobs on one worker.
 
     A handler may have three more methods:
@@ -119,7 +119,7 @@ def main(connection: PoolConnection, orders: Orders) -> None:
     logging.basicConfig(level=orders.log_level, format="%(message)s", stream=sys.stderr)
     if orders.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(orders.device))
-    handler: Handler = part_of(__name__.removesuffix(".runtime.pool.worker"), orders.handler)(orders)
+    handler: JobHandler = part_of(__name__.removesuffix(".runtime.pool.worker"), orders.handler)(orders)
     join_all(orders.rendezvous, orders.rank, orders.world, orders.backend)
     gc.collect()
     gc.freeze()  # imported objects stay for good; without them, later garbage collections are fast
@@ -127,7 +127,7 @@ def main(connection: PoolConnection, orders: Orders) -> None:
     _serve(connection, inbox, handler, orders)
 
 
-def _begin(handler: Handler, world: int) -> bytes:
+def _begin(handler: JobHandler, world: int) -> bytes:
     try:
         link = handler.probe() if world > 1 and hasattr(handler, "probe") else None
         return encode(Ready(handler.about(), link))
@@ -135,7 +135,7 @@ def _begin(handler: Handler, world: int) -> bytes:
         return _failed(handler, 0, error, agreed=False)
 
 
-def _serve(connection: PoolConnection, inbox: _Inbox, handler: Handler, orders: Orders) -> None:
+def _serve(connection: PoolConnection, inbox: _Inbox, handler: JobHandler, orders: Orders) -> None:
     jobs: dict[int, Any] = {}
     while True:
         message = inbox.messages.get()
@@ -163,7 +163,7 @@ def _serve(connection: PoolConnection, inbox: _Inbox, handler: Handler, orders: 
         connection.send(answer)
 
 
-def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:
+def _prepare(handler: JobHandler, message: Prepare, jobs: dict[int, Any]) -> bytes:
     try:
         jobs[message.job] = handler.prepare(message.payload)
         return encode(Prepared(message.job))
@@ -171,7 +171,7 @@ def _prepare(handler: Handler, message: Prepare, jobs: dict[int, Any]) -> bytes:
         return _failed(handler, message.job, error, agreed=True)
 
 
-def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> bytes:
+def _run(handler: JobHandler, job: int, jobs: dict[int, Any], control: JobControl) -> bytes:
     ended = _end(handler, job, jobs, control)
     if isinstance(ended, Failed) and not ended.agreed:
         return encode(ended)  # `renew` comes next
@@ -183,7 +183,7 @@ def _run(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) 
         return _failed(handler, job, error, agreed=False)
 
 
-def _end(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) -> Done | Failed:
+def _end(handler: JobHandler, job: int, jobs: dict[int, Any], control: JobControl) -> Done | Failed:
     """Runs the job. When this returns, nothing refers to the job any more, not even the traceback of an error."""
     try:
         result, ledger = handler.run(jobs.pop(job), control)
@@ -192,7 +192,7 @@ def _end(handler: Handler, job: int, jobs: dict[int, Any], control: JobControl) 
         return _failure(handler, job, error, agreed=isinstance(error, AgreedError))
 
 
-def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
+def _renew(handler: JobHandler, orders: Orders, rendezvous: str) -> bytes:
     try:
         dist.destroy_process_group()
         join_all(rendezvous, orders.rank, orders.world, orders.backend)
@@ -205,10 +205,10 @@ def _renew(handler: Handler, orders: Orders, rendezvous: str) -> bytes:
         return _failed(handler, 0, error, agreed=False)
 
 
-def _failed(handler: Handler, job: int, error: BaseException, agreed: bool) -> bytes:
+def _failed(handler: JobHandler, job: int, error: BaseException, agreed: bool) -> bytes:
     return encode(_failure(handler, job, error, agreed))
 
 
-def _failure(handler: Handler, job: int, error: BaseException, agreed: bool) -> Failed:
+def _failure(handler: JobHandler, job: int, error: BaseException, agreed: bool) -> Failed:
     story = "".join(traceback.format_exception(error))
     return Failed(job, type(error).__name__, str(error), story, agreed, handler.about())

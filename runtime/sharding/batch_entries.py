@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..attention.errors import WAY_OUT, Unsupported
+from ..attention.unsupported import WAY_OUT, Unsupported
 from .hooks import Slots
 
 

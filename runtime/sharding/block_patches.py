@@ -19,7 +19,7 @@ from torch import Tensor
 from .patches import OF_UNETS
 
 
-class View(Protocol):
+class AllTokens(Protocol):
     """The interface by which a patch gets all tokens."""
 
     def is_whole(self) -> bool:
@@ -50,7 +50,7 @@ class View(Protocol):
 class InsidePatch:
     """Stands for all patches of one kind: `call(view, patches, arguments)` lets them see all tokens."""
 
-    def __init__(self, call: Callable[..., Any], view: View, patches: Sequence[Callable[..., Any]]) -> None:
+    def __init__(self, call: Callable[..., Any], view: AllTokens, patches: Sequence[Callable[..., Any]]) -> None:
         self._call, self._view, self._patches = call, view, patches
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,7 +68,7 @@ class NotCalledHere:
 
 
 def _self_attention(
-    view: View, patches: Sequence[Callable[..., Any]], q: Any, k: Tensor | None = None, v: Tensor | None = None,
+    view: AllTokens, patches: Sequence[Callable[..., Any]], q: Any, k: Tensor | None = None, v: Tensor | None = None,
     pe: Any = None, attn_mask: Any = None, extra_options: dict[str, Any] | None = None,
 ) -> Any:  # fmt: skip
     """In front of attention: q, k and v are (B, H, L, D), or (B, L, C) before their projections (Cosmos Predict2)."""
@@ -95,7 +95,7 @@ def _in_turn(
     return given
 
 
-def _behind_self_attention(view: View, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> Tensor:
+def _behind_self_attention(view: AllTokens, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> Tensor:
     """Wan, after attention: `x` (B, L, C) is its output; q and k are (B, L, H, D)."""
     args = args | {name: view.gathered(args[name], 1, f"patched {name}") for name in ("x", "q", "k")}
     with view.seeing_all(args["transformer_options"]):
@@ -105,7 +105,7 @@ def _behind_self_attention(view: View, patches: Sequence[Callable[..., Any]], ar
 
 
 def _self_attention_output(
-    view: View, patches: Sequence[Callable[..., Any]], out: Tensor, extra_options: dict[str, Any]
+    view: AllTokens, patches: Sequence[Callable[..., Any]], out: Tensor, extra_options: dict[str, Any]
 ) -> Tensor:
     """After attention: `out` is (B, L, C)."""
     out = view.gathered(out, 1, "patched output")
@@ -116,7 +116,7 @@ def _self_attention_output(
 
 
 def _cross_attention(
-    view: View, patches: Sequence[Callable[..., Any]], q: Any, k: Tensor | None = None, v: Tensor | None = None,
+    view: AllTokens, patches: Sequence[Callable[..., Any]], q: Any, k: Tensor | None = None, v: Tensor | None = None,
     pe: Any = None, attn_mask: Any = None, extra_options: dict[str, Any] | None = None,
 ) -> Any:  # fmt: skip
     """Cosmos Predict2: q (B, L, C) is of the tokens, k and v of the text. Wan: after cross-attention, `x` (B, L, C)."""
@@ -128,7 +128,7 @@ def _cross_attention(
     return given | {"q": view.cut(given["q"], 1), "pe": pe}
 
 
-def _behind_cross_attention(view: View, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> Tensor:
+def _behind_cross_attention(view: AllTokens, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> Tensor:
     args = args | {"x": view.gathered(args["x"], 1, "patched tokens")}
     with view.seeing_all(args["transformer_options"]):
         for patch in patches:
@@ -136,7 +136,7 @@ def _behind_cross_attention(view: View, patches: Sequence[Callable[..., Any]], a
     return view.cut(args["x"], 1)
 
 
-def _feed_forward(view: View, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> dict[str, Any]:
+def _feed_forward(view: AllTokens, patches: Sequence[Callable[..., Any]], args: dict[str, Any]) -> dict[str, Any]:
     """Cosmos Predict2, before the feed-forward: the tokens of `x` lie on a grid (B, T, H, W, C)."""
     args = args | {"x": view.gathered(args["x"], 1, "patched tokens")}
     with view.seeing_all(args["transformer_options"]):
@@ -153,7 +153,9 @@ _KINDS = {
 }
 
 
-def with_all_tokens(options: Mapping[str, Any], view: View, refuse: Callable[[str], Exception]) -> Mapping[str, Any]:
+def with_all_tokens(
+    options: Mapping[str, Any], view: AllTokens, refuse: Callable[[str], Exception]
+) -> Mapping[str, Any]:
     """The same transformer_options, with the patches inside the blocks wrapped to see all tokens."""
     given = options.get("patches", {})
     patches = {kind: [InsidePatch(call, view, given[kind])] for kind, call in _KINDS.items() if given.get(kind)}

@@ -17,7 +17,7 @@ from types import FrameType, FunctionType
 
 from torch import nn
 
-from ..attention.errors import OTHER_DEGREES, MetAlone, Unsupported
+from ..attention.unsupported import OTHER_DEGREES, MetAlone, Unsupported
 from ..host import installed
 from .origin import home_of, is_comfyui_s, namesake
 

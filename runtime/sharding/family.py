@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..attention.errors import OTHER_DEGREES, WAY_OUT, Unsupported
+from ..attention.unsupported import OTHER_DEGREES, WAY_OUT, Unsupported
 from ..host import installed
 from .parameters import Passed
 

@@ -19,7 +19,7 @@ Changed = tuple[tuple[Any, ...], dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
-class Site:
+class HookSite:
     """A module of the model: its `path`, and the `positions` of the named arguments of its forward."""
 
     path: str
@@ -27,7 +27,7 @@ class Site:
     positions: Mapping[str, int]
 
 
-class Handler:
+class ModuleHandler:
     """Works at one site of a model. A subclass overrides one of the two hooks, or both.
 
     `context` is what all handlers of a model share. State that only one handler uses is its own.
@@ -36,7 +36,7 @@ class Handler:
     always = False
     """Whether `post_hook` also runs after a forward that raised."""
 
-    def __init__(self, site: Site, context: Any) -> None:
+    def __init__(self, site: HookSite, context: Any) -> None:
         self.site, self.context = site, context
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
@@ -56,7 +56,7 @@ class Handler:
         return replaced(name, self.site.positions, args, kwargs, value)
 
 
-class ArgumentHandler(Handler, ABC):
+class ArgumentHandler(ModuleHandler, ABC):
     """Changes one argument of the module: `arg`, by name, or by position where it has no name."""
 
     arg: str | int
@@ -66,7 +66,7 @@ class ArgumentHandler(Handler, ABC):
         """The value that the module gets instead; `value` itself to leave it."""
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         given = self.given(args, kwargs)
         value = given(self.arg)
         changed = self.change(value, given)

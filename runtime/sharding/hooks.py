@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..attention.errors import Unsupported
-from ..attention.sequence import SequenceAttention
+from ..attention.sequence_attention import SequenceAttention
+from ..attention.unsupported import Unsupported
 from .failures import refusing_own_failures
 from .family import Family
-from .handler import Handler
+from .handler import ModuleHandler
 from .misfit import Expected, expected_of, misfit, of_forward
 from .modified_modules import holds, modified_modules
 from .module_arguments import modules_at
@@ -201,11 +201,11 @@ class Hooked(ABC):
         awake = lambda *given: None if self._asleep else hook(*given)  # noqa: E731
         self._handles.append(module.register_forward_hook(awake, always_call=always_call))
 
-    def _attach_handler(self, handler: Handler) -> None:
+    def _attach_handler(self, handler: ModuleHandler) -> None:
         """Registers the hooks that the handler has."""
-        if type(handler).pre_hook is not Handler.pre_hook:
+        if type(handler).pre_hook is not ModuleHandler.pre_hook:
             self._pre_hook(handler.site.module, handler.pre_hook)
-        if type(handler).post_hook is not Handler.post_hook:
+        if type(handler).post_hook is not ModuleHandler.post_hook:
             self._post_hook(handler.site.module, handler.post_hook, handler.always)
 
     def _first_of_all(self, module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..attention.sequence import SequenceAttention
+from ..attention.sequence_attention import SequenceAttention
 from .control_plans import control_plan
 from .control_tokens import ControlTokens
 from .hooks import Hooked

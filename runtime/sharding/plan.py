@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..attention.errors import Unsupported
+from ..attention.unsupported import Unsupported
 from .actions import (
     Action,
     AttentionScope,

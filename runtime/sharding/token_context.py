@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..attention.layout import TokenLayout
-from ..attention.sequence import SequenceAttention
+from ..attention.sequence_attention import SequenceAttention
 from ..compression.wire import Tag
 from .local_shard import LocalShard
 from .padded_layout import PaddedLayout

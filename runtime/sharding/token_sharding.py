@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attention.sequence import SequenceAttention
+from ..attention.sequence_attention import SequenceAttention
 from .actions import HANDLERS, ActionHandler, Blocks, ControlResiduals, FunctionHandler, ModifiedBlockHandler, Unsplit
 from .block_patches import with_all_tokens
-from .handler import Site
+from .handler import HookSite
 from .hooks import Hooked
 from .modified_modules import holds
 from .module_arguments import replaced
@@ -77,8 +77,8 @@ class TokenSharding(Hooked):
             self.attention.ledger.warn(RUNS_WHOLE.format(self._changed[0], len(modified), len(sites)))
         return modified
 
-    def _site(self, path: str, module: nn.Module) -> Site:
-        return Site(path, module, self._places(path, module))
+    def _site(self, path: str, module: nn.Module) -> HookSite:
+        return HookSite(path, module, self._places(path, module))
 
     def _patch(self, module: str, name: str, by: Callable[..., Tensor]) -> None:
         """Patches a function of a Python module until `detach`; `by` gets the original in front of its arguments."""

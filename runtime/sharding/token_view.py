@@ -1,4 +1,4 @@
-"""Gathers all tokens for patches inside a transformer's blocks: the `View` (see `block_patches.py`) of one call."""
+"""Gathers all tokens for patches inside a transformer's blocks: the `AllTokens` (see `block_patches.py`) of one call."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class TokenView:
         return self._context.layout(scope.segments if scope is not None else self._context.plan.joint)
 
     def is_whole(self) -> bool:
-        """See `View.is_whole`: true in a block that runs on all tokens, and before they are split."""
+        """See `AllTokens.is_whole`: true in a block that runs on all tokens, and before they are split."""
         return self._context.call.module_unsplit or not self._context.call.segments
 
     def gathered(self, x: Tensor, dim: int, what: str) -> Tensor:
-        """See `View.gathered`."""
+        """See `AllTokens.gathered`."""
         if self.is_whole():
             return x
         if self._has_whole_output:
@@ -51,7 +51,7 @@ class TokenView:
         return x.reshape(*x.shape[:dim], *grid, *x.shape[dim + len(grid) :]) if grid else x
 
     def cut(self, x: Tensor, dim: int) -> Tensor:
-        """See `View.cut`."""
+        """See `AllTokens.cut`."""
         if self.is_whole():
             return x
         layout, grid = self._layout, self._grid(x, dim)
@@ -61,7 +61,7 @@ class TokenView:
         return layout.split_joint(x, dim, self._context.shard_index)
 
     def whole_of(self, local: Any) -> Any:
-        """See `View.whole_of`. Raises Unsupported for a value that no action of the plan has made."""
+        """See `AllTokens.whole_of`. Raises Unsupported for a value that no action of the plan has made."""
         if local is None or self.is_whole():
             return local
         try:
@@ -72,13 +72,13 @@ class TokenView:
             ) from error
 
     def whole_mask(self, mask: Any) -> Any:
-        """See `View.whole_mask`."""
+        """See `AllTokens.whole_mask`."""
         taken = self._context.call.key_mask
         return taken.taken if mask is None and taken is not None else mask
 
     @contextmanager
     def seeing_all(self, options: dict[str, Any] | None) -> Iterator[None]:
-        """See `View.seeing_all`."""
+        """See `AllTokens.seeing_all`."""
         span = (options or {}).get("img_slice")
         if span is not None and not self.is_whole():
             options["img_slice"] = self._whole_span(span)
@@ -92,7 +92,7 @@ class TokenView:
                 options["img_slice"] = span
 
     def attend_to_all(self) -> None:
-        """See `View.attend_to_all`."""
+        """See `AllTokens.attend_to_all`."""
         self.attends_to_all = True
 
     def attend(self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:

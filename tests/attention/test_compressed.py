@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from compact_parallel.runtime.attention import sequence
+from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.layout import TokenLayout
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
 from compact_parallel.runtime.compression.wire import Tag
 from compact_parallel.runtime.config import CompressionConfig
@@ -102,7 +102,7 @@ def run_calls(rank, degrees, exchange, config, overlap=True, spoil=False):
 
 def run_cases(rank, world, ways):
     """{(exchange, ulysses, ring, config): what `run_calls` gives}."""
-    sequence.HEAD_CHUNK_NBYTES = 1
+    sequence_attention.HEAD_CHUNK_NBYTES = 1
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[1:] for way in ways)}
     found = {}
     for exchange, *degrees in ways:

@@ -7,10 +7,10 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from compact_parallel.runtime.attention import sequence
+from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.layout import TokenLayout
 from compact_parallel.runtime.attention.messenger import Delivery
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
@@ -62,7 +62,7 @@ def run_cases(rank, world, degrees):
     """{(wire, overlap): ({late: {(layer, call): error}}, exchanges on their way before and after the end)}."""
     ulysses, ring = axes(rank, *degrees)
     layout = TokenLayout(LENGTHS, world)
-    sequence.HEAD_CHUNK_NBYTES = 1
+    sequence_attention.HEAD_CHUNK_NBYTES = 1
     found = {}
     for name, overlap in (("raw", True), ("raw", False), ("int8", True)):
         ledger = Ledger()

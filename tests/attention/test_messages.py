@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compact_parallel.runtime.attention import sequence
+from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.axis import Watcher
 from compact_parallel.runtime.attention.layout import TokenLayout
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.attention.ulysses import head_chunks
 from compact_parallel.runtime.compression.residual_wire import ResidualWire, make_rate
 from compact_parallel.runtime.compression.wire import RawWire
@@ -87,7 +87,7 @@ def whole(call):
 
 def run_wires(rank, world):
     """{(wire, way, overlap): (errors of four calls, the ledger, bytes packed, the gathered tokens)}."""
-    sequence.HEAD_CHUNK_NBYTES = 1
+    sequence_attention.HEAD_CHUNK_NBYTES = 1
     layout, found = TokenLayout(LENGTHS, world), {}
     config = CompressionConfig(mode="quality", max_relative_error=0.02)
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(WAYS.values())}

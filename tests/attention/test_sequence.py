@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from compact_parallel.runtime.attention import sequence
+from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.axis import exchange
-from compact_parallel.runtime.attention.errors import Unsupported
 from compact_parallel.runtime.attention.layout import TokenLayout
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.report.ledger import Ledger
 from distributed import launch
 from sequence_parts import TAG, WatchedWire, axes, relative_error
@@ -78,7 +78,7 @@ def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, functio
 def run_cases(rank, world, ways):
     """{((ulysses, ring, exchange, overlap), lengths, what): error} of this rank."""
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[:2] for way in ways)}
-    sequence.HEAD_CHUNK_NBYTES = 1  # as many head chunks as there may be
+    sequence_attention.HEAD_CHUNK_NBYTES = 1  # as many head chunks as there may be
     errors, chunks = {}, {}
     for way, lengths in itertools.product(ways, [(5, 11), (1, 13), (17,)]):
         (ulysses, ring), calls = by_degrees[way[:2]], []

@@ -37,7 +37,7 @@ def _case(rank: int, world: int, tokens: int, dim: int, exchange: str, codec: st
     import torch.distributed as dist
     from compact_parallel.runtime.attention.axis import Axis
     from compact_parallel.runtime.attention.layout import TokenLayout
-    from compact_parallel.runtime.attention.sequence import SequenceAttention
+    from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
     from compact_parallel.runtime.compression.residual_wire import make_wire
     from compact_parallel.runtime.compression.wire import Tag
     from compact_parallel.runtime.config import CompressionConfig

@@ -13,7 +13,7 @@ import comfy_unet
 import pytest
 import torch
 from compact_parallel.nodes.parallel_model import CompactParallelModel, _not_here
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.comfy import fits
 from compact_parallel.runtime.comfy.fits import against, misfits
 from compact_parallel.runtime.comfy.run.choice import choose

@@ -15,7 +15,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.pool.errors import JobFailed
 from features import patches

@@ -11,7 +11,7 @@ import comfy_extras.nodes_perpneg as perpneg
 import comfy_models
 import pytest
 from comfy.patcher_extension import WrappersMP
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.comfy.describe.conditions_per_call import asked_by
 from compact_parallel.runtime.comfy.describe.customisations import scan_job
 from compact_parallel.runtime.comfy.describe.fingerprint import way_of_asking

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import comfy_models
 import pytest
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.comfy.run.choice import choose
 from compact_parallel.runtime.comfy.run.devices import devices_of
 from compact_parallel.runtime.config import (

@@ -11,7 +11,7 @@ import comfy_extras.nodes_easycache as caching
 import comfy_models
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, relative_error
 

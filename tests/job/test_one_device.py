@@ -14,7 +14,7 @@ import comfy_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from compact_parallel.runtime.attention.errors import OTHER_DEGREES
+from compact_parallel.runtime.attention.unsupported import OTHER_DEGREES
 from compact_parallel.runtime.comfy.run.outer_sample import ParallelSampling
 from compact_parallel.runtime.comfy.shipping.sampling_job import SamplingJob
 from compact_parallel.runtime.config import ParallelConfig, PoolConfig

@@ -12,7 +12,7 @@ import comfy.samplers
 import comfy_models
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.comfy.shipping.import_finders import idle_server
 from compact_parallel.runtime.comfy.shipping.pickling import ShippingError
 from compact_parallel.runtime.config import StepReuseConfig

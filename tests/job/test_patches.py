@@ -14,7 +14,7 @@ import comfy_extras.nodes_model_advanced
 import comfy_models
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.comfy.shipping.pickling import ShippingError
 from compact_parallel.runtime.compression.codecs import COARSE_TO_EXACT
 from compact_parallel.runtime.config import CompressionConfig

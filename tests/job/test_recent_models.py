@@ -8,7 +8,7 @@ import re
 import pytest
 import recent_scenes
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from sampling import TOLERANCE, parallel, relative_error, report
 
 # That no guess was accepted, with "step 2", is what was asked for.

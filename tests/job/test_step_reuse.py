@@ -18,7 +18,7 @@ import comfy_models
 import pytest
 import sampling
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.parallel.step import capacity
 from compact_parallel.runtime.pool.errors import JobFailed, WorkerDied

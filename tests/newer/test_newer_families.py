@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots

@@ -5,8 +5,8 @@ from __future__ import annotations
 import comfy.ldm.modules.attention as attention
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots

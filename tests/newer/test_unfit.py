@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy.ldm.flux.layers import DoubleStreamBlock
 from comfyui_version import __version__
-from compact_parallel.runtime.attention.errors import OTHER_DEGREES, Unsupported
+from compact_parallel.runtime.attention.unsupported import OTHER_DEGREES, Unsupported
 from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from compact_parallel.runtime.config import CompressionConfig, ParallelConfig, StepReuseConfig
 from compact_parallel.runtime.parallel.mesh import Degrees
+from compact_parallel.runtime.planner.check_plan import LEAST, call_to_check, explained_by_rounding
 from compact_parallel.runtime.planner.look_ahead import LookAhead
 from compact_parallel.runtime.planner.run_plan import RunPlan
-from compact_parallel.runtime.planner.self_check import LEAST, call_to_check, explained_by_rounding
 
 OFF = CompressionConfig(mode="off")
 RING, ALONE = Degrees(ring=2), Degrees()

@@ -13,7 +13,7 @@ import psutil
 from ...runtime.config import PoolConfig
 from ...runtime.pool.job_run import JobResult
 from ...runtime.pool.launcher import Launcher
-from ...runtime.pool.local.launcher import LocalLauncher
+from ...runtime.pool.local.subprocess_launcher import LocalLauncher
 from ...runtime.pool.pool import Pool
 from ...runtime.pool.worker_group import SILENCE_SECONDS, Entry
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from compact_parallel.runtime.attention.errors import WAY_OUT, Unsupported
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import WAY_OUT, Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding import token_sharding

@@ -1,7 +1,7 @@
 """What of Stable Cascade is not split over ranks: a sentence says so, where the picture would be another."""
 
 import torch
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots

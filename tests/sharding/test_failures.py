@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 import torch
-from compact_parallel.runtime.attention.errors import OTHER_DEGREES, MetAlone, Unsupported
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import OTHER_DEGREES, MetAlone, Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding import failures
@@ -50,7 +50,7 @@ CHANGES = {
 }
 
 
-class Records(logging.Handler):
+class Records(logging.ModuleHandler):
     """What was logged."""
 
     def __init__(self):

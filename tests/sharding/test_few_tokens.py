@@ -4,7 +4,7 @@ from unittest import mock
 
 import torch
 from compact_parallel.runtime.attention.layout import TokenLayout
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig

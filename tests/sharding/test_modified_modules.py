@@ -5,8 +5,8 @@ from dataclasses import replace
 import comfy.ops
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import Unsupported
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding import hooks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compact_parallel.runtime.attention.errors import OTHER_DEGREES, Unsupported
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import OTHER_DEGREES, Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots

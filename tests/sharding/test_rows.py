@@ -3,8 +3,8 @@
 import pytest
 import torch
 from compact_parallel.runtime.attention.axis import Axis
-from compact_parallel.runtime.attention.errors import WAY_OUT
-from compact_parallel.runtime.attention.sequence import SequenceAttention
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+from compact_parallel.runtime.attention.unsupported import WAY_OUT
 from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig

@@ -15,8 +15,8 @@ from tiny_diffusion.pixart import pixart, pixart_inputs
 def outcome(rank, world, pack):
     """(file of the plan, relative error of the split model); ("", the refusal) where there is no plan."""
     sys.modules["compact_parallel"].__path__ = [str(pack)]
-    from compact_parallel.runtime.attention.errors import Unsupported
-    from compact_parallel.runtime.attention.sequence import SequenceAttention
+    from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
+    from compact_parallel.runtime.attention.unsupported import Unsupported
     from compact_parallel.runtime.compression.wire import RawWire
     from compact_parallel.runtime.report.ledger import Ledger
     from compact_parallel.runtime.sharding import plans

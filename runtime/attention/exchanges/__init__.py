@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...config import ConfigError
-from .base import Attention, Exchange
+from .exchange import Attention, Exchange
 
 if TYPE_CHECKING:
     from ...config import StrategyConfig

@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 from torch import Tensor
 
-from .base import Attention, Exchange
+from .exchange import Attention, Exchange
 from .gathered import Gathered
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...compression.wire import Spec
 from ..messenger import Delivery
-from .base import Attention, Exchange
+from .exchange import Attention, Exchange
 from .gathered import Gathered
 
 SYNCHRONOUS_CALLS = 2

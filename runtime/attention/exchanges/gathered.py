@@ -14,7 +14,7 @@ from torch import Tensor
 from ...compression.wire import Payload, Spec
 from ..axis import Axis
 from ..messenger import Delivery
-from .base import Attention
+from .exchange import Attention
 
 
 class Gathered:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..local import attention_with_lse, merge
 from ..messenger import Incoming, Outgoing
-from .base import Attention, Exchange
+from .exchange import Attention, Exchange
 
 
 class Ring(Exchange):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...attention.errors import Unsupported
+from ...attention.unsupported import Unsupported
 from ...parallel.step.replay import Replay
 from ...parallel.step.samplers import SERIAL, kind_of, name_of
 from ...planner.capabilities import ROWS, TOKENS

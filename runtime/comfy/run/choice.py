@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...attention.errors import Unsupported
+from ...attention.unsupported import Unsupported
 from ...config import ParallelConfig, chosen_step_reuse
 from ...planner.experience import TRIES, experience
 from ...planner.facts import JobFacts

@@ -8,7 +8,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...attention.errors import Unsupported
+from ...attention.unsupported import Unsupported
 from ...config import ConfigError
 from ...pool.errors import JobFailed, PoolError
 from ..shipping.pickling import ShippingError

@@ -16,15 +16,15 @@ import safetensors.torch
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...attention.errors import MetAlone, Unsupported
+from ...attention.unsupported import MetAlone, Unsupported
 from ...compression.residual_wire import make_wire
 from ...parallel.agreement import Agreement
 from ...parallel.mesh import Degrees, Mesh
 from ...parallel.step.step_groups import StepGroups
 from ...planner.capabilities import ROWS, TOKENS, refusal
+from ...planner.check_plan import call_to_check, explained_by_rounding
 from ...planner.codec_speed import codec_seconds_per_value
 from ...planner.link import Link
-from ...planner.self_check import call_to_check, explained_by_rounding
 from ...pool.errors import Refused, RefusedAlone
 from ...pool.orders import Orders
 from ...pool.probe import measure_link, slowest
@@ -41,12 +41,12 @@ from ..shipping.state_changes import Watch
 from ..wrappers.active_strategy import ActiveStrategy, Strategies
 from ..wrappers.free_memory import FreeMemory
 from ..wrappers.hook_keyframes import Schedules
-from ..wrappers.self_check import SelfChecking
+from ..wrappers.self_checking import SelfChecking
 from ..wrappers.step_sampling import StepParallel
 
 
 class SamplingHandler:
-    """Rebuilds and runs sampling jobs on one worker; see pool.worker.Handler."""
+    """Rebuilds and runs sampling jobs on one worker; see pool.worker.JobHandler."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders

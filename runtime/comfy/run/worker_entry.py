@@ -12,14 +12,14 @@ import comfy.options
 
 from ...pool.errors import Refused
 from ...pool.orders import Orders
-from ...pool.worker import Handler, JobControl
+from ...pool.worker import JobControl, JobHandler
 from ..fits import Misfit, against, misfits
 from ..seam import EVERYTHING
 
 log = logging.getLogger(__name__)
 
 
-def sampling_handler(orders: Orders) -> Handler:
+def sampling_handler(orders: Orders) -> JobHandler:
     """The handler that samples with ComfyUI, under the parent's command-line options (they are in sys.argv)."""
     if orders.device == "cpu" and "--cpu" not in sys.argv:
         sys.argv.append("--cpu")
@@ -33,7 +33,7 @@ def sampling_handler(orders: Orders) -> Handler:
 
 
 class _Refusing:
-    """A handler that refuses every job, used if the worker's ComfyUI is unfit to sample; see pool.worker.Handler."""
+    """A handler that refuses every job, used if the worker's ComfyUI is unfit to sample; see pool.worker.JobHandler."""
 
     def __init__(self, misfit: Misfit) -> None:
         self._misfit = misfit

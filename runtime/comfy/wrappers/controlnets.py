@@ -15,8 +15,8 @@ from typing import Any
 import comfy.controlnet
 from torch import Tensor, nn
 
-from ...attention.errors import Unsupported
-from ...attention.sequence import SequenceAttention
+from ...attention.sequence_attention import SequenceAttention
+from ...attention.unsupported import Unsupported
 from ...planner.capabilities import CONTROL
 from ...sharding.batch_entries import batch_slots
 from ...sharding.control_tokens import ControlTokens

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...attention.axis import Axis, exchange
-from ...attention.errors import Unsupported
+from ...attention.unsupported import Unsupported
 from ...parallel.cfg import owners
 from ...report.ledger import Ledger
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...attention.axis import Axis
-from ...attention.errors import Unsupported
+from ...attention.unsupported import Unsupported
 from ...compression.wire import Wire
 from ...parallel.mesh import Degrees
 from ...parallel.sequence import sequence_parallel

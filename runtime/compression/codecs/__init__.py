@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...config import ConfigError
-from .base import TYPICAL, Codec
+from .codec import TYPICAL, Codec
 
 if TYPE_CHECKING:
     from ...config import CompressionConfig

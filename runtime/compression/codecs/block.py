@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import SMALLEST_SCALE, Codec
+from .codec import SMALLEST_SCALE, Codec
 
 BLOCK = 32
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..bitpack import pack, packed_bytes
-from .base import Codec
+from .codec import Codec
 
 TINY = torch.finfo(torch.float32).tiny
 

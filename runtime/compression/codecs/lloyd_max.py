@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from ..bitpack import PLANES, look_up, pack_planes, value_table
 from ..row_blocks import row_blocks
-from .base import SMALLEST_SCALE, Codec
+from .codec import SMALLEST_SCALE, Codec
 
 GAUSS = {
     1: (1.0,),

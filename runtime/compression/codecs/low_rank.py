@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..bitpack import look_up, pack, packed_bytes, value_table
 from ..row_blocks import row_blocks
-from .base import SMALLEST_SCALE, Codec
+from .codec import SMALLEST_SCALE, Codec
 
 RANK = 16
 LARGEST_RANK = 1024

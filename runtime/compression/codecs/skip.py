@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Codec
+from .codec import Codec
 
 
 class Skip(Codec):

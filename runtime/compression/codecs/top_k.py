@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..bitpack import look_up, pack, packed_bytes, value_table
-from .base import Codec
+from .codec import Codec
 
 BLOCK = 16
 

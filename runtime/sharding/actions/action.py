@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..handler import ArgumentHandler, Handler, Site
+from ..handler import ArgumentHandler, HookSite, ModuleHandler
 from ..token_context import TokenContext
 
 
@@ -16,12 +16,12 @@ class Action:
     path: str
 
 
-class ActionHandler(Handler):
+class ActionHandler(ModuleHandler):
     """Carries out one action at one site."""
 
     context: TokenContext
 
-    def __init__(self, action: Action, site: Site, context: TokenContext) -> None:
+    def __init__(self, action: Action, site: HookSite, context: TokenContext) -> None:
         super().__init__(site, context)
         self.action = action
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..handler import Site
+from ..handler import HookSite
 from ..module_arguments import argument
 from ..padded_layout import attend_without_padding
 from ..parameters import OPTIONS, positions
@@ -52,7 +52,7 @@ class AttentionScopeHandler(ActionHandler):
 
     action: AttentionScope
 
-    def __init__(self, action: AttentionScope, site: Site, context: TokenContext) -> None:
+    def __init__(self, action: AttentionScope, site: HookSite, context: TokenContext) -> None:
         super().__init__(action, site, context)
         self._calls = action.calls or (context.plan.joint,)
         self._place_of_options = positions(site.module)
@@ -66,13 +66,13 @@ class AttentionScopeHandler(ActionHandler):
         return self._calls[min(self._attended, len(self._calls) - 1)]
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         self._name, self._attended = self.context.call.names.unique(self.site.path), 0
         self._skipped = self.action.skips(argument(OPTIONS, self._place_of_options, args, kwargs))
         self.context.call.scope = self
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """See `Handler.post_hook`. Raises Unsupported where the module did not attend."""
+        """See `ModuleHandler.post_hook`. Raises Unsupported where the module did not attend."""
         self.context.call.scope = None
         if not self._attended and not self._skipped:
             raise self.context.plan.refuse_unseen_attention()

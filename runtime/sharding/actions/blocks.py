@@ -42,7 +42,7 @@ class BlocksHandler(ActionHandler):
     action: Blocks
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         if not self.context.call.holds_all:
             return None
         given = self.given(args, kwargs)
@@ -62,7 +62,7 @@ class BlocksHandler(ActionHandler):
         return self.action.prefix(self.context.call.arguments, given) if self.action.prefix else 0
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         if not self.context.call.holds_all:
             return None
         outputs = list(output) if isinstance(output, tuple) else [output]
@@ -82,7 +82,7 @@ class ModifiedBlockHandler(BlocksHandler):
     """
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         given, blocks = self.given(args, kwargs), self.action
         for arg, segments, _ in blocks.tokens:
             if given(arg) is not None and len(segments) == 1:
@@ -90,5 +90,5 @@ class ModifiedBlockHandler(BlocksHandler):
         self.context.call.module_unsplit = True
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         self.context.call.module_unsplit, self.context.call.gathered = False, True

@@ -102,7 +102,7 @@ class DivideTokensHandler(ActionOnArgument):
         return layout.split(value, 0, 1, self.context.shard_index)
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         call = self.context.call
         layout, call.divided = call.divided, None
         tag = self.context.tag(self.context.call.names.unique(self.site.path), "all tokens")

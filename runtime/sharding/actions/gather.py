@@ -33,7 +33,7 @@ class GatherHandler(ActionHandler):
     action: Gather
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         return None if self.context.call.holds_all else of_item(output, self.action.item, self._gathered)
 
     def _gathered(self, x: Tensor) -> Tensor:

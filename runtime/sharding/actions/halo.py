@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.layout import TokenLayout
-from ...attention.sequence import SequenceAttention
+from ...attention.sequence_attention import SequenceAttention
 from ...compression.wire import Tag
 from ..handler import Given
 from ..padded_layout import PaddedLayout
@@ -42,7 +42,7 @@ class HaloHandler(ActionOnArgument):
         return with_halo(context.attention, value, context.layout((self.action.segment,)), tag)
 
     def post_hook(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: Tensor) -> Tensor:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         return without_halo(output, self.context.layout((self.action.segment,)), self.context.shard_index)
 
 

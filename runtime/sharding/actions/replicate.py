@@ -45,7 +45,7 @@ class ReplicateHandler(ActionOnArgument):
         return self.context.all_gather(value, self.context.layout((self.action.segment,)), 1, tag)
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         if self._has_all() or not self.action.cut:
             return None
         return of_item(output, self.action.item, self.context.local_shard((self.action.segment,)).tokens)

@@ -26,9 +26,9 @@ class UnsplitHandler(ActionHandler):
     action: Unsplit
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         self.context.call.module_unsplit = self.action.when(self.given(args, kwargs))
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         self.context.call.module_unsplit = False

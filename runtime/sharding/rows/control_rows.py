@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ...attention.sequence import SequenceAttention
+from ...attention.sequence_attention import SequenceAttention
 from .row_handlers import GatherRowsHandler
 from .row_plan import RowPlan
 from .row_sharding import RowSharding, site_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...attention.sequence import SequenceAttention
+from ...attention.sequence_attention import SequenceAttention
 from ...compression.wire import Tag
 from .row_call import RowCall
 from .row_exchange import RowExchange

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...compression.wire import Tag
-from ..handler import Changed, Handler, Site
+from ..handler import Changed, HookSite, ModuleHandler
 from ..prefix_attention import attend_with_prefix
 from ..token_context import in_place
 from .halo_ops import HaloOps
@@ -29,7 +29,7 @@ SEES_ALL = (
 )
 
 
-class RowHandler(Handler):
+class RowHandler(ModuleHandler):
     """Works at one module of a UNet."""
 
     context: RowContext
@@ -39,7 +39,7 @@ class SplitRowsHandler(RowHandler):
     """At the first layer that is given the picture: cuts it to the local rows."""
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         x_BCHW, context = args[0], self.context
         context.call.levels = levels_of(x_BCHW.shape[-2], context.downs, context.attention.shards)
         return (context.cut(x_BCHW), *args[1:]), kwargs
@@ -49,7 +49,7 @@ class GatherRowsHandler(RowHandler):
     """At the last layer: gathers the rows."""
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         context = self.context
         context.call.gathered = True
         if context.keeps_local:
@@ -65,12 +65,12 @@ class SpanningHandler(RowHandler):
 
     always = True
 
-    def __init__(self, site: Site, context: RowContext) -> None:
+    def __init__(self, site: HookSite, context: RowContext) -> None:
         super().__init__(site, context)
         self._ops: HaloOps | None = None
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         context, call = self.context, self.context.call
         if call.holds_all:
             return
@@ -79,7 +79,7 @@ class SpanningHandler(RowHandler):
         self._ops.__enter__()
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """See `Handler.post_hook`. Raises Unsupported where the module has not called torch's own functions."""
+        """See `ModuleHandler.post_hook`. Raises Unsupported where the module has not called torch's own functions."""
         ops, self._ops = self._ops, None
         if ops is not None:
             ops.__exit__(None, None, None)
@@ -92,12 +92,12 @@ class SpanningHandler(RowHandler):
 class UpsampleHandler(RowHandler):
     """At a module that makes maps of the next higher resolution."""
 
-    def __init__(self, site: Site, context: RowContext, view: RowView) -> None:
+    def __init__(self, site: HookSite, context: RowContext, view: RowView) -> None:
         super().__init__(site, context)
         self._view = view
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         shape = self.given(args, kwargs)("output_shape")
         changed = None
         if self.context.call.holds_all and shape is not None:
@@ -109,12 +109,12 @@ class UpsampleHandler(RowHandler):
 class AllRowsHandler(RowHandler):
     """At a layer that takes a map and returns one: runs it on all rows, and cuts its output again."""
 
-    def __init__(self, site: Site, context: RowContext) -> None:
+    def __init__(self, site: HookSite, context: RowContext) -> None:
         super().__init__(site, context)
         self._gathered = False
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         self._gathered = not self.context.call.holds_all
         if not self._gathered:
             return None
@@ -123,7 +123,7 @@ class AllRowsHandler(RowHandler):
         return (x_BCHW, *args[1:]), kwargs
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """See `Handler.post_hook`."""
+        """See `ModuleHandler.post_hook`."""
         if not self._gathered:
             return None
         self._gathered = self.context.call.holds_all = False
@@ -134,7 +134,7 @@ class TransformerHandler(AllRowsHandler):
     """At a transformer: runs it on all rows where patches inside it must see them."""
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Changed:
-        """See `Handler.pre_hook`. Raises Unsupported for a patch that was added while the model runs."""
+        """See `ModuleHandler.pre_hook`. Raises Unsupported for a patch that was added while the model runs."""
         context = self.context
         options = self.given(args, kwargs)("transformer_options") or {}
         late = added_later(options)
@@ -151,18 +151,18 @@ class TransformerHandler(AllRowsHandler):
 class SelfAttentionHandler(RowHandler):
     """At an attention module inside a transformer: attends to the tokens of all rows, unless it attends to a text."""
 
-    def __init__(self, site: Site, context: RowContext) -> None:
+    def __init__(self, site: HookSite, context: RowContext) -> None:
         super().__init__(site, context)
         self._name, self._attended = "", 0
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See `Handler.pre_hook`."""
+        """See `ModuleHandler.pre_hook`."""
         if not self.context.call.holds_all and self.given(args, kwargs)("context") is None:
             self._name, self._attended = self.context.call.names.unique(self.site.path), 0
             self.context.call.scope = self
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """See `Handler.post_hook`. Raises Unsupported where the module did not attend."""
+        """See `ModuleHandler.post_hook`. Raises Unsupported where the module did not attend."""
         is_scope = self.context.call.scope is self
         self.context.call.scope = None
         if is_scope and not self._attended:

@@ -19,7 +19,7 @@ OF_SELF_ATTENTION = frozenset({"attn1_patch", "attn1_output_patch"})
 REPLACES = ("attn1", "attn2")
 
 
-class View(Protocol):
+class AllRows(Protocol):
     """The interface by which a patch gets all rows."""
 
     def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
@@ -65,22 +65,24 @@ class View(Protocol):
 class WholePatch:
     """Stands for a patch, or several in turn: `call(view, patch, arguments)` lets them see all rows."""
 
-    def __init__(self, call: Callable[..., Any], view: View, patch: Any) -> None:
+    def __init__(self, call: Callable[..., Any], view: AllRows, patch: Any) -> None:
         self._call, self._view, self._patch = call, view, patch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(self._view, self._patch, *args, **kwargs)
 
 
-def _map(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
+def _map(view: AllRows, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
     return view.put(_in_turn(view, patches, h, options), first_skip=options["block"][1])
 
 
-def _map_behind_skip(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
+def _map_behind_skip(
+    view: AllRows, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]
+) -> Tensor:
     return view.put(_in_turn(view, patches, h, options), first_skip=options["block"][1] + 1)
 
 
-def _in_turn(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
+def _in_turn(view: AllRows, patches: Sequence[Callable[..., Any]], h: Tensor, options: dict[str, Any]) -> Tensor:
     h = view.all_rows(h, "input block")
     for patch in patches:
         h = patch(h, options)
@@ -88,7 +90,7 @@ def _in_turn(view: View, patches: Sequence[Callable[..., Any]], h: Tensor, optio
 
 
 def _map_and_skip(
-    view: View, patches: Sequence[Callable[..., Any]], h: Tensor, skip: Tensor | None, options: dict[str, Any]
+    view: AllRows, patches: Sequence[Callable[..., Any]], h: Tensor, skip: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
     h, skip = view.all_rows(h, "output block"), None if skip is None else view.all_rows_of_skip(skip)
     for patch in patches:
@@ -96,7 +98,7 @@ def _map_and_skip(
     return view.put_with_skip(h, skip)
 
 
-def _after_middle(view: View, patches: Sequence[Callable[..., Any]], given: dict[str, Any]) -> dict[str, Any]:
+def _after_middle(view: AllRows, patches: Sequence[Callable[..., Any]], given: dict[str, Any]) -> dict[str, Any]:
     result = {"h": view.all_rows(given["h"], "middle block")}
     for patch in patches:
         result = patch({**given, "h": result["h"]})
@@ -104,7 +106,7 @@ def _after_middle(view: View, patches: Sequence[Callable[..., Any]], given: dict
 
 
 def _layer(
-    view: View, patch: Callable[..., Any], layer: Any, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any],
+    view: AllRows, patch: Callable[..., Any], layer: Any, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any],
     output_shape: Any = None, *more: Any,
 ) -> Tensor:  # fmt: skip
     if output_shape is not None:
@@ -117,14 +119,14 @@ def _layer(
     return view.cut(x)
 
 
-def _tokens(view: View, patch: Callable[..., Any], x: Tensor, options: dict[str, Any]) -> Tensor:
+def _tokens(view: AllRows, patch: Callable[..., Any], x: Tensor, options: dict[str, Any]) -> Tensor:
     if view.is_whole():
         return patch(x, options)
     return view.cut_tokens(patch(view.gathered_tokens(x, "tokens"), view.whole_options(options)))
 
 
 def _query_and_text(
-    view: View, patch: Callable[..., Any], x: Tensor, context: Any, value: Any, options: dict[str, Any]
+    view: AllRows, patch: Callable[..., Any], x: Tensor, context: Any, value: Any, options: dict[str, Any]
 ) -> tuple[Tensor, Any, Any]:
     if view.is_whole():
         return patch(x, context, value, options)
@@ -133,7 +135,7 @@ def _query_and_text(
 
 
 def _cross_attention(
-    view: View, patch: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], **more: Any
+    view: AllRows, patch: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], **more: Any
 ) -> Tensor:
     if view.is_whole():
         return patch(q, k, v, options, **more)
@@ -158,7 +160,7 @@ def unknown(options: Mapping[str, Any]) -> Iterator[str]:
     return (kind for kind, patches in given.items() if patches and kind not in KNOWN and kind not in REPLACES)
 
 
-def with_all_rows(options: Mapping[str, Any], view: View) -> dict[str, Any]:
+def with_all_rows(options: Mapping[str, Any], view: AllRows) -> dict[str, Any]:
     """The same transformer_options, with the patches wrapped to see all rows, except those left to `inside`."""
     patches, replaced = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
     between = any(patches.get(kind) for kind in _BETWEEN)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...attention.errors import Unsupported
-from ...attention.sequence import SequenceAttention
-from ..handler import Site
+from ...attention.sequence_attention import SequenceAttention
+from ...attention.unsupported import Unsupported
+from ..handler import HookSite
 from ..hooks import Hooked
 from ..modified_modules import holds
 from ..module_arguments import argument, replaced
@@ -169,6 +169,6 @@ class RowSharding(Hooked):
         return self._context.call.scope.attend(func, q=q, k=k, v=v, **kwargs)
 
 
-def site_of(path: str, module: nn.Module) -> Site:
+def site_of(path: str, module: nn.Module) -> HookSite:
     """A module of the model, as the handlers know it."""
-    return Site(path, module, positions(module))
+    return HookSite(path, module, positions(module))

@@ -1,4 +1,4 @@
-"""Gathers all rows for a workflow's patches on a UNet: the `View` (see `row_patches.py`) of a model."""
+"""Gathers all rows for a workflow's patches on a UNet: the `AllRows` (see `row_patches.py`) of a model."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ class RowView:
         self._context = context
 
     def gathered(self, x_BCRW: Tensor, what: str) -> Tensor:
-        """See `View.gathered`."""
+        """See `AllRows.gathered`."""
         return self._context.gather(x_BCRW, what)
 
     def cut(self, x_BCHW: Tensor) -> Tensor:
-        """See `View.cut`."""
+        """See `AllRows.cut`."""
         return self._context.cut(x_BCHW)
 
     def gathered_tokens(self, x_BLC: Tensor, what: str) -> Tensor:
-        """See `View.gathered_tokens`."""
+        """See `AllRows.gathered_tokens`."""
         return self._context.gather_tokens(x_BLC, what)
 
     def cut_tokens(self, x_BNC: Tensor) -> Tensor:
-        """See `View.cut_tokens`."""
+        """See `AllRows.cut_tokens`."""
         return self._context.cut_tokens(x_BNC)
 
     def all_rows(self, x_BCRW: Tensor, what: str) -> Tensor:
-        """See `View.all_rows`."""
+        """See `AllRows.all_rows`."""
         return x_BCRW if self._context.call.holds_all else self.gathered(x_BCRW, what)
 
     def all_rows_of_skip(self, x_BCRW: Tensor) -> Tensor:
-        """See `View.all_rows_of_skip`."""
+        """See `AllRows.all_rows_of_skip`."""
         return x_BCRW if self._is_whole_skip(self._skip) else self.gathered(x_BCRW, "skip")
 
     def put(self, x_BCHW: Tensor, first_skip: int | None = None) -> Tensor:
-        """See `View.put`."""
+        """See `AllRows.put`."""
         context, call = self._context, self._context.call
         if not call.holds_all:
             if x_BCHW.shape[-2] == context.rows.height:
@@ -52,7 +52,7 @@ class RowView:
         return x_BCHW
 
     def put_with_skip(self, x_BCHW: Tensor, skip_BCHW: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """See `View.put_with_skip`."""
+        """See `AllRows.put_with_skip`."""
         call = self._context.call
         if x_BCHW.shape[-2] != self._context.rows.height or self._is_whole_skip(self._skip - 1):
             return self.put(x_BCHW), skip_BCHW
@@ -70,17 +70,17 @@ class RowView:
         return first is not None and index >= first
 
     def is_whole(self) -> bool:
-        """See `View.is_whole`."""
+        """See `AllRows.is_whole`."""
         return self._context.call.holds_all
 
     def whole_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `View.whole_options`."""
+        """See `AllRows.whole_options`."""
         batch, channels, _, width = options["activations_shape"]
         return {**options, "activations_shape": [batch, channels, self._context.rows.height, width]}
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """See `View.whole`."""
+        """See `AllRows.whole`."""
         call = self._context.call
         before, call.holds_all = call.holds_all, True
         try:
@@ -89,7 +89,7 @@ class RowView:
             call.holds_all = before
 
     def whole_shape(self, shape: Sequence[int], layer: Any) -> list[int]:
-        """See `View.whole_shape`."""
+        """See `AllRows.whole_shape`."""
         context, call = self._context, self._context.call
         rows = context.rows
         if call.whole_skips_from is not None and self._is_whole_skip(self._skip - 1):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import bench
 from compact_parallel.runtime.config import PoolConfig
-from compact_parallel.runtime.pool.local.launcher import LocalLauncher
+from compact_parallel.runtime.pool.local.subprocess_launcher import LocalLauncher
 from compact_parallel.runtime.pool.pool import Pool
 from compact_parallel.runtime.pool.worker_group import SILENCE_SECONDS, Entry
 

@@ -15,7 +15,7 @@ import sampling
 import tiny_picture
 import torch
 from comfy.patcher_extension import WrappersMP
-from compact_parallel.runtime.attention.errors import Unsupported
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.pool.errors import JobFailed, PoolError
 from compact_parallel.runtime.pool.pool import Pool

@@ -13,7 +13,7 @@ WAYS = ((1, 2, "all_gather"), (1, 2, "ring"), (2, 1, "all_gather"))
 def errors(rank: int, world: int) -> dict[str, object]:
     """{case: the largest relative error over WAYS, or the error that was raised}."""
     import torch
-    from compact_parallel.runtime.attention.sequence import SequenceAttention
+    from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
     from compact_parallel.runtime.compression.wire import RawWire
     from compact_parallel.runtime.report.ledger import Ledger
     from compact_parallel.runtime.sharding.batch_entries import batch_slots

@@ -55,7 +55,7 @@ def of_a_message(codec: str) -> dict[str, dict]:
 def of_a_call(rank: int, world: int, codec: str) -> dict[str, int]:
     """Synchronisations in the fourth call of a tiny Flux, sharded over two ranks with gloo."""
     import torch
-    from compact_parallel.runtime.attention.sequence import SequenceAttention
+    from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
     from compact_parallel.runtime.compression.residual_wire import make_wire
     from compact_parallel.runtime.config import CompressionConfig
     from compact_parallel.runtime.report.ledger import Ledger

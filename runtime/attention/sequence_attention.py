@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ..compression.wire import Spec
 from .axis import Axis
-from .errors import WAY_OUT, Unsupported
 from .exchanges import BY_NAME, Attention, Exchange
 from .layout import TokenLayout
 from .messenger import Messenger
 from .token_gather import gather_tokens
 from .ulysses import AllToAll, HeadChunk, check_heads, head_chunks
+from .unsupported import WAY_OUT, Unsupported
 
 if TYPE_CHECKING:
     from ..compression.wire import Tag, Wire
