@@ -1,4 +1,4 @@
-"""Gathers all tokens for patches inside a transformer's blocks: the `AllTokens` (see `block_patches.py`) of one call."""
+"""Gathers all tokens for patches inside a transformer's blocks: the `AllTokens` of one call (see `block_patches.py`)."""
 
 from __future__ import annotations
 
