@@ -1,4 +1,4 @@
-"""Gathers all tokens for patches inside a transformer's blocks: the `AllTokens` of one call (see `block_patches.py`)."""
+"""Gathers all tokens for the patches inside of blocks: the `AllTokens` of one call (see `block_patches.py`)."""
 
 from __future__ import annotations
 
