@@ -50,7 +50,7 @@ CHANGES = {
 }
 
 
-class Records(logging.ModuleHandler):
+class Records(logging.Handler):
     """What was logged."""
 
     def __init__(self):
