@@ -66,7 +66,7 @@ def test_a_start_that_takes_too_long_names_the_worker(own_pool):
 
 
 def test_a_handler_that_cannot_be_imported_gives_the_traceback(own_pool):
-    fresh = own_pool(1, handler="broken_handler:JobHandler")
+    fresh = own_pool(1, handler="broken_handler:Handler")
     with pytest.raises(WorkerDied, match="the broken handler was imported") as caught:
         fresh.start()
     assert "Traceback" in str(caught.value)
