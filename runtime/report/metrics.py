@@ -6,6 +6,7 @@ Legend: B batch, H height, W width, C channels. Pictures are ComfyUI's IMAGE, x_
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +34,12 @@ def relative_error(x: Tensor, reference: Tensor) -> float:
     if scale == 0:
         return 0.0 if difference == 0 else math.inf
     return difference / scale
+
+
+def difference(x: Tensor | Sequence[Tensor], reference: Tensor | Sequence[Tensor]) -> float:
+    """||x - reference|| / ||reference||, in float64; the largest of them for several tensors (video and sound)."""
+    pairs = [(x, reference)] if isinstance(reference, Tensor) else list(zip(x, reference))
+    return max(float((one - other).double().norm() / other.double().norm()) for one, other in pairs)
 
 
 def psnr(x: Tensor, reference: Tensor, peak: float = 1.0) -> float:

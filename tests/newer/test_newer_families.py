@@ -12,12 +12,13 @@ import torch
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plan import DivideHeads, Unsplit, Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for, qwen21, wan_animate2
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import RankFailed, launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes
 from tiny_diffusion import cases, needs_comfyui, presence, randn
 from tiny_diffusion.base import use_comfyui, with_weights

@@ -9,10 +9,11 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from distributed import launch
+from evaluating import evaluate_split
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, unet
 

@@ -11,8 +11,8 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plan import (
     ControlResiduals,
     DivideHeads,
@@ -23,6 +23,7 @@ from compact_parallel.runtime.sharding.plan import (
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, needs_comfyui, presence
 

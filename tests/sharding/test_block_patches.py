@@ -7,13 +7,14 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.attention.unsupported import WAY_OUT, Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding import token_sharding
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.patches import OF_BLOCKS
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes
 from tiny_diffusion import block_patches, needs_comfyui
 from tiny_diffusion import cases as all_cases

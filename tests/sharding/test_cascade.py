@@ -5,11 +5,11 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import evaluate_split
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.rows.row_effects import lowest_rows
 from distributed import launch
+from evaluating import evaluate_split
 from sequence_parts import axes
 from tiny_diffusion import cascade, needs_comfyui
 

@@ -9,11 +9,12 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.attention.unsupported import OTHER_DEGREES, MetAlone, Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding import failures
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from distributed import launch
+from evaluating import evaluate_split
 from rewriting import IN_A_TUPLE, LTX, WAN, rewrite
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, needs_comfyui

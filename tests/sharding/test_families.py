@@ -8,13 +8,14 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole, self_check
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from device import EXACT
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole, split_error
 from sequence_parts import axes, batch_of
 from tiny_diffusion import cases, inputs, needs_comfyui
 from tiny_diffusion.flux import flux
@@ -118,7 +119,7 @@ def refusals_and_compression(rank, world):
     sentences["override not given"] = str(refusal.value)
 
     harmless = {"patches": {"post_input": [lambda args: args], "attn1_patch": []}, "patches_replace": {"dit": {}}}
-    after = self_check(sharding, SLOTS, transformer_options=harmless, **inputs("flux"))
+    after = split_error(sharding, SLOTS, transformer_options=harmless, **inputs("flux"))
     previous_calls = []
 
     def previous(func, *args, **kwargs):
@@ -126,7 +127,7 @@ def refusals_and_compression(rank, world):
         return func(*args, **kwargs)
 
     options = {"optimized_attention_override": previous}
-    kept = self_check(sharding, SLOTS, transformer_options=options, **inputs("flux"))
+    kept = split_error(sharding, SLOTS, transformer_options=options, **inputs("flux"))
     warnings = attention.ledger.to_json()["warnings"]
     compressed = {}
     for exchange in ("all_gather", "ring"):
@@ -134,7 +135,7 @@ def refusals_and_compression(rank, world):
         config = CompressionConfig(mode="codec", codec="int8")
         coded = SequenceAttention(ulysses, ring, exchange, make_wire(config, ledger, 3), ledger)
         compressed[exchange] = [
-            self_check(TokenSharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
+            split_error(TokenSharding(model, plan_for(model), coded), SLOTS, **inputs("flux")) for _ in range(3)
         ]
     return sentences, after, kept, len(previous_calls), warnings, compressed, hooks_left(model)
 

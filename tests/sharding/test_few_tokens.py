@@ -9,13 +9,14 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.actions import attention_scope
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.padded_layout import PaddedLayout
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes, batch_of
 from tiny_diffusion import inputs, needs_comfyui, of_every_family, presence
 from tiny_diffusion.flux import flux

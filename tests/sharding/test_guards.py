@@ -5,11 +5,11 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.plans import PLANS, guards, plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes
 from tiny_diffusion import cases, inputs, needs_comfyui
 from tiny_diffusion.stable_audio import stable_audio, stable_audio_inputs

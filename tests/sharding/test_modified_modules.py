@@ -9,14 +9,15 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding import hooks
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split
 from compact_parallel.runtime.sharding.modified_modules import modified_modules
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.plans import plan_for
 from compact_parallel.runtime.sharding.token_sharding import TokenSharding
 from distributed import launch
+from evaluating import evaluate_split
 from sequence_parts import axes
 from tiny_diffusion import cases as all_cases
 from tiny_diffusion import modified_modules as workflows

@@ -8,14 +8,15 @@ from compact_parallel.runtime.attention.sequence_attention import SequenceAttent
 from compact_parallel.runtime.attention.unsupported import OTHER_DEGREES, Unsupported
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split
 from compact_parallel.runtime.sharding.control_plans import control_plan
 from compact_parallel.runtime.sharding.misfit import expected_of, misfit
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.parameters import may_be_of_tokens
 from compact_parallel.runtime.sharding.plans import has_plan, plan_for, splits_rows
 from distributed import launch
+from evaluating import evaluate_split
 from rewriting import FLUX, LAYERS, RENAMED, new_parameter, rewrite
 from sequence_parts import axes
 from tiny_diffusion import cascade, cases, controlnets, needs_comfyui, presence, unet

@@ -9,13 +9,14 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from compact_parallel.runtime.sharding.plan import Unsupported
 from compact_parallel.runtime.sharding.rows.row_exchange import RowExchange
 from compact_parallel.runtime.sharding.rows.row_handlers import SEES_ALL
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes
 from tiny_diffusion import cascade, needs_comfyui, unet, unet_patched
 

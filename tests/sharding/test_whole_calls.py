@@ -5,11 +5,12 @@ import torch
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.check import difference, evaluate_split, evaluate_whole
 from compact_parallel.runtime.sharding.parallelize import split_control, split_over_ranks
 from compact_parallel.runtime.sharding.plans import plan_for
 from distributed import launch
+from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes, batch_of
 from sharding.test_guards import TRIPPED
 from tiny_diffusion import cascade, controlnets, needs_comfyui, of_every_family, presence, randn, unet

@@ -21,8 +21,8 @@ def outcome(rank, world, pack):
     from compact_parallel.runtime.report.ledger import Ledger
     from compact_parallel.runtime.sharding import plans
     from compact_parallel.runtime.sharding.batch_entries import batch_slots
-    from compact_parallel.runtime.sharding.check import self_check
     from compact_parallel.runtime.sharding.parallelize import split_over_ranks
+    from evaluating import split_error
     from sequence_parts import axes
 
     module = pixart()
@@ -32,5 +32,5 @@ def outcome(rank, world, pack):
     except Unsupported as refusal:
         return "", str(refusal)
     (file,) = [name for name in vars(plans) if getattr(getattr(plans, name), "PLAN", None) is sharding.plan]
-    error = self_check(sharding, batch_slots({"uuids": ["first", "second"]}, 2), **pixart_inputs())
+    error = split_error(sharding, batch_slots({"uuids": ["first", "second"]}, 2), **pixart_inputs())
     return file, error

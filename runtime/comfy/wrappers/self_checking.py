@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...parallel.all_gather_texts import all_gather_texts
 from ...report.ledger import Ledger
+from ...report.metrics import difference
 from ...report.self_check import SelfCheck
-from ...sharding.check import difference
 from ..shipping.counterparts import Counterparts
 from ..shipping.facets import CannotReturn
 from ..shipping.naming import Names

@@ -17,9 +17,9 @@ def errors(rank: int, world: int) -> dict[str, object]:
     from compact_parallel.runtime.compression.wire import RawWire
     from compact_parallel.runtime.report.ledger import Ledger
     from compact_parallel.runtime.sharding.batch_entries import batch_slots
-    from compact_parallel.runtime.sharding.check import self_check
     from compact_parallel.runtime.sharding.plans import plan_for
     from compact_parallel.runtime.sharding.token_sharding import TokenSharding
+    from evaluating import split_error
     from sequence_parts import axes, batch_of
     from tiny_diffusion import cases
 
@@ -33,7 +33,7 @@ def errors(rank: int, world: int) -> dict[str, object]:
                 for way in WAYS:
                     attention = SequenceAttention(*by_degrees[way[:2]], way[2], RawWire(), Ledger())
                     sharding = TokenSharding(module, plan_for(module), attention)
-                    worst = max(worst, self_check(sharding, slots[: batch_of(given)], **given))
+                    worst = max(worst, split_error(sharding, slots[: batch_of(given)], **given))
             found[name] = worst
         except Exception as error:  # go on with the next family; both ranks raise the same error
             last = traceback.extract_tb(error.__traceback__)[-1]

@@ -60,9 +60,9 @@ def of_a_call(rank: int, world: int, codec: str) -> dict[str, int]:
     from compact_parallel.runtime.config import CompressionConfig
     from compact_parallel.runtime.report.ledger import Ledger
     from compact_parallel.runtime.sharding.batch_entries import batch_slots
-    from compact_parallel.runtime.sharding.check import evaluate_split
     from compact_parallel.runtime.sharding.plans import plan_for
     from compact_parallel.runtime.sharding.token_sharding import TokenSharding
+    from evaluating import evaluate_split
     from sequence_parts import axes
     from tiny_diffusion import cases
 

@@ -1,16 +1,12 @@
-"""Compares one sharded with one full evaluation of a model."""
+"""Evaluates a model with and without its sharding, outside of ComfyUI's sampler, and compares the two."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-
-from .failures import refusing_own_failures
-from .hooks import Hooked, Slots
+from compact_parallel.runtime.report.metrics import difference
+from compact_parallel.runtime.sharding.failures import refusing_own_failures
 
 
-def evaluate_whole(sharding: Hooked, *args: Any, **kwargs: Any) -> Any:
+def evaluate_whole(sharding, *args, **kwargs):
     """The model's output without sharding: the hooks are taken off and put back."""
     attached = sharding.attached
     options = kwargs.pop("transformer_options", {})
@@ -22,7 +18,7 @@ def evaluate_whole(sharding: Hooked, *args: Any, **kwargs: Any) -> Any:
             sharding.attach()
 
 
-def evaluate_split(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) -> Any:
+def evaluate_split(sharding, slots, *args, **kwargs):
     """The model's output with sharding. Advances a compressing wire by one call."""
     attached = sharding.attached
     options = kwargs.pop("transformer_options", {})
@@ -40,16 +36,7 @@ def evaluate_split(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) ->
             sharding.detach()
 
 
-def difference(split: Any, whole: Any) -> float:
-    """||split - whole|| / ||whole||; the largest of them for several outputs (video and sound)."""
-    pairs = [(split, whole)] if isinstance(whole, Tensor) else list(zip(split, whole))
-    return max(float((split - whole).double().norm() / whole.double().norm()) for split, whole in pairs)
-
-
-def self_check(sharding: Hooked, slots: Slots, *args: Any, **kwargs: Any) -> float:
-    """Returns the relative error of one sharded evaluation of the model on these inputs, the same on every rank.
-
-    It includes the error of a compressing wire.
-    """
+def split_error(sharding, slots, *args, **kwargs):
+    """The relative error of one sharded evaluation on these inputs, with that of a compressing wire."""
     whole = evaluate_whole(sharding, *args, **kwargs)
     return difference(evaluate_split(sharding, slots, *args, **kwargs), whole)
