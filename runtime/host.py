@@ -1,4 +1,4 @@
-"""The version of the installed ComfyUI."""
+"""The name and version of the installed ComfyUI, for messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 
 def installed() -> str:
-    """Its name for people, such as "ComfyUI 0.30.0"."""
+    """Name and version, such as "ComfyUI 0.30.0"; "this ComfyUI" if the version is unknown."""
     try:
         return f"ComfyUI {importlib.import_module('comfyui_version').__version__}"
     except (ImportError, AttributeError):

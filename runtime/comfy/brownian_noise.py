@@ -1,4 +1,4 @@
-"""A cache of SDE samplers' Brownian noise: a replay draws the same increments again, and each costs a tree descent."""
+"""A cache for the Brownian noise of SDE samplers: a replay draws the same increments again, and each takes long."""
 
 from __future__ import annotations
 

@@ -4,11 +4,10 @@ Newer versions of ComfyUI may change any of them without notice. `fits.py` compa
 ComfyUI: when the pack loads, when a worker starts, and in the tests, which also check that nothing is left out here.
 Where a seam no longer fits, the capabilities that depend on it are switched off, and a sentence says so.
 
-Two things are no seams: the API that ComfyUI's nodes for people are made of (comfy_api), and classes that the pack
-knows only by name: of models (sharding/plans), samplers (parallel/step/samplers.py) and guiders
-(describe/conditions_per_call.py). One that it does not find, or does not know, is treated like any other without a
-plan; plans look at the modules they split themselves. What shows only in a run is checked there, by the guards that the
-table names.
+Two things are not in the table: ComfyUI's public API for nodes (comfy_api), and what the pack knows only by name:
+classes of models (sharding/plans), samplers (parallel/step/samplers.py) and guiders (describe/conditions_per_call.py).
+If one of those is renamed, it counts as unknown; a plan itself checks the modules that it splits. What shows only in a
+run is checked there, by the guards that the comments of the table name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The degrees of a mesh, as a user set them or as mode "auto" chooses them from what a job has to divide."""
+"""Computes the degrees of mode "auto", or checks a user's, from a few numbers, such as conditions and batch entries.
+
+sharing.py finds these numbers in the facts of a job.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,10 @@ def auto_degrees(
         ring: whether attention may get the queries of the local shard only.
 
     What is exact and sends little comes first: cfg takes two workers if two conditions are evaluated and the world is
-    even; then data takes as many as divide both the batch and the rest. Then step takes the largest degree up to
-    look_ahead that divides the rest. The tokens take what is left: by Ulysses if more than two workers share them and
-    the heads are divisible (it sends less then), else by gathering K and V.
+    even, or neither step nor tokens can use workers; then data takes as many as divide both the batch and the rest.
+    Then step takes the largest degree up to look_ahead that divides the rest. The tokens take what is left: by Ulysses
+    if the heads are divisible and more than two workers share them (it sends less then) or `ring` is False, else by
+    gathering K and V, if `ring` allows it.
     """
     only_cfg = not splits_tokens and look_ahead == 1 and world > 1
     cfg = 2 if conditions >= 2 and (world % 2 == 0 or only_cfg) else 1

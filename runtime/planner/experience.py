@@ -1,7 +1,7 @@
 """Remembers what earlier runs of a workflow showed, for mode "auto": conditions per call, idle parallelism, failures.
 
-Kept in memory by this process. The key of a workflow is a hashable value from its caller (see
-comfy/describe/fingerprint.py).
+Kept in memory by this process, under two hashable keys from the caller (see comfy/describe/fingerprint.py): `asking`
+for the number of conditions, `workflow` for the rest.
 """
 
 from __future__ import annotations

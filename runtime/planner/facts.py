@@ -14,7 +14,7 @@ from .capabilities import TOKENS
 
 @dataclass(frozen=True)
 class Traits:
-    """What a model family does with the batch of a call, which rules out ways to divide it.
+    """How a model family treats the batch of a call, which rules out ways to divide it.
 
     Args:
         title: the family, as people call it.
@@ -57,7 +57,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Asked:
-    """`usual`: the expected median number of conditions per call. `most`: no call evaluates more; None if uncertain."""
+    """Conditions per model call: `usual` is the expected median, `most` an upper bound (None if none is certain)."""
 
     usual: int
     most: int | None = None

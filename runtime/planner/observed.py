@@ -29,8 +29,11 @@ class Counted:
 
 @dataclass(frozen=True)
 class Observed:
-    """`usual` and `most`: the median and the highest number of conditions per call. `counted`: by kind of parallelism,
-    for those that the plan used. `workers`: how many told it."""
+    """The counts of a run, from its ledgers.
+
+    `usual` and `most`: the median and the highest number of conditions per call. `counted`: by kind of parallelism, for
+    those that the plan used. `workers`: the number of ledgers.
+    """
 
     usual: int
     most: int

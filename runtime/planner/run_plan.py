@@ -28,8 +28,11 @@ NO_GUESS = (
 
 @dataclass(frozen=True)
 class EarlierRuns:
-    """What earlier runs of a workflow showed: the usual number of conditions per call (None before the first run), and
-    the kinds of parallelism that had nothing to divide."""
+    """The findings of earlier runs of a workflow.
+
+    `conditions`: the usual number per call; None before the first run. `idle`: the kinds of parallelism that had
+    nothing to divide.
+    """
 
     conditions: int | None = None
     idle: frozenset[str] = frozenset()
@@ -42,7 +45,8 @@ class RunPlan:
     Args:
         config: as set.
         degrees: of the mesh.
-        alone: the degrees of the same workers for a call that Step Reuse evaluates alone.
+        alone: the degrees of the same workers for a call that Step Reuse evaluates by itself, not in a round of
+            several.
         ahead: Step Reuse as it will be done.
         compression: as it will be done; "off" for mode "auto" until the link is known.
         whole_batch: code inside the model may depend on the whole batch of a call.

@@ -1,4 +1,7 @@
-"""Chooses the degrees of a job, and refuses those that it cannot use, each with a way out."""
+"""The degrees of a job from its facts: what may be divided, and why the rest is refused, each with a way out.
+
+degrees.py does the arithmetic.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds out whose code a function or class is: this pack's, ComfyUI's or another pack's."""
+"""Tests whether a function or class is this pack's own code or ComfyUI's; all other code counts as foreign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The customisations of a model: all that a workflow has put on it, read once and asked by questions with names.
+"""All that a workflow has put on a model (patches, wrappers, injections ...), and questions about it as properties.
 
 A job is scanned when it is described. A model call is scanned with the options of that call, which wrappers may change
 from call to call.
@@ -28,7 +28,7 @@ _MODEL = "diffusion_model."
 
 @dataclass(frozen=True)
 class Customisations:
-    """What is on a model, without what this pack has put there.
+    """All that is on a model, without what this pack has put there.
 
     Args:
         object_patches: paths of the diffusion model's modules and functions that are replaced, such as
@@ -121,14 +121,14 @@ class Customisations:
 
 
 def scan_job(guider: Any) -> Customisations:
-    """What is on the model of a guider, and on its conditions."""
+    """Scan the model of a guider, and its conditions."""
     conditions = tuple(cond for conds in guider.conds.values() for cond in conds or ())
     options = guider.model_options.get("transformer_options", {})
     return _scan(guider.model_patcher, guider.model_options, options, guider.model_patcher.wrappers, conditions)
 
 
 def scan_call(patcher: Any, transformer_options: Mapping[str, Any]) -> Customisations:
-    """What is on a model at one call, whose options hold the patcher's wrappers, too."""
+    """Scan a model at one call, whose options hold the patcher's wrappers, too."""
     return _scan(patcher, patcher.model_options, transformer_options, {}, ())
 
 

@@ -1,6 +1,7 @@
-"""The fingerprint of a workflow, by which its next run is recognised: how it calls the model, whatever the picture.
+"""The fingerprint of a workflow: hashable keys by which its next run is recognised (see planner/experience.py).
 
-It contains no value that changes from run to run by itself, such as the seed, the prompts or a patch's counters.
+`way_of_asking` is made of what decides the number of conditions per call; `workflow_of` adds the batch size and the
+number of steps. Neither contains what changes from run to run, such as the seed, the prompts or a patch's counters.
 """
 
 from __future__ import annotations

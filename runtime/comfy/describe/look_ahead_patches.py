@@ -1,4 +1,4 @@
-"""Finds what in a workflow keeps Step Reuse from making calls ahead, or several calls as one batch."""
+"""Finds what keeps Step Reuse from making calls ahead, or several as one batch: patches, conditions, guider, mask."""
 
 from __future__ import annotations
 

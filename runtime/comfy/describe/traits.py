@@ -1,4 +1,4 @@
-"""The traits of ComfyUI's model families that share their batch in a way of their own. Add the next one here."""
+"""A table of ComfyUI's model families whose batch cannot be divided in every way, and why. Add the next one here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a run, by its facts and by what earlier runs of the workflow have shown."""
+"""The plan of a run, from the job's facts and from earlier runs of its workflow; records what the run shows in turn."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..fits import lost
 from .devices import hidden_cards
 from .fallback import told
 
-# Failures that were wanted, or cost no more than the start of a run. NotReturned is raised at the end and costs all of
-# it.
+# Failures that were wanted, or cost no more than the start of a run. NotReturned is not among them: it is raised at the
+# end of a run.
 CHEAP = ("Refused", "Cancelled")
 
 

@@ -1,4 +1,4 @@
-"""The fallback to stock sampling on one device: whether a run trains, and the reason for the report."""
+"""For the fallback to one device (see outer_sample.py): whether a run trains, and an error as a line of the report."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class SamplingHandler:
         return job
 
     def run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
-        """Sample. Returns a sampling.Result (rank 0) and the ledger."""
+        """Sample. Returns a `sampling_job.Result` as bytes (b"" on other ranks than 0) and the ledger."""
         try:
             with refusing_own_failures():
                 return self._run(job, control)

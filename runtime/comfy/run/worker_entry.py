@@ -1,4 +1,7 @@
-"""The entry point of a worker. It enables ComfyUI's command-line options, which ComfyUI reads when it is imported."""
+"""The entry point of a worker: makes its job handler, or one that refuses every job if ComfyUI does not fit.
+
+First it enables ComfyUI's command-line options, which ComfyUI reads when it is imported.
+"""
 
 from __future__ import annotations
 

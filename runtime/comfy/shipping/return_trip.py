@@ -1,6 +1,7 @@
-"""Sends a worker's changes back to the parent, pickled like a job; objects that both have are written as their place.
+"""Sends a worker's changes back to the parent, pickled like a job; an object that both have is written as its Place.
 
-The parent trusts what its own workers have written, so this need not be plain data as in pool/messages.py.
+Places are defined in state_changes.py. The parent trusts what its own workers have written, so this need not be plain
+data as in pool/messages.py.
 """
 
 from __future__ import annotations

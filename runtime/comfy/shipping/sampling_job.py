@@ -1,4 +1,4 @@
-"""A sampling job: one `outer_sample` call, packed in the parent and rebuilt in every worker."""
+"""A sampling job: one `outer_sample` call, packed in the parent and rebuilt in every worker, which keeps its models."""
 
 from __future__ import annotations
 

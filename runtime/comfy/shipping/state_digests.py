@@ -1,7 +1,8 @@
-"""Compares the state changes of a run between workers, by a digest and some numbers of each changed object.
+"""Compares the state changes of a run between workers: exact content by digest, tensors and floats by a few values.
 
 The copies of one state differ between workers if each worker saw only part of a call: its condition, its tokens. Then
-no worker's copy is the one that stock ComfyUI would have, and all refuse the run.
+no worker's copy is the one that stock ComfyUI would have. It does not return, or all refuse the run; agreed_changes.py
+decides which.
 """
 
 from __future__ import annotations

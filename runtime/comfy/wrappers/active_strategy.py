@@ -27,7 +27,7 @@ from .tokens import shared_tokens
 
 
 class ActiveStrategy:
-    """One set of degrees on a model. Its wire and its caches keep their state from use to use."""
+    """One set of degrees on a model, in force during `in_use`. Its wire and caches keep their state from use to use."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class ActiveStrategy:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[dict[str, Callable]]:
-        """For the block's duration the model is shared. Yields the wrappers by kind, each list from the outside in.
+        """For the block's duration the model is shared. Yields one wrapper per kind.
 
         Collective at its end, which waits for messages in flight.
         """
@@ -85,7 +85,10 @@ def _around(outer: Callable, inner: Callable) -> Callable:
 
 
 class Strategies:
-    """Wrappers on a model that delegate to `current`, the strategy in use. A context manager; then none is in use."""
+    """Wrappers on a model that delegate to `current`, the strategy in use (None if there is none).
+
+    A context manager, at whose end the strategy in use is ended.
+    """
 
     INNERMOST = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
     OUTERMOST = (WrappersMP.DIFFUSION_MODEL,)

@@ -36,7 +36,7 @@ class SharedBatch:
         transformer_options: dict,
         **conditioning: Any,
     ) -> Tensor:
-        """The model's prediction for `x` (R, ...) at `t` (R, ...)."""
+        """The model's prediction for `x` (R, ...) at `t` (R, ...); R rows, conditions x batch entries."""
 
         def evaluate(*given: Any, **named: Any) -> Tensor:
             return executor(*given, transformer_options, **named)

@@ -40,7 +40,7 @@ WHOLE = "The ControlNet {} is run whole by every worker: {}."
 
 @contextlib.contextmanager
 def shared_controls(patcher: Any, model: Hooked, attention: SequenceAttention) -> Iterator[None]:
-    """While active, ControlNets are split over the ranks of `attention`, exactly, as is the `model` of `patcher`.
+    """While active, ControlNets are split over the ranks of `attention`, as is the `model` of `patcher`.
 
     If this ComfyUI does not support it, every rank runs them whole.
     """

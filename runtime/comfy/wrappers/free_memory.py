@@ -9,7 +9,7 @@ import torch
 
 
 class FreeMemory:
-    """See parallel.agreement.Memory. `patcher` is the model being sampled, whose `get_free_memory` is replaced."""
+    """Implements parallel.agreement.Memory. `patcher` is the model being sampled; its `get_free_memory` is replaced."""
 
     def __init__(self, patcher: Any) -> None:
         self._patcher = patcher

@@ -30,8 +30,11 @@ class Capacity:
 
     @classmethod
     def first(cls, look_ahead: int, groups: int, *, batches: bool) -> Capacity:
-        """Before the first call. One call is timed first: in the warm-up, or with several groups in a round of one
-        call each. `batches`: whether a group may evaluate several calls as one batch."""
+        """The capacity before the first call.
+
+        One call is timed first: in the warm-up, or with several groups in a round of one call each. `batches`: whether
+        a group may evaluate several calls as one batch.
+        """
         return cls(min(look_ahead, groups), groups, look_ahead if batches and look_ahead > groups else 0)
 
     def revise(self, calls: int, seconds: float, has_room: Callable[[int], bool]) -> Capacity:

@@ -1,7 +1,7 @@
 """Extrapolates the model's coming predictions from the past ones.
 
-Predictions are stored in the parametrization of `space`. B batch entries; a stored prediction has the shape of the
-latent, (B, ...).
+Predictions are stored as u (see parametrization.py), which changes little from call to call. B batch entries; u has
+the shape of the latent, (B, ...).
 """
 
 from __future__ import annotations

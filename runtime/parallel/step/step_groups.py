@@ -25,8 +25,8 @@ class StepGroups:
 
     Args:
         model: the model as the sampler calls it, after guidance: model(x, sigma, **extra).
-        alone: called before all ranks evaluate one call together, to have them share it.
-        apart: called before each group evaluates its own calls.
+        alone: called before a call is evaluated alone, to have all ranks share it.
+        apart: called before each group evaluates its own calls, to have the ranks of a group share those.
         put_behind: called as put_behind(levels, extra) before an evaluation, to set what counts the calls seen to its
             state after the calls at these noise levels.
         batches: whether several calls of a group may be evaluated as one batch.
