@@ -28,20 +28,20 @@ class _Override:
     highest: float
 
 
-def asked_by(guider: Any, custom: Customisations, arguments: Any = None) -> Asked:
+def asked_by(guider: Any, custom: Customisations, arguments: Any) -> Asked:
     """The number of conditions that this guider's calls evaluate.
 
-    `custom`: what is on its model. `arguments`: those of outer_sample, if known.
+    `custom`: what is on its model. `arguments`: those of outer_sample.
     """
     held = {name for name, conds in guider.conds.items() if conds}
     count = _COUNTS.get(named(type(guider).predict_noise))
     if count is None:
         return Asked(len(held))
-    sampler = getattr(arguments, "sampler", None)
+    sampler = arguments.sampler
     always = bool(guider.model_options.get("disable_cfg1_optimization")) or _needs_all(sampler)
     overrides = [_override(wrapper) for wrapper in custom.wrappers_of(WrappersMP.PREDICT_NOISE)]
     known = [override for override in overrides if override is not None]
-    levels = [float(level) for level in arguments.sigmas[:-1]] if arguments is not None else []
+    levels = [float(level) for level in arguments.sigmas[:-1]]
     usual = sorted(count(guider, held, _cfg_at(guider.cfg, known, level), always) for level in levels)
     ever = [count(guider, held, cfg, always) for cfg in (guider.cfg, *(override.cfg for override in known))]
     # Wrappers around the model may change CFG, or keep ComfyUI from skipping conditions.
@@ -113,5 +113,5 @@ def _may_ask_otherwise(custom: Customisations, sampler: Any) -> bool:
     return (
         custom.wraps(*around)
         or any(name.startswith("sampler_") for name in custom.functions)
-        or not (sampler is None or is_function_of(("comfy", "torch"), getattr(sampler, "sampler_function", sampler)))
+        or not is_function_of(("comfy", "torch"), getattr(sampler, "sampler_function", sampler))
     )
