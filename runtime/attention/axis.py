@@ -69,7 +69,8 @@ class Watcher:
 class Transfer:
     """Tensors under way, each with the axis index of its receiver or sender; `finish` waits for them.
 
-    With a `watcher` the ledger learns how much was hidden behind compute. The tensors must not change until then.
+    The tensors must not change before `finish` has returned. With a `watcher` the ledger learns how many seconds of the
+    transfer were hidden behind compute.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Sends and receives packed messages between the ranks of an axis; all exchanges of attention go through it.
+"""Sends and receives packed messages between the ranks of an axis, for Ulysses, token_gather.py and the exchanges/.
 
-A message is a wire's payload. The size of its first part is known at both ends. When the first parts of an exchange are
-there, their headers tell which messages have supplements, and those travel together.
+A message is a wire's payload (see `..compression.wire`): a first part, whose size both ends know in advance, and
+sometimes a second part, the supplements, which make up for a loss that is too large. When all first parts have arrived,
+their headers tell which messages have supplements, and these travel next, together.
 B batch, N tokens, C channels.
 """
 

@@ -1,12 +1,11 @@
 """Ulysses: an all-to-all turns "some tokens, all heads" into "all tokens of the group, some heads", and back.
 
 Jacobs et al.: DeepSpeed Ulysses, 2023 (arXiv:2309.14509).
-Not one of the exchanges/: those choose how the ring axis gets at keys and values, one at a time and by name. Ulysses is
-a mesh axis of its own, chosen by its degree, and goes around any of them: they attend to the heads it brings together.
+Ulysses works on a mesh axis of its own and is not one of the exchanges/, which work on the ring axis. With both, the
+all-to-all comes first, an exchange then attends to this rank's heads, and the all-to-all back comes last.
 B batch, L tokens of one rank, G tokens of the group, H heads, h heads of one rank at a time, D head dim, U ranks of the
 axis.
-Every pair of ranks has its own messages, and so its own residual streams: a compression scale belongs to some heads of
-some tokens.
+Each pair of ranks has its own messages, and so its own residual streams.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Encodes or decodes all tensors of a message: on a GPU in a few kernel launches, elsewhere one after the other.
+"""Encodes or decodes all tensors of a message: by fused kernels where they apply, else one by one with `quantise`.
 
-The results equal those of `quantise`. Bases that are no longer needed are overwritten, which saves new memory.
+Fused kernels take a few launches for all tensors. They apply to CUDA tensors of one shape, dtype and codec, if that
+codec has kernels, and give the same results as `quantise`. Bases that are no longer needed are overwritten to save
+memory.
 
 Legend: N tokens, C channels.
 """

@@ -1,7 +1,10 @@
-"""The reference arithmetic of residual compression in plain PyTorch. Every faster path must give equal results.
+"""One step of residual compression in plain PyTorch, with any codec: subtract the prediction, encode, reconstruct.
 
     sender:    d = x - expected;  payload = encode(d);  x_hat = expected + decode(payload)
     receiver:                                            x_hat = expected + decode(payload)
+
+This is the reference: every faster path (fused.py, kernels/) must give equal results. `expected` is the prediction (see
+predict.py), or zero where that is worse. encode and decode are the codec's (codecs/).
 
 Legend: N tokens, C channels. Tensors are (N, C); x_hat has the dtype of the tensor that is sent.
 """

@@ -1,4 +1,6 @@
-"""The wire protocol, which turns tensors into bytes and back: the only interface of compression that attention uses.
+"""The Wire protocol, which turns tensors into bytes and back, and RawWire, which does so without compression.
+
+Attention and sharding use compression through this interface only. The wire that compresses is in residual_wire.py.
 
 Legend: B batch, N tokens, C channels.
 """

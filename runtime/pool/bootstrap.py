@@ -1,4 +1,6 @@
-"""How a fresh Python process becomes a worker: the pool describes this pack and the orders, the process imports them.
+"""Turns a fresh Python process into a worker: the pool sends it a description, by which it imports the pack and serves.
+
+The description holds the place of the pack, sys.path and the worker's Orders.
 
 The pack is imported under the parent's module name, and its `__init__.py` is not run: classes and torch ops have the
 same names in parent and worker, and no node is registered twice. The process loads this file by its path, before it

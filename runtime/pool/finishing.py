@@ -1,4 +1,4 @@
-"""Waits for workers that still finish something nobody waits for any more, such as a cancelled job's model call."""
+"""Waits, between jobs, for workers that are still busy with a cancelled job or with a parking that was given up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ FINISH_SECONDS = 600.0
 
 
 class Finishing:
-    """The workers' way from "finishing" to `rest`, the state of a worker that is done."""
+    """Follows the workers until none is busy: a busy one has the state "finishing", one that is done the state `rest`.
+
+    Call `hear` again and again until `over`.
+    """
 
     def __init__(self, group: WorkerGroup, rest: str, changed: Callable[[], None]) -> None:
         """`changed` is called when the state of a worker changes. The time limit counts from here."""

@@ -3,7 +3,7 @@
 A Launcher opens a Site for each start of a pool. The Site starts the workers, each of which the pool holds by a
 WorkerHandle; it tells how they find each other (Rendezvous) and shares tensors with them (store.Store). A worker talks
 to its pool by a PoolConnection. local/ implements all of this for processes of this machine; workers on other machines
-are another Launcher, not another pool.
+would need another Launcher, not another pool.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The registry of this process's pools, by name. A MODEL that outlives its pool finds its successor here by name."""
+"""The registry of this process's pools, by name.
+
+A MODEL holds the config of its pool, not the pool. Each of its runs gets the pool here, which may have been replaced.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A store of tensors that a pool and its workers share: each tensor is written once, under the hash of its content.
 
-A LoRA or a ControlNet that stays the same is thus sent once, however many runs use it. Workers on other machines are
-another Store. The first implementation is a folder (local/folder_store.py).
+So a LoRA or a ControlNet that stays the same is sent once, however many runs use it. local/folder_store.py implements
+the protocol for workers on this machine; workers on other machines would need another implementation.
 """
 
 from __future__ import annotations

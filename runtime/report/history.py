@@ -21,7 +21,10 @@ class RunHistory:
         self._made = WeakTensorKeyDictionary()
 
     def add(self, report: dict, latent: torch.Tensor, origins: Iterable[str] = ()) -> None:
-        """Keeps a report, to be found by the latent that the run returned or by one of `origins`."""
+        """Keeps a report, to be found by the latent that the run returned or by one of `origins`.
+
+        `origins`: keys of the workflow's nodes that made the latent.
+        """
         self._reports.append(report)
         self._origins.append(frozenset(origins))
         self._made[latent] = report
@@ -43,7 +46,7 @@ class RunHistory:
         return self._made.get(latent) if isinstance(latent, torch.Tensor) else None
 
     def made_by(self, origin: str) -> dict | None:
-        """The report of the newest run with this origin, None without one."""
+        """The report of the newest run with this origin (see `add`), None without one."""
         runs = zip(reversed(self._reports), reversed(self._origins))
         return next((report for report, origins in runs if origin in origins), None)
 

@@ -1,4 +1,4 @@
-"""Metrics of the difference between two pictures or two latents: relative error, PSNR, SSIM.
+"""Metrics of the difference between two pictures, latents or model outputs: relative errors, PSNR, SSIM.
 
 Legend: B batch, H height, W width, C channels. Pictures are ComfyUI's IMAGE, x_BHWC in 0..1.
 """

@@ -1,4 +1,7 @@
-"""Describes a run's report in plain sentences: headline, traffic and a summary of a few lines."""
+"""A finished run's report as English text: headline, traffic and a summary of a few lines.
+
+The short texts that can be translated are in wording.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Short texts about a run, which can be translated: its state while it goes on, and its result in one line."""
+"""Short texts about a run that can be translated: its state while it goes on, and its result in one line.
+
+The longer English text of a report is in summary.py.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ B batch, H heads, L local tokens, N all tokens, D head dim, C channels.
 
 The inputs of a patch in front of self-attention are gathered, and what it returns keeps all tokens: attention then
 takes the local queries of it and all keys, however many the patch returns. So reference attention, which adds keys, is
-exact, and nothing more is exchanged. The results of other patches are cut to the local tokens again. While a patch
-runs, attention that it calls itself is not split, and token counts in its options are those of all tokens.
+exact, and nothing more is exchanged. Where the patch changes the number of queries, as token merging does, every rank
+attends with all of them; a patch after attention must restore the number. The results of other patches are cut to the
+local tokens again. While a patch runs, attention that it calls itself is not split, and token counts in its options are
+those of all tokens.
 """
 
 from __future__ import annotations

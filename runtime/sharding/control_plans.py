@@ -1,8 +1,8 @@
-"""The plans of ControlNets, which have the blocks of the model they steer: Flux, SD3, SD3.5, Qwen-Image and UNets.
+"""The plans of ControlNets, which have blocks like those of the model they steer: Flux, SD3, SD3.5, Qwen-Image, UNets.
 
-They run before the model, on the same picture, and output control for all tokens or rows. It is gathered after the
-small layer of each block, unless the model takes only the local part. ControlNets of other classes run whole on every
-rank.
+A ControlNet runs before the model, on the same picture, and outputs control for all tokens or rows. It is gathered
+after the small output layer of each block, unless the model takes only the local part. ControlNets of other classes run
+whole on every rank.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Hooked(ABC):
     same place.
     `replaced`: the paths of modules that a workflow replaces, wholly or in part.
     `asked`: whether the user asked for this split. If not, a forward that a guard refuses runs unsplit on every rank:
-    all hooks sleep, so it is the model's own.
+    the hooks do nothing in it.
     """
 
     runs_compiled = True

@@ -1,4 +1,7 @@
-"""Checks, by the parameters of their forwards, that the modules of a model are those its plan was written for."""
+"""Collects the arguments that a plan relies on, module by module, and finds the first module that does not fit.
+
+A module fits if its forward has the parameters its plan was written for; parameters.py compares a single signature.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pads segments of fewer tokens than ranks: a rank without a token of one holds a copy of its last token.
+"""Pads segments that have fewer tokens than there are ranks: a rank without a token gets a copy of the segment's last.
 
-So every rank holds some tokens of each segment: modules and kernels disagree about tensors without tokens. Padding is
-computed like any other token, but no rank sends it, so nothing of it reaches another token.
+So every rank holds at least one token of each segment; not all modules and kernels accept tensors without tokens.
+Padding is computed like any other token, but no rank sends it, so it has no effect on other tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Splits a model or a ControlNet over ranks: looks up its plan and returns what puts the plan on it.
+"""Splits a model or a ControlNet over ranks: looks up its plan and returns the object that applies it.
 
-What is put on the model, in order, stands in `TokenSharding._attach` and `RowSharding._attach`.
+That is a TokenSharding or a RowSharding, or their subclass for ControlNets. Their `_attach` shows the order of hooks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Compares the parameters of a module's forward with those that its plan was written for.
+"""The signature of one module's forward, and how it differs from the arguments that a plan uses and knows there.
 
-A plan names the arguments it uses and lists the others it knows. The forward of another ComfyUI may lack one of them,
-or have new ones that may be per token: it would be split wrongly, so it is refused by name.
+A plan names the arguments it uses and lists the others it knows. The forward of another ComfyUI version may lack one of
+them, or have new ones that may be per token. It would be split wrongly, so it is refused, with the argument's name.
+misfit.py applies this to all modules of a model.
 """
 
 from __future__ import annotations

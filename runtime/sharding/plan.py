@@ -58,9 +58,9 @@ class Plan(Family):
     """How one model family is split: `joint` names the segments of its sequence in the order the model joins them.
 
     With `blocks`, patches may look at the tokens between the blocks, and a block that a workflow changes runs on all
-    tokens. Without, nothing may look at the tokens there, which a guard must see to, and a workflow may put no code of
-    its own into the model. `whole_with`: arguments with which the model itself counts all tokens between its blocks, so
-    it is given them.
+    tokens. Without `blocks` neither is possible: a guard must refuse such patches, and a model with changed code is
+    refused. `whole_with`: arguments with which the model counts all tokens between its blocks; where one of them is
+    given, the model holds all tokens there.
     """
 
     joint: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What the handlers of a plan know of the running call of a model whose tokens are split."""
+"""The state of the running call of a model whose tokens are split, which the handlers of its plan share."""
 
 from __future__ import annotations
 

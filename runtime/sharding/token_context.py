@@ -1,4 +1,4 @@
-"""The ranks, the plan and the running call, as the handlers of a plan's actions use them.
+"""The context that the handlers of a plan's actions share: ranks, plan and running call, and splitting and gathering.
 
 B batch, L local tokens, N all tokens, C channels.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TokenContext:
-    """What the handlers of one model share.
+    """The context that the handlers of one model share.
 
     `call`: the running call of the model, empty between calls. `keeps_local`: what is gathered stays local: its local
     tokens at their places, and zero elsewhere. Then none of it is sent.

@@ -14,7 +14,7 @@ from .gathered import Gathered
 
 
 class AllGather(Exchange):
-    """One exchange before the attention. Head by head: one chunk is computed while the next one travels."""
+    """Sends K and V once, before the attention. With head chunks, one chunk is computed while the next one travels."""
 
     name = "all_gather"
     tooltip = "one exchange, then your own attention function."

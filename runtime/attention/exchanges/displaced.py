@@ -36,9 +36,10 @@ class _Stale:
 
 
 class Displaced(Exchange):
-    """Holds the K and V that are on this rank or under way to it. A layer may miss calls: its next one goes on.
+    """Holds the K and V that are on this rank or under way to it.
 
-    Each layer, batch and shape has its own state. The messenger waits for what is under way when the job ends.
+    Each layer, batch and shape has its own state. A layer that did not run in some calls uses the K and V of the last
+    call in which it ran. When the job ends, the messenger waits for what is under way.
     """
 
     name = "displaced"

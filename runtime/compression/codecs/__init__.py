@@ -58,7 +58,7 @@ _RANKED = [codec for codec in BY_NAME.values() if codec.value_bits is not None]
 OFFERED = tuple(codec.name for codec in sorted(_OFFERED, key=lambda codec: (codec.place, codec.name)))
 """Names of the codecs that the node offers, in its order."""
 COMPARED = tuple(codec.name for codec in BY_NAME.values() if codec.place is None and codec.bits(*TYPICAL))
-"""Names of the codecs that no node offers but a run can use: benchmarks compare with them."""
+"""Names of the codecs that no node offers but a config may name, as benchmarks do."""
 COARSE_TO_EXACT = tuple(codec.name for codec in sorted(_RANKED, key=lambda codec: (codec.value_bits, codec.name)))
 """Names of the codecs with a code for every value, from the fewest bits to the most."""
 

@@ -39,7 +39,7 @@ class Codec(ABC):
     """Sort key in the node's list: the smallest first, equal ones by name. None: the node does not offer the codec."""
     value_bits: int | None = None
     """Bits of the code of each value, without scales; plots and rate control sort by it, few bits first. None if values
-    have no codes of their own, and for codecs that only serve comparisons."""
+    have no codes of their own, and for the codecs in comparison.py."""
     distortion: float | None = None
     """The part of a Gaussian residual's energy that the codec loses. `quality`, its supplements and the warm-up of
     `ratio` choose from the codecs that give it; these need value_bits."""

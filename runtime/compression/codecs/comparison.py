@@ -1,4 +1,4 @@
-"""Codecs of other projects, for benchmarks; no node offers them.
+"""Codecs that no node offers: 16bit, which mode `ratio` may choose, and CompactFusion's 2 bits, for benchmarks.
 
 Legend: N tokens, C channels.
 """

@@ -1,4 +1,4 @@
-"""The actions of plans, each in one file with the handler that carries it out."""
+"""The actions that plans are made of: one file for each kind of action, with the handler that carries it out."""
 
 from .action import HANDLERS, Action, ActionHandler
 from .attention_scope import AttentionScope

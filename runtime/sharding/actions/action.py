@@ -1,4 +1,4 @@
-"""Actions: the sentences of a plan, and the registry of the handlers that carry them out."""
+"""The base classes of a plan's actions and of their handlers, and the registry of the handler for each action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The blocks of a model: where all tokens are needed between them, each block's input is split and output gathered."""
+"""Splits the input of every block and gathers its output, in calls that need all tokens between the blocks.
+
+In other calls tokens are split before the first block (split.py) and gathered after the last layer (gather.py).
+"""
 
 from __future__ import annotations
 
@@ -76,9 +79,9 @@ class BlocksHandler(ActionHandler):
 
 
 class ModifiedBlockHandler(BlocksHandler):
-    """Lets a block that holds code of a workflow's own run on all tokens, as the model holds them.
+    """Lets a block in which a workflow has replaced code run on all tokens, which the model holds in such a call.
 
-    Records the lengths of its segments, of which the blocks after it may be the first to be split.
+    Records the lengths of its segments, because this may be the first block, before any segment has been split.
     """
 
     def pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

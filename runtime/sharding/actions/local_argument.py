@@ -1,4 +1,7 @@
-"""Cuts an argument of its own form, such as positions or ranges of tokens, to what the local tokens need."""
+"""Converts an argument that split.py cannot cut, such as ranges of tokens or one entry per frame, for the local tokens.
+
+The plan gives the function that converts it.
+"""
 
 from __future__ import annotations
 

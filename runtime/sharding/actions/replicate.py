@@ -1,4 +1,7 @@
-"""Replicates a module: every rank runs it on all tokens."""
+"""Replicates a module: gathers its input, so that every rank runs it on all tokens, and cuts its output again.
+
+A module that is given all tokens anyway needs no gathering: see unsplit.py.
+"""
 
 from __future__ import annotations
 

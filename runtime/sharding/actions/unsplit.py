@@ -1,4 +1,7 @@
-"""Lets a module run unsplit: because a plan says so, or because a workflow has put code of its own into it."""
+"""Lets a module run without any splitting in calls where its arguments show that every rank has all its tokens.
+
+Nothing is gathered for it, unlike in replicate.py. For blocks that a workflow has changed see `ModifiedBlockHandler`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Convolutions and group norms of local rows that equal, within rounding, those of all rows.
+"""Convolutions and norms of local rows that equal, within rounding, those of all rows.
 
-A module casts and patches its weights before it calls torch. So we intercept the call to torch, for as long as such a
-module runs, and whatever ComfyUI does to weights is untouched.
+A convolution gets a halo of rows from the neighbours; group norm and torch.norm combine the statistics of all ranks. A
+module casts and patches its weights before it calls torch. So we intercept the call to torch while such a module runs,
+and leave ComfyUI's handling of weights as it is.
 """
 
 from __future__ import annotations

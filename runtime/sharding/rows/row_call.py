@@ -1,4 +1,4 @@
-"""What the handlers of a row plan know of the running call of a UNet."""
+"""The state of the running call of a UNet whose rows are split, which the handlers of its row plan share."""
 
 from __future__ import annotations
 

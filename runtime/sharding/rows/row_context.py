@@ -1,4 +1,4 @@
-"""The ranks, the row plan and the running call, as the handlers of a row plan and the view of patches use them.
+"""The context that the handlers of a row plan and the view of patches share: ranks, plan, running call, gathering.
 
 B batch, C channels, H all rows, R local rows, W columns, N all tokens of a map, L local tokens.
 """
@@ -16,7 +16,7 @@ from .row_plan import RowPlan
 
 
 class RowContext:
-    """What the handlers of one UNet share.
+    """The context that the handlers of one UNet share.
 
     `call`: the running call of the model, empty between calls. `downs`: the number of times that the rows are halved.
     `skips`: the number of input blocks whose output is a skip. `keeps_local`: what is gathered stays local: its local

@@ -1,6 +1,6 @@
 """The plan of a UNet that is split by rows: what each kind of its modules does with the rows of a feature map.
 
-A plan is data, a short table per model family; `row_sharding.py` is its only reader. Paths are as in `..plan`.
+A plan is data, a short table per model family, which `row_sharding.py` applies. Paths are as in `..plan`.
 """
 
 from __future__ import annotations
