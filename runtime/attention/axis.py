@@ -89,7 +89,7 @@ class Transfer:
         flat = [x.contiguous().view(-1).view(torch.uint8) for _, x in sends]
         ready = flat if nccl or not on_gpu else _on_host(flat)
         operations += [(dist.isend, x, peer) for x, (peer, _) in zip(ready, sends)]
-        self._buffers = [buffer for _, buffer, _ in operations]
+        self._buffers = [buffer for _, buffer, _ in operations]  # alive until the transfer has ended
         self._started = time.perf_counter()
         if nccl and operations:
             self._works = dist.batch_isend_irecv([dist.P2POp(*operation, axis.group) for operation in operations])

@@ -23,7 +23,6 @@ class ControlResiduals(Action):
 
     arg: str | int
     segment: str
-    dim: int = 1
 
 
 @handles(ControlResiduals)
@@ -37,17 +36,17 @@ class ControlResidualsHandler(ActionOnArgument):
         if value is None or self.context.call.holds_all:
             return value
         shard = partial(self.context.local_shard, (self.action.segment,))
-        return {place: LocalControl(residuals, shard, self.action.dim) for place, residuals in value.items()}
+        return {place: LocalControl(residuals, shard) for place, residuals in value.items()}
 
 
 class LocalControl(Sequence[Any]):
-    """ControlNet outputs that a model adds to its tokens, layer by layer: each is cut to the local tokens on access.
+    """ControlNet outputs (B, N, C) that a model adds to its tokens, layer by layer, each cut to the local ones on access.
 
     An output with fewer tokens than the model has is for its first ones.
     """
 
-    def __init__(self, residuals: Sequence[Tensor | None], shard: Callable[[], LocalShard], dim: int) -> None:
-        self._residuals, self._shard, self._dim = residuals, shard, dim
+    def __init__(self, residuals: Sequence[Tensor | None], shard: Callable[[], LocalShard]) -> None:
+        self._residuals, self._shard = residuals, shard
 
     def __len__(self) -> int:
         return len(self._residuals)
@@ -60,15 +59,15 @@ class LocalControl(Sequence[Any]):
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return LocalControl(self._residuals[index], self._shard, self._dim)
+            return LocalControl(self._residuals[index], self._shard)
         residual = self._residuals[index]
         if residual is None:
             return None
         shard = self._shard()
         ((first, last),) = shard.layout.ranges(shard.index)
-        length = residual.shape[self._dim]
+        length = residual.shape[1]
         first, last = min(first, length), min(last, length)
-        return residual.narrow(self._dim, first, last - first)
+        return residual.narrow(1, first, last - first)
 
     def pop(self) -> Tensor | None:
         """Removes the last output and returns it, cut."""
