@@ -40,7 +40,7 @@ class ControlResidualsHandler(ActionOnArgument):
 
 
 class LocalControl(Sequence[Any]):
-    """ControlNet outputs (B, N, C) that a model adds to its tokens, layer by layer, each cut to the local ones on access.
+    """ControlNet outputs (B, N, C) that a model adds to its tokens by layer, each cut to the local ones on access.
 
     An output with fewer tokens than the model has is for its first ones.
     """
