@@ -17,7 +17,7 @@ from .codecs import BY_IDENT, require_known
 from .fused import decode_all, encode_all
 from .header import RAW, Header, WireError
 from .rate import Rate, make_rate
-from .stream import ALIGNMENT, EIGHT_BITS, Sender, SendPolicy, Sent, Shape, Stream, checksums
+from .stream import ALIGNMENT, EIGHT_BITS, Sender, SendPolicy, Sent, Shape, Stream, checksums, read_with_checksums
 from .wire import ExpectedMessage, Payload, RawWire, Spec, Tag, Wire, require_size
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class ResidualWire:
                 elif shared is not None and sent.x_hat_NC is not None:
                     index, slot = divmod(place, len(spec.tag.slots))
                     shared[index][slot, -len(sent.x_hat_NC) :] = sent.x_hat_NC
-            first[:head] = torch.frombuffer(headers, dtype=torch.uint8).to(first.device)
+            first[:head] = torch.frombuffer(headers, dtype=torch.uint8).to(first.device, non_blocking=True)
         ledger.base_bytes(budget.held)
         return Payload(first, torch.cat(supplements) if supplements else None)
 
@@ -196,8 +196,8 @@ class _ResidualMessage:
         """Headers and bodies of the first part. Raises WireError unless each is intact and next in its stream."""
         if self._read is None or self._read[0] is not first:
             held = first.clone() if first.storage_offset() % ALIGNMENT else first
-            headers = Header.all_from_bytes(bytes(held[: self._head].cpu().numpy()))
-            totals = checksums(held[self._head :], self._body_sizes)
+            head, totals = read_with_checksums(held, self._head, self._body_sizes)
+            headers = Header.all_from_bytes(head)
             for stream, header, total in zip(self._streams, headers, totals):
                 stream.check(header, total)
             self._read = first, headers, held[self._head :].split_with_sizes(self._body_sizes)

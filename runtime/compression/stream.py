@@ -304,16 +304,24 @@ class Sender(Stream):
 
 
 def checksums(bodies: Tensor, sizes: Sequence[int]) -> list[int]:
-    """The sum of the 32-bit words of each body, modulo 2**32. `bodies` (uint8, aligned) holds them one after the other.
+    """The checksum of each body; `bodies` (uint8, aligned) holds them one after the other. The host waits once."""
+    return [total % (1 << 32) for total in _sums(bodies, sizes).tolist()]
 
-    They are copied from the device together, in one synchronisation.
-    """
+
+def read_with_checksums(held: Tensor, head: int, sizes: Sequence[int]) -> tuple[bytes, list[int]]:
+    """The first `head` bytes of `held` (uint8, aligned), and the checksums of the bodies after it. One wait."""
+    sums = _sums(held[head:], sizes)
+    both = torch.cat([sums.view(torch.uint8), held[:head]]).cpu()
+    split = sums.numel() * sums.element_size()
+    return both[split:].numpy().tobytes(), [total % (1 << 32) for total in both[:split].view(sums.dtype).tolist()]
+
+
+def _sums(bodies: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The sum of the 32-bit words of each body, int64; a checksum is this modulo 2**32."""
     words = bodies.view(torch.int32)
     if len(set(sizes)) == 1:
-        sums = words.view(len(sizes), sizes[0] // 4).sum(1)
-    else:
-        sums = torch.stack([body.sum() for body in words.split_with_sizes([nbytes // 4 for nbytes in sizes])])
-    return [total % (1 << 32) for total in sums.tolist()]
+        return words.view(len(sizes), sizes[0] // 4).sum(1)
+    return torch.stack([body.sum() for body in words.split_with_sizes([nbytes // 4 for nbytes in sizes])])
 
 
 def _padded(payload: Tensor) -> Tensor:

@@ -105,8 +105,7 @@ class SimulatedCard:
         CardTensor.card = self
         for name, function in self._of_torch_cuda().items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, function, create=True))
-        generator = torch.Generator
-        self._stack.enter_context(mock.patch.object(torch, "Generator", lambda device="cpu": generator("cpu")))
+        self._stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
         self._stack.enter_context(mock.patch.object(dist, "get_backend", lambda group=None: "nccl"))
         self._stack.enter_context(mock.patch.object(dist, "batch_isend_irecv", _exchange))
         self._stack.enter_context(mock.patch.object(dist, "P2POp", lambda op, x, peer, group: (op, x, peer, group)))
@@ -283,6 +282,13 @@ class _Stream:
     def synchronize(self) -> None:
         """The host waits for all that is queued."""
         self._card._wait("synchronize")
+
+
+class _Generator(torch.Generator):
+    """A generator that says it is on a device that is not there."""
+
+    def __new__(cls, device: str | torch.device = "cpu") -> _Generator:
+        return super().__new__(cls, "cpu")
 
 
 class _Nothing:
