@@ -39,6 +39,7 @@ _OF_A_DEGREE = {
     f"{_WRAPPERS}hook_keyframes": "step_degree",
     "comfy.brownian_noise": "step_degree",
 }
+_DESCRIBING = f"{_PACKAGE}comfy.describe."
 _LIBRARIES = frozenset({"torch", "einops", *sys.stdlib_module_names})
 _CALL = nn.Module._call_impl.__code__
 _NOT_TAKEN = re.compile(r"(\S+)\(\) (?:got|missing|takes) ")
@@ -65,8 +66,8 @@ def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
 def _own_home(error: Exception) -> str:
     """The module of this pack, within its runtime, whose code failed; empty if other code did.
 
-    The innermost frame decides, except frames of libraries, which fail at what they are given, and of functions that
-    only pass a call on. An attribute that one of our own objects lacks is our failure, wherever it is read. A
+    The innermost frame decides, except frames of libraries and of comfy/describe, which fail at what they are given, and
+    of functions that only pass a call on. An attribute that one of our own objects lacks is our failure, wherever it is read. A
     workflow's function that does not take the arguments ComfyUI gives it is itself at fault, although our code calls
     it.
     """
@@ -77,6 +78,8 @@ def _own_home(error: Exception) -> str:
         home = namesake(frame.f_globals)
         name = home.__name__ if home is not None else ""
         if name.partition(".")[0] in _LIBRARIES or frame.f_code.co_name == "__torch_function__":
+            continue
+        if name.startswith(_DESCRIBING):
             continue
         return name.removeprefix(_PACKAGE) if _is_hook(name) and not _does_not_take(error, frame) else ""
     return ""

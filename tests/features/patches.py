@@ -324,7 +324,7 @@ COMMON: dict[str, Feature] = {
     "LazyCache": _on_model(
         _node(caches.LazyCacheNode, reuse_threshold=0.5, start_percent=0.1, end_percent=0.95, verbose=False)
     ),
-    "LocalShard attention function (override)": _on_model(_patched(_override)),
+    "Own attention function (override)": _on_model(_patched(_override)),
     "Function around the model": _on_model(_patched(lambda clone: clone.set_model_unet_function_wrapper(louder))),
     "Injection (motion modules)": _on_model(_patched(_injected)),
     "Object patch on a block": _on_model(_patched(_object_patched)),

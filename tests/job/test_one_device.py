@@ -172,7 +172,7 @@ def test_a_hook_that_fails_is_a_refusal_and_only_one_that_fails_alone_restarts_t
     with pytest.raises(JobFailed) as caught:
         ksampler(patcher, "flux")
     said = str(caught.value)
-    assert said.startswith("Parallel Model's own code failed in Flux with ComfyUI ")
+    assert said.startswith("Parallel Model's own code failed outside of the model's modules with ComfyUI ")
     assert "'int' object has no attribute" in said and said.endswith(f"; {OTHER_DEGREES}")
     assert relative_error(ksampler(parallel(model("flux"), 2, ring_degree=2), "flux"), stock()) < TOLERANCE
     assert pool(2).starts == starts + (ranks == (1,))

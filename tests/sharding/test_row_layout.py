@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 
 def test_every_resolution_is_split_in_order_and_as_evenly_as_the_lowest_allows():
-    levels = levels_of(45, downs=2, parts=3)
+    levels = levels_of(45, downs=2, shards=3)
     assert [level.bounds for level in levels] == [(0, 16, 32, 45), (0, 8, 16, 23), (0, 4, 8, 12)]
     assert [levels[0].chunk(part) for part in range(3)] == [16, 16, 13]
     assert levels[2].tokens(7).ranges(1) == ((28, 56),)
@@ -21,7 +21,7 @@ def test_every_resolution_is_split_in_order_and_as_evenly_as_the_lowest_allows()
 def test_what_is_made_larger_finds_its_pixels_on_its_own_rank(parts):
     """As torch rounds them: for all heights, odd ones among them."""
     for height in range(parts * 8 - 7, 300):
-        levels = levels_of(height, downs=3, parts=parts)
+        levels = levels_of(height, downs=3, shards=parts)
         for level, below in pairwise(levels):
             rows = torch.arange(below.height, dtype=torch.float32)[None, None, :, None]
             larger = interpolate(rows, size=(level.height, 1), mode="nearest")

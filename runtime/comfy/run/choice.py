@@ -9,6 +9,7 @@ from typing import Any
 
 from ...attention.unsupported import Unsupported
 from ...config import ParallelConfig, chosen_step_reuse
+from ...planner.capabilities import STEP
 from ...planner.experience import TRIES, experience
 from ...planner.facts import JobFacts
 from ...planner.link import Link
@@ -81,7 +82,8 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
     try:
         if world == 1 and not looks_ahead:
             raise NothingToShare(ONE_DEVICE)
-        facts = describe(guider, arguments, count_calls=looks_ahead)
+        # A ComfyUI without what Step Reuse needs may lack what the count needs, too.
+        facts = describe(guider, arguments, count_calls=looks_ahead and STEP not in lost())
         idle = experience().idle(_workflow(config, facts))
         seen = EarlierRuns(experience().conditions(facts.asking), idle)
         return Choice(config, facts, world, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
