@@ -66,10 +66,10 @@ def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
 def _own_home(error: Exception) -> str:
     """The module of this pack, within its runtime, whose code failed; empty if other code did.
 
-    The innermost frame decides, except frames of libraries and of comfy/describe, which fail at what they are given, and
-    of functions that only pass a call on. An attribute that one of our own objects lacks is our failure, wherever it is read. A
-    workflow's function that does not take the arguments ComfyUI gives it is itself at fault, although our code calls
-    it.
+    The innermost frame decides, except frames of libraries and of comfy/describe, which fail at what they are given,
+    and of functions that only pass a call on. An attribute that one of our own objects lacks is our failure, wherever
+    it is read. A workflow's function that does not take the arguments ComfyUI gives it is itself at fault, although our
+    code calls it.
     """
     lacking = type(getattr(error, "obj", None)).__module__
     if _is_hook(lacking):
