@@ -131,8 +131,7 @@ class SequenceAttention:
         if self.shards == 1:
             shapes = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return func(q, k, v, heads, mask=mask, **shapes, **kwargs)
-        dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
-        qkv_BLHD = [x.transpose(1, 2) if skip_reshape else _by_head(x, dim) for x in (q, k, v)]
+        qkv_BLHD = [x.transpose(1, 2) if skip_reshape else _by_head(x, q.shape[-1] // heads) for x in (q, k, v)]
         kv_heads, members = qkv_BLHD[1].shape[2], self.ulysses.size
         if mask is not None:
             mask = self._gathered_mask(mask, layout, q.shape[0], heads)
