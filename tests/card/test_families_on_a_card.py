@@ -23,13 +23,9 @@ SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
 WAYS = [(1, 2, "all_gather"), (1, 2, "ring"), (2, 1, "all_gather")]
 
 
-def on_the_cpu_by_mistake(sharding):
-    """The negative control: a hook of ours that makes a tensor on the wrong device."""
-
-    def hook(module, args, output):
-        return output + torch.ones(output.shape[-1])
-
-    return next(module for module in sharding.module.modules() if isinstance(module, torch.nn.Linear)), hook
+def made_on_the_cpu(module, args, output):
+    """The negative control: a hook that adds a tensor of the wrong device."""
+    return output + torch.ones(output.shape[-1])
 
 
 @torch.inference_mode()
@@ -50,14 +46,13 @@ def families_on_the_card(rank, world, ways):
                 found[name, way] = difference(card.take(split), whole)
             except Mismatch as mismatch:
                 found[name, way] = str(mismatch)
-    module = cases()["flux"][0]()
+    build, given = cases()["flux"]
     with SimulatedCard() as card:
-        sharding = TokenSharding(card.put(module), plan_for(module), attention_of(by_degrees, ways[0]))
-        layer, hook = on_the_cpu_by_mistake(sharding)
-        handle = layer.register_forward_hook(hook)
+        module = card.put(build())
+        module.img_in.register_forward_hook(made_on_the_cpu)
+        sharding = TokenSharding(module, plan_for(module), attention_of(by_degrees, ways[0]))
         with pytest.raises(Mismatch):
-            layer(card.put(torch.ones(1, layer.in_features)))
-        handle.remove()
+            evaluate_split(sharding, SLOTS[: batch_of(given)], **card.put(given))
     return found
 
 

@@ -30,11 +30,12 @@ CHEAP = ("Refused", "Cancelled")
 
 @dataclass(frozen=True)
 class Choice:
-    """The facts of a run and its plan. `seen` is what earlier runs have shown."""
+    """The facts of a run and its plan. `seen`: what earlier runs of `workflow`, its key in `experience`, have shown."""
 
     config: ParallelConfig
     facts: JobFacts
     world: int
+    workflow: tuple
     seen: EarlierRuns
     plan: RunPlan
 
@@ -47,7 +48,7 @@ class Choice:
 
         With "error" the user decides whether to try again.
         """
-        why = experience().expected_failure(self._workflow, pool.starts)
+        why = experience().expected_failure(self.workflow, pool.starts)
         if why and self.config.on_unsupported != "error":
             raise Unsupported(
                 f"The workers were not asked again, as they failed {TRIES} times in a row or more; restart them in the "
@@ -61,19 +62,15 @@ class Choice:
             yield
         except PoolError as error:
             if not isinstance(error, Stopped) and getattr(error, "kind", "") not in CHEAP:
-                experience().failed(self._workflow, pool.starts, told(error))
+                experience().failed(self.workflow, pool.starts, told(error))
             raise
 
     def learn(self, ledgers: Sequence[Mapping[str, Any]]) -> list[str]:
         """Records what the run has shown about its calls. Returns the warnings for its report."""
         observed = observe(ledgers, self.plan)
         experience().learn(self.facts.asking, observed.usual)
-        experience().ran(self._workflow, observed.busy, observed.idle)
+        experience().ran(self.workflow, observed.busy, observed.idle)
         return warnings(self.plan, self.facts, lost(), observed)
-
-    @property
-    def _workflow(self) -> tuple:
-        return _workflow(self.config, self.facts)
 
 
 def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
@@ -84,14 +81,10 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
             raise NothingToShare(ONE_DEVICE)
         # A ComfyUI without what Step Reuse needs may lack what the count needs, too.
         facts = describe(guider, arguments, count_calls=looks_ahead and STEP not in lost())
-        idle = experience().idle(_workflow(config, facts))
-        seen = EarlierRuns(experience().conditions(facts.asking), idle)
-        return Choice(config, facts, world, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
+        workflow = config, facts.workflow
+        seen = EarlierRuns(experience().conditions(facts.asking), experience().idle(workflow))
+        return Choice(config, facts, world, workflow, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
     except NothingToShare as nothing:
         if world == 1 and (hidden := hidden_cards()):
             raise NothingToShare(f"{nothing} {hidden}") from None
         raise
-
-
-def _workflow(config: ParallelConfig, facts: JobFacts) -> tuple:
-    return config, facts.workflow
