@@ -2,6 +2,9 @@
 
 Each message announces the codec of the next one. So both ends know the size of the next payload without asking,
 although only the sender decides (warm-up, memory budget, rate control).
+
+Three words depend on the values of the tensor: k, the flags and the checksum. On a GPU they are written there, into a
+template, so that the host need not wait for them; the others are known before anything is computed.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import struct
 from typing import NamedTuple
 
 MAGIC = 0xC7
-VERSION = 2
+VERSION = 3
 RAW = 0
 """The codec number of plain bytes."""
 NONE = 255
@@ -21,7 +24,13 @@ class WireError(RuntimeError):
     """A payload that is truncated, damaged, or not the one its receiver expects; the message says which."""
 
 
-_LAYOUT = struct.Struct("<10BHfIII")
+WORDS = 8
+"""Words of 32 bits in a header."""
+K, FLAGS, CHECKSUM = 4, 5, 7
+"""The words that depend on the values of the tensor."""
+FINITE = 1 << 8
+"""What `finite` adds to the flags; the number of bases that the prediction used is in the lowest byte."""
+_LAYOUT = struct.Struct("<8BIIfBBHI")
 """All fields but the checksum."""
 _WORDS = struct.Struct("<7I")
 """The same bytes as words, whose sum makes the checksum cover the header."""
@@ -32,8 +41,8 @@ _ALL_WORDS = 1 << 32
 class Header(NamedTuple):
     """Header of one encoded tensor. Layout, little-endian:
 
-    | magic u8 | version u8 | codec u8 | predicted_from u8 | next_codec u8 | keep u8 | finite u8 | sequence u8 |
-    | supplement u8 | small_bases u8 | 0 u16 | k f32 | length u32 | supplement_checksum u32 | 0 u32 | checksum u32 |
+    | magic u8 | version u8 | codec u8 | next_codec u8 | keep u8 | small_bases u8 | sequence u8 | supplement u8 |
+    | length u32 | supplement_checksum u32 | k f32 | predicted_from u8 | finite u8 | 0 u16 | 0 u32 | checksum u32 |
     """
 
     codec: int
@@ -64,10 +73,14 @@ class Header(NamedTuple):
     SIZE = 32
 
     def to_bytes(self) -> bytes:
-        """The header as 32 bytes."""
+        """The header as 32 bytes.
+
+        One with k = 0, no flags and checksum 0 is a template: whoever fills in these words adds them, and the sum of
+        the body, to the checksum.
+        """
         data = _LAYOUT.pack(
-            MAGIC, VERSION, self.codec, self.predicted_from, self.next_codec, self.keep, self.finite, self.sequence,
-            self.supplement, self.small_bases, 0, self.k, self.length, self.supplement_checksum, 0,
+            MAGIC, VERSION, self.codec, self.next_codec, self.keep, self.small_bases, self.sequence, self.supplement,
+            self.length, self.supplement_checksum, self.k, self.predicted_from, self.finite, 0, 0,
         )  # fmt: skip
         return data + _CHECKSUM.pack((self.checksum + sum(_WORDS.unpack(data))) % _ALL_WORDS)
 
@@ -80,7 +93,7 @@ class Header(NamedTuple):
     def from_bytes(cls, data: bytes) -> Header:
         """The inverse of `to_bytes`. Raises WireError if the data is no header of this version."""
         head, tail = data[: _LAYOUT.size], data[_LAYOUT.size :]
-        magic, version, codec, used, following, keep, finite, sequence, supplement, small, _, k, length, more, _ = (
+        magic, version, codec, following, keep, small, sequence, supplement, length, more, k, used, finite, _, _ = (
             _LAYOUT.unpack(head)
         )
         if (magic, version) != (MAGIC, VERSION):

@@ -24,6 +24,13 @@ def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
 
     k is 0 without two bases. Squares outside the range of float32 come out as 0, infinity or NaN.
     """
+    norm, missing, wanted, available = products(x_NC, bases).tolist()
+    k = float32(max(-1.0, min(1.0, wanted / available))) if 0 < available < math.inf else 0.0
+    return k, norm, missing - 2 * k * wanted + k * k * available
+
+
+def products(x_NC: Tensor, bases: tuple[Tensor, ...]) -> Tensor:
+    """(4,) float32: <x, x>, <m, m>, <m, t>, <t, t> with m = x - base and t = base - previous base."""
     sums = torch.zeros(4, device=x_NC.device)
     for x, *based in row_blocks(x_NC, *bases):
         if not based:
@@ -32,13 +39,7 @@ def fit(x_NC: Tensor, bases: tuple[Tensor, ...]) -> tuple[float, float, float]:
         base = based[0].float()
         missing, trend = x - base, base - based[-1]
         sums += torch.stack([_dot(x, x), _dot(missing, missing), _dot(missing, trend), _dot(trend, trend)])
-    return solve(*sums.tolist())
-
-
-def solve(norm: float, missing: float, wanted: float, available: float) -> tuple[float, float, float]:
-    """The result of `fit`, from <x, x>, <m, m>, <m, t> and <t, t> with m = x - base and t = base - previous base."""
-    k = float32(max(-1.0, min(1.0, wanted / available))) if 0 < available < math.inf else 0.0
-    return k, norm, missing - 2 * k * wanted + k * k * available
+    return sums
 
 
 def predict(bases: Sequence[Tensor], k: float) -> Tensor:

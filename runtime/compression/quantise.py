@@ -3,8 +3,8 @@
     sender:    d = x - expected;  payload = encode(d);  x_hat = expected + decode(payload)
     receiver:                                            x_hat = expected + decode(payload)
 
-This is the reference: every faster path (fused.py, kernels/) must give equal results. `expected` is the prediction (see
-predict.py), or zero where that is worse. encode and decode are the codec's (codecs/).
+This is the reference, for tensors of the CPU: the ways of a GPU (on_device.py, kernels/) must give equal results.
+`expected` is the prediction (see predict.py), or zero where that is worse. encode and decode are the codec's (codecs/).
 
 Legend: N tokens, C channels. Tensors are (N, C); x_hat has the dtype of the tensor that is sent.
 """
@@ -25,9 +25,11 @@ SMALLEST_SQUARE = 1e-30
 
 
 class Encoding(NamedTuple):
-    """One tensor to encode into `payload` (uint8, of the length that the codec gives). `bases` are those of the stream,
-    newest first. The stream keeps at most `keep` bases after this message; older ones may be overwritten. `previous` is
-    the stream's last payload of this codec, for codecs with a warm start."""
+    """One tensor to encode into `payload` (uint8, of the length that the codec gives), with zeros into `padding`.
+
+    `bases` are those of the stream, newest first. The stream keeps at most `keep` bases after this message; older ones
+    may be overwritten. `previous` is the stream's last payload of this codec, for codecs with a warm start.
+    """
 
     x_NC: Tensor
     codec: Codec
@@ -35,31 +37,38 @@ class Encoding(NamedTuple):
     keep: int
     previous: Tensor | None
     payload: Tensor
+    padding: Tensor
+
+    def write(self, payload: Tensor) -> None:
+        """Writes the payload, and the zeros behind it."""
+        self.payload.copy_(payload)
+        if len(self.padding):
+            self.padding.zero_()
 
 
 class Decoding(NamedTuple):
     """One tensor to decode from `payload` into `out_NC`, a view of any row stride. `bases` and `keep` are as for
-    Encoding; `used` is the number of bases that the prediction used (all or none), with the factor `k`."""
+    Encoding."""
 
     payload: Tensor
     codec: Codec
     bases: tuple[Tensor, ...]
     keep: int
-    used: int
-    k: float
     out_NC: Tensor
 
 
 class Coded(NamedTuple):
-    """The result of encoding a tensor. The prediction used `used` bases (all or none), with the factor `k`."""
+    """The result of encoding a tensor. The prediction used `used` bases (all or none), with the factor `k`. `finite`:
+    the tensor holds no NaN or Inf; else the rest is meaningless."""
 
     x_hat_NC: Tensor
+    finite: bool
     used: int
     k: float
     missing: float
     """||x - expected|| / ||x||: the relative size of the residual."""
     error: float
-    """||x - x_hat|| / ||x||; not finite if x holds NaN or Inf."""
+    """||x - x_hat|| / ||x||."""
 
 
 def encode(task: Encoding) -> Coded:
@@ -70,16 +79,20 @@ def encode(task: Encoding) -> Coded:
     x_NC, codec = task.x_NC.float().contiguous(), task.codec
     k, norm, missing = fit(x_NC, task.bases)
     used = task.bases if missing < norm else ()
-    task.payload.copy_(codec.encode(_subtract(x_NC, used, k), task.previous))
+    task.write(codec.encode(_subtract(x_NC, used, k), task.previous))
     x_hat_NC = _restore(task.payload, codec, used, k, x_NC.shape, task.x_NC.dtype)
     relative = math.sqrt(max(missing, 0.0) / norm) if used and norm < math.inf else 1.0
-    return Coded(x_hat_NC, len(used), k, relative, relative_error(x_NC, x_hat_NC, norm, lost_square(x_NC, x_hat_NC)))
+    error = relative_error(x_NC, x_hat_NC, norm, lost_square(x_NC, x_hat_NC))
+    return Coded(x_hat_NC, math.isfinite(error), len(used), k, relative, error)
 
 
-def decode(task: Decoding) -> Tensor:
-    """Decodes one tensor: returns x_hat (N, C), a new tensor, and writes the same values into `out_NC`."""
+def decode(task: Decoding, used: int, k: float) -> Tensor:
+    """Decodes one tensor, whose prediction used `used` bases (all or none) with the factor `k`.
+
+    Returns x_hat (N, C), a new tensor, and writes the same values into `out_NC`.
+    """
     out_NC = task.out_NC
-    x_hat_NC = _restore(task.payload, task.codec, task.bases[: task.used], task.k, out_NC.shape, out_NC.dtype)
+    x_hat_NC = _restore(task.payload, task.codec, task.bases[:used], k, out_NC.shape, out_NC.dtype)
     out_NC.copy_(x_hat_NC)
     return x_hat_NC
 

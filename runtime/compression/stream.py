@@ -10,7 +10,7 @@ Legend: N tokens, C channels, E exact tokens (sent raw).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import quantise
 from .bases import Base, Keeping
+from .checksum import checksums
 from .codecs import BY_NAME, Codec
 from .header import NONE, RAW, Header, WireError
 from .rate import LADDER, LastMessage, Rate
@@ -90,10 +91,11 @@ class Sent(NamedTuple):
 
 
 class Stream:
-    """State of the receiving end. Each message passes `check`, `decoding` and `decoded`, which advances the state.
+    """State of the receiving end. `codec` is that of the next message and `body_nbytes` the size of its body: E raw
+    tokens, then the coded ones, each part aligned.
 
-    `codec` is that of the next message and `body_nbytes` the size of its body: E raw tokens, then the coded ones, each
-    part aligned.
+    A message whose header is known passes `check`, `decoding` and `decoded`, which advances the state. One whose header
+    the host has not read yet passes `decoding` and `hold`, and later, before the stream's next message, `settle`.
     """
 
     def __init__(self, shape: Shape, first: int, codecs: Codecs) -> None:
@@ -104,8 +106,13 @@ class Stream:
         """Bytes of the bases."""
         self.keep = 0
         """The largest number of bases to hold."""
+        self.open = False
+        """Whether the last message is still to be settled."""
+        self._small = False
+        self._first = first
+        self._received = 0
         self._codecs = codecs
-        self._sequence = 0
+        self._sequence = self._order = 0
         self._exact_nbytes = aligned(shape.nbytes(shape.exact))
         self._payload_nbytes = 0
         self._raw_tokens = 0
@@ -123,6 +130,12 @@ class Stream:
             self._payload_nbytes = self._codecs[codec].nbytes(shape.coded, shape.channels)
             self.body_nbytes = self._exact_nbytes + aligned(self._payload_nbytes)
 
+    @property
+    def young(self) -> bool:
+        """Whether a header must be read before its message is decoded: how many bases are kept, and in which form, is
+        decided at a sender's first two messages. From then on it is as the last header said."""
+        return self._received < 2
+
     def supplement_nbytes(self, header: Header) -> int:
         """Bytes of the supplement that a header announces."""
         shape = self.shape
@@ -132,10 +145,10 @@ class Stream:
             return aligned(shape.nbytes(shape.coded))
         return aligned(self._codecs[header.supplement].nbytes(shape.coded, shape.channels))
 
-    def decoding(self, header: Header, body: Tensor, out_NC: Tensor) -> quantise.Decoding | None:
+    def decoding(self, body: Tensor, out_NC: Tensor, keep: int | None = None) -> quantise.Decoding | None:
         """Writes the raw tokens into `out_NC` (N, C) and returns the task that decodes the rest, if any.
 
-        If the sender's tensor held NaN or Inf, all coded tokens become NaN.
+        `keep`: how many bases are kept from this message on; without it, as many as before.
         """
         shape = self.shape
         if raw := self._raw_tokens:
@@ -143,23 +156,16 @@ class Stream:
             out_NC = out_NC[raw:]
         if self.codec == RAW:
             return None
-        if not header.finite:
-            out_NC.fill_(torch.nan)
-            return None
-        return quantise.Decoding(
-            self._coded(body),
-            self._codecs[self.codec],
-            self._read_bases(),
-            header.keep,
-            header.predicted_from,
-            header.k,
-            out_NC,
-        )
+        kept, codec = self.keep if keep is None else keep, self._codecs[self.codec]
+        return quantise.Decoding(self._coded(body), codec, self._read_bases(), kept, out_NC)
 
     def decoded(self, header: Header, x_hat_NC: Tensor | None, supplement: Tensor | None, out_NC: Tensor) -> None:
         """Applies the supplement, if there is one, to the result of the decoding task, in `out_NC` too, and advances by
-        this message."""
+        this message. If the sender's tensor held NaN or Inf, all coded tokens become NaN."""
         shape = self.shape
+        if not header.finite:
+            out_NC[self._raw_tokens :] = torch.nan
+            x_hat_NC = None
         if x_hat_NC is not None and header.supplement != NONE:
             if header.supplement == RAW:
                 x_hat_NC = supplement[: shape.nbytes(shape.coded)].view(shape.dtype).view(x_hat_NC.shape).clone()
@@ -167,21 +173,39 @@ class Stream:
                 codec = self._codecs[header.supplement]
                 x_hat_NC = quantise.add_supplement(x_hat_NC, supplement[: codec.nbytes(*x_hat_NC.shape)], codec)
             out_NC[shape.exact :] = x_hat_NC
-        self._advance(header, x_hat_NC)
+        self._advance_with(header, x_hat_NC)
 
-    def check(self, header: Header, total: int) -> None:
+    def check(self, header: Header, total: int, order: int | None = None) -> None:
         """Raises WireError unless `header` is that of the stream's next message and the body, whose checksum is
-        `total`, is intact."""
+        `total`, is intact. `order`: the bases that could predict it, if they are no longer those held."""
         if header.checksum != total:
             raise WireError("The checksum of a payload does not match its content: it was damaged on the way.")
+        order = len(self.bases) if order is None else order
         expected = (self.codec, self._sequence, self.body_nbytes)
         got = (header.codec, header.sequence, header.length)
-        if got != expected or header.predicted_from not in (0, len(self.bases)):
+        if got != expected or header.predicted_from not in (0, order):
             raise WireError(
                 f"A payload has (codec, sequence, bytes) {got} and was predicted from {header.predicted_from} bases "
-                f"where {expected} and {len(self.bases)} are expected: sender and receiver do not hold the same state; "
+                f"where {expected} and {order} are expected: sender and receiver do not hold the same state; "
                 "every rank must see the same messages in the same order."
             )
+
+    def hold(self, x_hat_NC: Tensor | None) -> None:
+        """Makes `x_hat_NC` the newest base before the header is known; None if nothing was encoded."""
+        self.open, self._order = True, len(self.bases)
+        self._take(x_hat_NC)
+
+    def settle(self, header: Header, total: int | None = None) -> None:
+        """Advances by the message that is held, whose header is known now.
+
+        Raises WireError unless it is that of this message; `total` is the checksum of the body, if it was received.
+        """
+        self.open = False
+        if total is not None:
+            self.check(header, total, self._order)
+            if self.bases and (header.keep, header.small_bases) != (self.keep, self._small):
+                raise WireError("A payload changes how bases are kept: sender and receiver do not hold the same state.")
+        self._advance(header)
 
     def _coded(self, body: Tensor) -> Tensor:
         return body.narrow(0, self._exact_nbytes, self._payload_nbytes)
@@ -190,25 +214,37 @@ class Stream:
         shape = self.shape
         return tuple(base.read(shape.coded, shape.channels, shape.dtype) for base in self.bases)
 
-    def _advance(self, header: Header, x_hat_NC: Tensor | None) -> None:
+    def _take(self, x_hat_NC: Tensor | None) -> None:
         """Makes `x_hat_NC` the newest base; with None the stream drops all bases."""
-        if x_hat_NC is None or not header.keep:
+        kept = x_hat_NC is not None and self.keep
+        self.bases = (Base.of(x_hat_NC, self._small), *self.bases)[: self.keep] if kept else ()
+        self.held = sum(base.nbytes for base in self.bases)
+
+    def _advance(self, header: Header) -> None:
+        """Advances by a message whose reconstruction has become the newest base."""
+        if not header.predicted_from:
+            self.bases = self.bases[:1]
+        if not header.finite:
             self.bases = ()
-        else:
-            older = self.bases if header.predicted_from else ()
-            self.bases = (Base.of(x_hat_NC, header.small_bases), *older)[: header.keep]
-        self.held, self.keep = sum(base.nbytes for base in self.bases), header.keep
-        if header.next_codec != self.codec:
-            self._announce(header.next_codec)
+        self.held = sum(base.nbytes for base in self.bases)
+        self._received = self._received + 1 if header.finite else 0
+        following = header.next_codec if header.finite else self._first
+        if following != self.codec:
+            self._announce(following)
         self._sequence = (self._sequence + 1) % 256
+
+    def _advance_with(self, header: Header, x_hat_NC: Tensor | None) -> None:
+        self.keep, self._small = header.keep, header.small_bases
+        self._take(x_hat_NC)
+        self._advance(header)
 
 
 class Sender(Stream):
-    """State of the sending end. Each message passes `encoding` and `encoded`; `encoded` advances the state."""
+    """State of the sending end. A message passes `encoding` and `encoded`, which advances the state; or, where the host
+    does not wait for what the device computes, `encoding`, `template` and `hold`, and later `settle`."""
 
     def __init__(self, shape: Shape, first: int, codecs: Codecs, rate: Rate, policy: SendPolicy) -> None:
         super().__init__(shape, first, codecs)
-        self._first = first
         self.policy = policy
         self._rate = rate
         self.calls = 0
@@ -216,11 +252,14 @@ class Sender(Stream):
         self._last_payload: tuple[int, Tensor] | None = None
 
     def encoding(self, x_NC: Tensor, body: Tensor) -> quantise.Encoding | None:
-        """Writes the raw tokens of x (N, C) into `body` (uint8, zeros, `body_nbytes` long) and returns the task that
-        encodes the other tokens; None if there are none."""
+        """Writes the raw tokens of x (N, C) into `body` (uint8, `body_nbytes` long) and returns the task that encodes
+        the other tokens; None if there are none. Whoever does that task writes zeros behind the payload."""
+        nbytes = self.shape.nbytes(self._raw_tokens)
         if raw := self._raw_tokens:
-            body[: self.shape.nbytes(raw)] = as_bytes(x_NC[:raw])
+            body[:nbytes] = as_bytes(x_NC[:raw])
             x_NC = x_NC[raw:]
+        if nbytes % ALIGNMENT:
+            body[nbytes : aligned(nbytes)] = 0
         if self.codec == RAW:
             return None
         number, previous = self._last_payload or (RAW, None)
@@ -231,35 +270,66 @@ class Sender(Stream):
             self.policy.keeping.bases,
             previous if number == self.codec else None,
             self._coded(body),
+            body[self._exact_nbytes + self._payload_nbytes :],
         )
 
-    def encoded(self, task: quantise.Encoding | None, coded: quantise.Coded | None, body: Tensor, total: int) -> Sent:
+    def encoded(self, task: quantise.Encoding | None, coded: quantise.Coded | None, total: int) -> Sent:
         """Takes the result of the encoding task and advances by this message; `total` is the body's checksum.
 
-        The error is not finite if the coded tokens hold NaN or Inf: then the header says so and the stream starts anew.
+        If the coded tokens hold NaN or Inf, the header says so and the stream starts anew.
         """
         if task is None or coded is None:
-            return self._sent(Sent(self._header(body, total, next_codec=RAW)), None)
-        if not math.isfinite(coded.error):
+            return self._sent(Sent(self._header(total, next_codec=RAW)), None)
+        if not coded.finite:
             self.calls, self._last_payload = 0, None
-            header = self._header(body, total, next_codec=self._first, finite=False)
-            return self._sent(Sent(header, error=coded.error), None)
-        self._last_payload = (self.codec, task.payload.clone()) if task.codec.warm_starts else None
+            header = self._header(total, next_codec=self._first, finite=False)
+            return self._sent(Sent(header, error=math.nan), None)
+        self._keep_payload(task)
         self.calls += 1
         number, supplement, x_hat_NC, error = self._supplement(task.x_NC, coded)
         last = LastMessage(*task.x_NC.shape, self.calls, self.codec, coded.missing, coded.error)
         header = self._header(
-            body,
             total,
-            next_codec=EIGHT_BITS if self.policy.eight_bits else self._rate.next(last),
+            next_codec=self._next(last),
             predicted_from=coded.used,
             k=coded.k,
             supplement=number,
             supplement_checksum=0 if supplement is None else checksums(supplement, [len(supplement)])[0],
         )
+        return self._sent(Sent(header, supplement, x_hat_NC, error), self._kept(task, x_hat_NC))
+
+    def template(self, task: quantise.Encoding | None) -> Header:
+        """The header without what depends on the values of the tensor, for a rate without a bound."""
+        following = RAW
+        if task is not None:
+            following = self._next(LastMessage(*task.x_NC.shape, self.calls + 1, self.codec, math.nan, math.nan))
+        return self._header(0, next_codec=following, finite=False)
+
+    def hold(self, x_hat_NC: Tensor | None, task: quantise.Encoding | None = None) -> None:
+        """See `Stream.hold`; the reconstruction is that of `task`."""
+        self.keep, self._small = self.policy.keeping
+        if task is not None:
+            self._keep_payload(task)
+            x_hat_NC = self._kept(task, x_hat_NC)
+        super().hold(x_hat_NC)
+
+    def settle(self, header: Header, total: int | None = None) -> None:
+        """See `Stream.settle`."""
+        if self.codec != RAW:
+            self.calls = self.calls + 1 if header.finite else 0
+        if not header.finite:
+            self._last_payload = None
+        super().settle(header, total)
+
+    def _next(self, last: LastMessage) -> int:
+        return EIGHT_BITS if self.policy.eight_bits else self._rate.next(last)
+
+    def _keep_payload(self, task: quantise.Encoding) -> None:
+        self._last_payload = (self.codec, task.payload.clone()) if task.codec.warm_starts else None
+
+    def _kept(self, task: quantise.Encoding, x_hat_NC: Tensor) -> Tensor:
         closed = self.policy.closed_loop
-        kept_NC = x_hat_NC if closed else task.x_NC.clone(memory_format=torch.contiguous_format)
-        return self._sent(Sent(header, supplement, x_hat_NC, error), kept_NC)
+        return x_hat_NC if closed else task.x_NC.clone(memory_format=torch.contiguous_format)
 
     def _supplement(self, x_NC: Tensor, coded: quantise.Coded) -> tuple[int, Tensor | None, Tensor, float]:
         """(codec, bytes, x_hat, error) of the coarsest supplement that meets the bound; raw values if none does."""
@@ -274,7 +344,6 @@ class Sender(Stream):
 
     def _header(
         self,
-        body: Tensor,
         total: int,
         next_codec: int,
         predicted_from: int = 0,
@@ -299,29 +368,8 @@ class Sender(Stream):
         )
 
     def _sent(self, sent: Sent, kept_NC: Tensor | None) -> Sent:
-        self._advance(sent.header, kept_NC)
+        self._advance_with(sent.header, kept_NC)
         return sent
-
-
-def checksums(bodies: Tensor, sizes: Sequence[int]) -> list[int]:
-    """The checksum of each body; `bodies` (uint8, aligned) holds them one after the other. The host waits once."""
-    return [total % (1 << 32) for total in _sums(bodies, sizes).tolist()]
-
-
-def read_with_checksums(held: Tensor, head: int, sizes: Sequence[int]) -> tuple[bytes, list[int]]:
-    """The first `head` bytes of `held` (uint8, aligned), and the checksums of the bodies after it. One wait."""
-    sums = _sums(held[head:], sizes)
-    both = torch.cat([sums.view(torch.uint8), held[:head]]).cpu()
-    split = sums.numel() * sums.element_size()
-    return both[split:].numpy().tobytes(), [total % (1 << 32) for total in both[:split].view(sums.dtype).tolist()]
-
-
-def _sums(bodies: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The sum of the 32-bit words of each body, int64; a checksum is this modulo 2**32."""
-    words = bodies.view(torch.int32)
-    if len(set(sizes)) == 1:
-        return words.view(len(sizes), sizes[0] // 4).sum(1)
-    return torch.stack([body.sum() for body in words.split_with_sizes([nbytes // 4 for nbytes in sizes])])
 
 
 def _padded(payload: Tensor) -> Tensor:

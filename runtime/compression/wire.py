@@ -94,7 +94,8 @@ class ExpectedMessage(Protocol):
     def unpack(self, payload: Payload, out: Sequence[Tensor]) -> None:
         """Unpacks the message, once, into the tensors `out`, (B, N, C) each, views of any strides.
 
-        Raises WireError for an unexpected or damaged payload; then nothing has changed.
+        Raises WireError for a payload of the wrong size, and for an unexpected or damaged one where it is read at once;
+        then nothing has changed. Otherwise `Wire.settle` raises it.
         """
 
 
@@ -115,6 +116,13 @@ class Wire(Protocol):
 
     def first_nbytes(self, spec: Spec) -> int:
         """Bytes of `Payload.first` of the very first message of `spec`; those of later ones may be smaller."""
+
+    def settle(self) -> None:
+        """Reads what the messages since the last time have left on the device: call it when a model call has ended.
+
+        The host waits at most once. Raises WireError if a payload was unexpected or damaged; then every stream starts
+        anew, and the results of the call must not be used.
+        """
 
 
 class RawWire:
@@ -140,6 +148,9 @@ class RawWire:
     def first_nbytes(self, spec: Spec) -> int:
         """See `Wire.first_nbytes`."""
         return spec.nbytes
+
+    def settle(self) -> None:
+        """See `Wire.settle`: there is nothing to read."""
 
 
 class _RawMessage:

@@ -94,8 +94,11 @@ def _place(header: CallHeader) -> str:
 
 def hash_of(tensor: torch.Tensor) -> int:
     """A CRC-32 of a tensor's bytes, which differs if a single bit does."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return zlib.crc32(flat.numpy())
+    return zlib.crc32(_bytes(tensor).cpu().numpy())
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 class Memory(Protocol):
@@ -121,16 +124,18 @@ class Agreement:
         self._memory = memory
         self._ledger = ledger
         self._cancelled = cancelled
-        self._finite = True
+        self._finite: torch.Tensor | None = None
+        """Whether the last output held no NaN or Inf: a scalar on its device, read with the next latent."""
         self._calls = 0
 
     def __call__(
         self, executor: Callable, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """One model call: agree, then evaluate. `x` (B, ...) latent, `timestep` (B,) noise levels."""
-        self._ledger.begin_call(self._calls, float(timestep.reshape(-1)[0]))
+        own = self._own(self._calls, x, timestep)
+        self._ledger.begin_call(self._calls, own.sigma)
         with self._ledger.phase("model"):
-            x, timestep = self.agree(self._calls, x, timestep)
+            x, timestep = self._agreed(own, x, timestep)
             self._calls += 1
             denoised = executor(x, timestep, *args, **kwargs)
             self.seen(denoised)
@@ -141,8 +146,21 @@ class Agreement:
 
         Raises Cancelled, NotFinite or Diverged, on all ranks.
         """
-        sigma = float(timestep.reshape(-1)[0])
-        headers = self._gather(call, sigma, hash_of(x), self._memory.free(x.device))
+        return self._agreed(self._own(call, x, timestep), x, timestep)
+
+    def _own(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> CallHeader:
+        """This rank's header. The host waits once for the device."""
+        parts = [_bytes(x), _bytes(timestep.reshape(-1)[:1].double())]
+        if self._finite is not None:
+            parts.append(_bytes(self._finite.to(x.device)))
+        data = torch.cat(parts).cpu().numpy()
+        split = parts[0].numel()
+        (sigma,) = struct.unpack("<d", data[split : split + 8].tobytes())
+        free = int(self._memory.free(x.device))
+        return CallHeader(call, sigma, zlib.crc32(data[:split]), free, self._cancelled(), bool(data[split + 8 :].all()))
+
+    def _agreed(self, own: CallHeader, x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        headers = self._gather(own)
         # All ranks see the same hashes, so all take part in the broadcasts or none does.
         if any(header.x_hash != headers[0].x_hash for header in headers):
             x = _from_rank_0(x)
@@ -162,14 +180,14 @@ class Agreement:
 
     def seen(self, denoised: torch.Tensor) -> None:
         """Record the model's output; NaN or Inf in it stops all ranks at the next agreement."""
-        self._finite = bool(torch.isfinite(denoised).all())
+        self._finite = torch.isfinite(denoised).all()
 
     def end(self) -> None:
         """Agree once more after the sampler has returned: every rank has got here, and the last call was finite."""
-        self._gather(END_OF_RUN, 0.0, 0, 0)
+        finite = self._finite is None or bool(self._finite)
+        self._gather(CallHeader(END_OF_RUN, 0.0, 0, 0, self._cancelled(), finite))
 
-    def _gather(self, call: int, sigma: float, x_hash: int, free_memory: int) -> list[CallHeader]:
-        own = CallHeader(call, sigma, x_hash, int(free_memory), self._cancelled(), self._finite)
+    def _gather(self, own: CallHeader) -> list[CallHeader]:
         rows = torch.empty(dist.get_world_size() * CallHeader.SIZE, dtype=torch.int64)
         with self._ledger.phase("exposed"):
             dist.all_gather_into_tensor(rows, own.to_tensor())

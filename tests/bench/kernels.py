@@ -4,11 +4,11 @@ Per model and rank, K and V (bfloat16, one base each) of one attention in one me
 into the bases alone, and to decode into a slot of the attention as well; in brackets the ratio to the floor, which is
 the time to copy as many bytes on this GPU. With b bits per value, scales included, the floor in bytes per value is:
 
-    encode   10 + b / 8 (1 to 4 bits: the scales need a pass of their own),  6 + b / 8 (int8, fp8)
+    encode   14 + b / 8 (1 to 4 bits: fit and scales need passes of their own),  10 + b / 8 (int8, fp8)
     decode    4 + b / 8,  into a slot 6 + b / 8
 
 Each figure is the mean over a CUDA graph of many separate messages, enough that none is found in a cache. "host" is the
-processor time of one call of the operator. On a machine without CUDA the table says "not measured". Needs torch and
+processor time of one call. On a machine without CUDA the table says "not measured". Needs torch and
 triton; if this Python lacks them, the environment of the tests is used.
 """
 
@@ -36,6 +36,9 @@ SHAPES = {
 """(tokens, channels) of K and of V."""
 CODECS = ("1bit", "2bit", "3bit", "4bit", "int8", "fp8")
 TENSORS = 2
+HEADER_NBYTES = 32
+TEMPLATES = bytes(TENSORS * HEADER_NBYTES)
+"""Headers of which nothing is known: their content does not change the time."""
 CACHE = 512 << 20
 """The least number of bytes that a graph processes, ten times the cache of any GPU."""
 HEADER = ("rank of", "values", "codec", "encode µs", "decode µs", "into a slot µs", "host encode µs", "host decode µs")
@@ -53,7 +56,7 @@ def begin() -> None:
 def floors(codec: Any, tokens: int, channels: int) -> tuple[float, float, float]:
     """The bytes that encoding, decoding and decoding into a slot must move for one message."""
     values, sent = TENSORS * tokens * channels, TENSORS * codec.nbytes(tokens, channels)
-    encode = 6 if codec.name in ("int8", "fp8") else 10
+    encode = 10 if codec.name in ("int8", "fp8") else 14
     return encode * values + sent, 4 * values + sent, 6 * values + sent
 
 
@@ -65,7 +68,8 @@ class Messages:
 
         self.codec = codec
         copies = 1 + CACHE // (6 * TENSORS * tokens * channels) if device == "cuda" else 1
-        room = -(-codec.nbytes(tokens, channels) // 16) * 16
+        self.payload = codec.nbytes(tokens, channels)
+        room = -(-self.payload // 16) * 16
 
         def tensors() -> list:
             shape = copies, TENSORS, tokens, channels
@@ -74,20 +78,20 @@ class Messages:
         self.xs, self.bases, self.outs = tensors(), tensors(), tensors()
         buffer = torch.zeros(copies, TENSORS, room, dtype=torch.uint8, device=device)
         self.bodies = [list(x) for x in buffer]
+        self.headers = list(torch.zeros(copies, TENSORS * HEADER_NBYTES, dtype=torch.uint8, device=device))
 
     def runs(self) -> tuple[Callable, Callable, Callable]:
         """Functions that encode all messages, decode all, and decode all into slots, with tables made beforehand."""
         from compact_parallel.runtime.compression.kernels import block_kernels, lloyd_max_kernels, ops
         from compact_parallel.runtime.compression.kernels.message import make_message
 
-        codec, none = self.codec, [0.0] * TENSORS
-        arguments = (none, [1] * TENSORS)
+        codec, held = self.codec, (1, self.payload)
         bits = ops.BITS.get(codec.ident)
         encoding, decoding, filling = [], [], []
-        for x, base, out, body in zip(self.xs, self.bases, self.outs, self.bodies):
-            encoding.append(make_message(x, base, [], *arguments, body))
-            decoding.append(make_message([], base, [], *arguments, body, decodes=True))
-            filling.append(make_message(out, base, [], *arguments, body, decodes=True))
+        for x, base, out, body, headers in zip(self.xs, self.bases, self.outs, self.bodies, self.headers):
+            encoding.append(make_message(x, base, [], body, headers, *held, TEMPLATES))
+            decoding.append(make_message([], base, [], body, headers, *held))
+            filling.append(make_message(out, base, [], body, headers, *held))
 
         def encode() -> None:
             for message in encoding:
@@ -106,14 +110,14 @@ class Messages:
         return encode, lambda: decode(decoding), lambda: decode(filling)
 
     def operators(self) -> tuple[Callable, Callable]:
-        """Functions that encode and decode the first message by the operators that the wire calls."""
+        """Functions that encode and decode the first message as the wire does."""
         from compact_parallel.runtime.compression.kernels import ops
 
-        none, one, ident = [0.0] * TENSORS, [1] * TENSORS, self.codec.ident
-        x, base, out, body = self.xs[0], self.bases[0], self.outs[0], self.bodies[0]
+        kind = {"order": 1, "codec": self.codec.ident}
+        x, base, out, body, headers = self.xs[0], self.bases[0], self.outs[0], self.bodies[0], self.headers[0]
         return (
-            lambda: ops.encode(x, base, [], none, one, body, ident),
-            lambda: ops.decode(body, base, [], none, one, out, ident),
+            lambda: ops.encode(x, base, [], body, headers, TEMPLATES, **kind),
+            lambda: ops.decode(body, base, [], out, headers, **kind),
         )
 
 

@@ -70,7 +70,8 @@ def launch(
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    return {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | {"PYTHONPATH": path}
+    kernels = {"TRITON_INTERPRET": "1"} if DEVICE == "cpu" else {}  # for tests on a simulated card
+    return {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ) | threads | kernels | {"PYTHONPATH": path}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ Messages between ranks travel as with NCCL: the device waits for them, not the h
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
 from collections import Counter
@@ -39,7 +40,7 @@ def _names(text: str) -> frozenset[str]:
 
 WAITS = _names(
     "item tolist __float__ __int__ __bool__ __index__ nonzero masked_select unique equal __contains__ allclose "
-    "is_nonzero argwhere repeat_interleave bincount"
+    "is_nonzero argwhere bincount linalg_eigh"
 )
 """Functions that make the host wait for the device."""
 CROSSES = _names("copy_ __getitem__ __setitem__ to cpu cuda type_as __get__ __set__ index_put_")
@@ -109,6 +110,8 @@ class SimulatedCard:
         self._stack.enter_context(mock.patch.object(dist, "get_backend", lambda group=None: "nccl"))
         self._stack.enter_context(mock.patch.object(dist, "batch_isend_irecv", _exchange))
         self._stack.enter_context(mock.patch.object(dist, "P2POp", lambda op, x, peer, group: (op, x, peer, group)))
+        if "triton.runtime.interpreter" in sys.modules:
+            self._stack.enter_context(self._interpreted_kernels(sys.modules["triton.runtime.interpreter"]))
         self._stack.enter_context(_Mode())
         return self
 
@@ -156,6 +159,8 @@ class SimulatedCard:
             self._look_at_index(name, args)
         if name == "copy_":
             self._crossing("copy_", _on_card(args[0]), args[1], plain_kwargs, plain_args[2:])
+        if name == "pin_memory":
+            return args[0]
         if name in ("to", "cpu", "cuda", "type_as"):
             return self._moved(func, name, args, kwargs, plain_args, plain_kwargs)
         on_card = bool(ours)
@@ -164,6 +169,8 @@ class SimulatedCard:
             plain_kwargs["device"] = CPU
             if on_card and name in ("tensor", "as_tensor"):
                 self._wait(f"{name} H2D")
+            elif on_card and not ours and name not in LAUNCHES_NOTHING:
+                self.launches[name, _place()] += 1
         plain_kwargs.pop("pin_memory", None)
         out = func(*plain_args, **plain_kwargs)
         if name == "data_ptr" or not on_card:
@@ -182,9 +189,9 @@ class SimulatedCard:
             raise Mismatch(f"{name} of a tensor on the card met one on the CPU, {shapes}, at {_place()}")
         if name in ("numpy", "__array__"):
             raise Mismatch(f"{name} of a tensor on the card at {_place()}")
-        if name in WAITS:
+        if name in WAITS or (name == "repeat_interleave" and sum(isinstance(x, Tensor) for x in flat) > 1):
             self._wait(name)
-        if name not in LAUNCHES_NOTHING and name not in WAITS:
+        elif name not in LAUNCHES_NOTHING:
             self.launches[name, _place()] += 1
 
     def _look_at_index(self, name: str, args: tuple) -> None:
@@ -256,6 +263,17 @@ class SimulatedCard:
         if not self._holders[key]:
             del self._holders[key]
             self.held -= nbytes if key else 0
+
+    def _interpreted_kernels(self, interpreter: Any) -> contextlib.AbstractContextManager:
+        """Lets Triton's interpreter run kernels on tensors of the card, each a launch."""
+        run = interpreter.GridExecutor.__call__
+
+        def call(executor: Any, *args: Any, **kwargs: Any) -> None:
+            self.launches[executor.fn.__name__, _place()] += 1
+            with _plain(), torch.overrides._pop_mode_temporarily():
+                run(executor, *map(_raw, args), **{name: _raw(x) for name, x in kwargs.items()})
+
+        return mock.patch.object(interpreter.GridExecutor, "__call__", call)
 
     def _of_torch_cuda(self) -> dict[str, Callable]:
         return {
@@ -333,7 +351,7 @@ def _place() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
-        for mark in ("/runtime/", "/comfy/"):
+        for mark in ("/runtime/", "/comfy/") if "/site-packages/" not in name else ():
             if mark in name:
                 return f"{mark.strip('/')}/{name.rpartition(mark)[2]}:{frame.f_lineno}"
         frame = frame.f_back

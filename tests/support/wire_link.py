@@ -66,9 +66,17 @@ class Link:
 
     def unpack(self, expected, payload, spec):
         """Unpacks into views of a larger tensor, as attention does."""
-        out = [torch.full((b, n + 3, c), math.pi, dtype=spec.dtype)[:, 2 : n + 2] for b, n, c in spec.shapes]
+        device = payload.first.device
+        out = [
+            torch.full((b, n + 3, c), math.pi, dtype=spec.dtype, device=device)[:, 2 : n + 2] for b, n, c in spec.shapes
+        ]
         expected.unpack(payload, out)
         return out
+
+    def settle(self):
+        """The end of a model call."""
+        self.sender.settle()
+        self.receiver.settle()
 
     def bases(self):
         """The streams of sender and receiver; the sender's under the receiver's keys."""

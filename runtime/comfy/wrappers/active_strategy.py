@@ -62,6 +62,7 @@ class ActiveStrategy:
             if degrees.data > 1:
                 model += [SharedBatch(DataParallel(axes["data"], ledger), self._patcher, whole=self._whole_batch)]
             if self._wire is not None:
+                conditions.insert(0, partial(_settling, self._wire))
                 tokens = shared_tokens(self._patcher, degrees, axes, self._wire, ledger)
                 model += [CountSplit(ledger), stack.enter_context(tokens)]
             wrappers = {
@@ -70,6 +71,13 @@ class ActiveStrategy:
                 WrappersMP.DIFFUSION_MODEL: forward,
             }
             yield {kind: _nested(each) for kind, each in wrappers.items() if each}
+
+
+def _settling(wire: Wire, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+    """A wrapper around all conditions of a call: damage on the way is found before anybody uses the predictions."""
+    predictions = executor(*args, **kwargs)
+    wire.settle()
+    return predictions
 
 
 def _nested(wrappers: Sequence[Callable]) -> Callable:

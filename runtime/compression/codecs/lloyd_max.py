@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..bitpack import PLANES, look_up, pack_planes, value_table
+from ..constant import Constant
 from ..row_blocks import row_blocks
 from .codec import SMALLEST_SCALE, Codec
 
@@ -71,7 +72,8 @@ class LloydMax(Codec):
         self.name, self.ident, self.value_bits, self.place = f"{bits}bit", ident, bits, 70 - 10 * bits
         self.distortion, self.in_auto = DISTORTION[bits], bits > 1
         self._grids = tuple(_Grid(levels[bits]) for levels in (GAUSS, LAPLACE))
-        self._values = tuple(value_table(_symmetric(levels[bits]), bits) for levels in (GAUSS, LAPLACE))
+        tables = [value_table(_symmetric(levels[bits]), bits) for levels in (GAUSS, LAPLACE)]
+        self._values = Constant(torch.stack(tables))
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """2 + 2 * (N + C) + N * C' * b / 8."""
@@ -84,18 +86,18 @@ class LloydMax(Codec):
         u_N, v_C, mean = _scales(d_NC)
         iu_N1, iv_C = _inverse(u_N)[:, None], _inverse(v_C)
         every = max(1, d_NC.numel() // SAMPLE)
-        table = int(self.value_bits > 1 and _heavy_tailed(d_NC[::every] * iu_N1[::every] * iv_C))
-        grid, values = self._grids[table], self._values[table].to(d_NC.device)
+        table = self.value_bits > 1 and _heavy_tailed(d_NC[::every] * iu_N1[::every] * iv_C)
+        values = self._values_of(table, d_NC.device)
         weight_C = (v_C.float() / mean).square()
         payload = torch.empty(self.nbytes(tokens, channels), dtype=torch.uint8, device=d_NC.device)
         parts = self._parts(payload, tokens, channels)
-        parts.table[0], parts.table[1] = table, 0
+        parts.table[:1], parts.table[1] = table, 0
         parts.v_C[:] = v_C
         for rows_NC, rows_iu_N1, rows_u_N, sent_u_N, *sent_planes in row_blocks(
             d_NC, iu_N1, u_N, parts.u_N, *parts.planes
         ):
             z_NC = (rows_NC * rows_iu_N1).mul_(iv_C)
-            codes_NC = grid.codes(z_NC)
+            codes_NC = self._codes(z_NC, table)
             if channels % ROW:
                 codes_NC = pad(codes_NC, (0, -channels % ROW))
             planes = pack_planes(codes_NC.view(-1), self.value_bits)
@@ -109,13 +111,27 @@ class LloydMax(Codec):
     def decode(self, payload: Tensor, tokens: int, channels: int, dtype: torch.dtype) -> Tensor:
         """See `Codec.decode`."""
         parts = self._parts(payload, tokens, channels)
-        values = self._values[int(parts.table[0])].to(payload.device)
+        table = parts.table[0] > 0
+        values = self._values_of(bool(table) if table.device.type == "cpu" else table, payload.device)
         u_N1, v_C = parts.u_N.float()[:, None], parts.v_C.float()
         d_NC = torch.empty(tokens, channels, dtype=dtype, device=payload.device)
         for rows_NC, rows_u_N1, *planes in row_blocks(d_NC, u_N1, *parts.planes):
             levels_NC = _rows(look_up(values, [plane.view(-1) for plane in planes]), channels)
             torch.mul(levels_NC.mul_(rows_u_N1), v_C, out=rows_NC)
         return d_NC
+
+    def _codes(self, z_NC: Tensor, laplace: bool | Tensor) -> Tensor:
+        """The codes of values in units of their scales. If the host does not know the table, both are computed."""
+        if isinstance(laplace, bool):
+            return self._grids[laplace].codes(z_NC)
+        return torch.where(laplace, *(self._grids[table].codes(z_NC) for table in (True, False)))
+
+    def _values_of(self, laplace: bool | Tensor, device: torch.device) -> Tensor:
+        """The table that `look_up` reads; `laplace` is a scalar on the device, or known to the host."""
+        gaussian, laplacian = self._values.on(device)
+        if isinstance(laplace, bool):
+            return laplacian if laplace else gaussian
+        return torch.where(laplace, laplacian, gaussian)
 
     def _parts(self, payload: Tensor, tokens: int, channels: int) -> _Parts:
         widths = [_padded(channels) * bits // 8 for bits in PLANES[self.value_bits]]
@@ -148,15 +164,16 @@ class _Grid:
         self._cells = len(levels) if len(levels) <= 4 else 256
         self._cells_per_unit = max(1, self._cells / 2 - 1) / max(float(thresholds[-1]), 1.0)
         middles = (torch.arange(self._cells) + 0.5 - self._cells / 2) / self._cells_per_unit
-        self._code = torch.bucketize(middles, thresholds).to(torch.uint8) if self._cells > len(levels) else None
+        codes = torch.bucketize(middles, thresholds).to(torch.uint8)
+        self.codes_of_cells = Constant(codes) if self._cells > len(levels) else None
 
     def codes(self, z: Tensor) -> Tensor:
         """The code of each value of z (units of the mean magnitude): uint8, of the same shape."""
         cell = (z * self._cells_per_unit).add_(self._cells / 2).clamp_(0, self._cells - 1)
         cell = cell.to(torch.int32).to(torch.uint8)  # three times as fast as in one step; NaN becomes a cell too
-        if self._code is None:
+        if self.codes_of_cells is None:
             return cell
-        return self._code.to(z.device).index_select(0, cell.view(-1).int()).view(z.shape)
+        return self.codes_of_cells.on(z.device).index_select(0, cell.view(-1).int()).view(z.shape)
 
 
 def _padded(channels: int) -> int:
@@ -194,9 +211,11 @@ def _inverse(scale: Tensor) -> Tensor:
     return torch.where(scale >= SMALLEST_SCALE, scale.reciprocal(), 0)
 
 
-def _heavy_tailed(z: Tensor) -> bool:
+def _heavy_tailed(z: Tensor) -> bool | Tensor:
+    """Whether the values have heavy tails: known to the host on a CPU, else a scalar on the device."""
     z = z.reshape(-1)
-    return bool((torch.dot(z, z) / len(z)).sqrt() > HEAVY_TAIL * z.abs().mean())
+    heavy = (torch.dot(z, z) / len(z)).sqrt() > HEAVY_TAIL * z.abs().mean()
+    return bool(heavy) if z.device.type == "cpu" else heavy
 
 
 CODECS = (LloydMax(1, ident=2), LloydMax(2, ident=3), LloydMax(3, ident=5), LloydMax(4, ident=4))

@@ -9,12 +9,14 @@ CholeskyQR; the warm start from the last result after PowerSGD (arXiv 1905.13727
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..bitpack import look_up, pack, packed_bytes, value_table
+from ..constant import Constant
 from ..row_blocks import row_blocks
 from .codec import SMALLEST_SCALE, Codec
 
@@ -64,7 +66,7 @@ class LowRank(Codec):
         self.name, self.ident, self.in_ratio = name, ident, bits == 8
         self._bits, self._rank = bits, min(rank, LARGEST_RANK)
         self._largest = 2 ** (bits - 1) - 1
-        self._integers = value_table(torch.arange(-8.0, 8.0), 4) if bits == 4 else None
+        self._integers = Constant(value_table(torch.arange(-8.0, 8.0), 4)) if bits == 4 else None
 
     def configured(self, rank: int) -> LowRank:
         """See `Codec.configured`."""
@@ -97,15 +99,13 @@ class LowRank(Codec):
         """Start directions (C, W) of the search: random; with `previous` the first R are nearly those it holds."""
         rank = min(self._rank, tokens, channels)
         width = min(rank + EXTRA, tokens, channels)
-        generator = torch.Generator().manual_seed(SEED)
-        random_CW = torch.randn(channels, width, generator=generator).to(device)
+        random_CW = _random(channels, width).on(device)
         if previous is None:
             return random_CW
         parts = self._parts(previous, tokens, channels)
         known_CR = parts.b_CR.double() * parts.t_C.nan_to_num(0, 0, 0)[:, None]
         known_CR *= math.sqrt(channels * rank) / FRESH / known_CR.norm().clamp(min=ALMOST_ZERO)
-        random_CW[:, :rank] += known_CR
-        return random_CW
+        return torch.cat([random_CW[:, :rank] + known_CR, random_CW[:, rank:]], 1)
 
     def _fitted(self, d_NC: Tensor, u_NR: Tensor) -> tuple[Tensor, Tensor]:
         """Integers b (C, R) and scales t (C) such that u_NR (t b)^T approximates d.
@@ -140,7 +140,7 @@ class LowRank(Codec):
     def _unpacked(self, packed: Tensor, rows: int, rank: int) -> Tensor:
         if self._bits == 8:
             return packed.view(torch.int8).view(rows, rank).float()
-        return look_up(self._integers.to(packed.device), [packed])[: rows * rank].view(rows, rank)
+        return look_up(self._integers.on(packed.device), [packed])[: rows * rank].view(rows, rank)
 
     def _parts(self, payload: Tensor, tokens: int, channels: int) -> _Factors:
         s, t, a, b = payload.split(self._sizes(tokens, channels))
@@ -156,6 +156,12 @@ class _Factors(NamedTuple):
     t_C: Tensor
     a_NR: Tensor
     b_CR: Tensor
+
+
+@lru_cache(maxsize=16)
+def _random(channels: int, width: int) -> Constant:
+    """Random directions (C, W), the same every time."""
+    return Constant(torch.randn(channels, width, generator=torch.Generator().manual_seed(SEED)))
 
 
 def _gram(x: Tensor) -> Tensor:

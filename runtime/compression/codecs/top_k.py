@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..bitpack import look_up, pack, packed_bytes, value_table
+from ..constant import Constant
 from .codec import Codec
 
 BLOCK = 16
@@ -30,7 +31,7 @@ class TopK(Codec):
     place = 80
 
     def __init__(self) -> None:
-        self._indices = value_table(torch.arange(BLOCK).float(), 4)
+        self._indices = Constant(value_table(torch.arange(BLOCK).float(), 4))
 
     def nbytes(self, tokens: int, channels: int) -> int:
         """2 * K + ceil(K / 2)."""
@@ -49,7 +50,7 @@ class TopK(Codec):
         """See `Codec.decode`."""
         values = tokens * channels
         blocks = _blocks(values)
-        index = look_up(self._indices.to(payload.device), [payload[2 * blocks :]])[:blocks].long()
+        index = look_up(self._indices.on(payload.device), [payload[2 * blocks :]])[:blocks].long()
         kept = payload[: 2 * blocks].view(torch.bfloat16).to(dtype)
         d = torch.zeros(blocks, BLOCK, dtype=dtype, device=payload.device)
         return d.scatter_(1, index[:, None], kept[:, None]).view(-1)[:values].view(tokens, channels)

@@ -2,6 +2,7 @@
 
 Traffic in bytes per value of a 16-bit dtype with one base (a second base that is used adds 2):
 
+    fit        reads x, base                                       4
     encode     reads x, base; writes scales, q and the new base    7 + 1/16
     decode     reads scales, q, base; writes the new base          5 + 1/16    2 more where `outs` are written as well
 
@@ -14,29 +15,37 @@ Legend: S tensors, N tokens, C channels, K blocks.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ..codecs import block as codec
+from .fit import fit, write
 from .message import Message
 from .values import (
     BODY,
+    CHECKSUM,
     ELEMENT,
+    HEADER_WORDS,
     LAUNCH,
     OUT,
     SMALLEST_SCALE,
     STATE,
     X,
+    add_lost,
+    add_to_checksum,
     bf16_bits,
     bf16_value,
+    copy_header,
     expected,
+    header_of,
+    in_words,
     inverse,
+    is_finite,
     pointer,
     predictor,
     read,
     reconstruct,
+    record_of,
     rows_of,
     store,
     widened,
@@ -104,10 +113,16 @@ def _parts(table, tensor, values, EVEN: tl.constexpr):
     return blocks, pointer(table, tensor, BODY, tl.uint16, EVEN), pointer(table, tensor, BODY, tl.uint8, EVEN) + start
 
 
+@triton.jit
+def _in_body(scale_bits, q, block, place, inside, blocks):
+    """The part of these blocks in the checksum of the body."""
+    of_q = tl.where(inside, q.to(tl.int64) << (8 * ((2 * blocks + place) % 4)).to(tl.int64), 0)
+    return in_words(scale_bits, block, 2, block < blocks) + tl.sum(tl.sum(of_q, axis=1), axis=0)
+
+
 @triton.jit(do_not_specialize=["values"])
 def _encode(
     table,
-    losses,
     channels,
     values,
     element: tl.constexpr,
@@ -117,7 +132,7 @@ def _encode(
     FLOAT8: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """Writes scales, q and new base of BLOCKS blocks; losses (S, programs, 2) gets sums of x^2 and (x - x_hat)^2."""
+    """Writes scales, q and new base of BLOCKS blocks, and adds (x - x_hat)^2 to the record."""
     tensor = tl.program_id(1)
     x_rows, stride = rows_of(table, tensor, X, element, aligned)
     block, place, offset, inside = _places(channels, values, stride, EVEN, BLOCKS)
@@ -129,14 +144,14 @@ def _encode(
     scale = bf16_value(bf16_bits(tl.div_rn(tl.max(tl.abs(d), axis=1), LARGEST * 1.0)))
     scale = tl.where(scale >= SMALLEST_SCALE, scale, 0.0)
     q = _to_bytes(tl.minimum(tl.maximum(d * inverse(scale)[:, None], -LARGEST * 1.0), LARGEST * 1.0), FLOAT8)
-    tl.store(scales + block, bf16_bits(scale), mask=block < blocks)
+    scale_bits = bf16_bits(scale)
+    tl.store(scales + block, scale_bits, mask=block < blocks)
     tl.store(codes + place, q, mask=inside)
-    stored = reconstruct(_to_values(q, FLOAT8) * scale[:, None], forecast, predicted_by[2], element)
+    add_to_checksum(header_of(table, tensor) + CHECKSUM, _in_body(scale_bits, q, block, place, inside, blocks))
+    stored = reconstruct(_to_values(q, FLOAT8) * scale[:, None], forecast, predicted_by[2], element, True)
     store(pointer(table, tensor, STATE, element, aligned), place, stored, inside)
     difference = tl.where(inside, x - widened(stored), 0.0)
-    program = losses + (tensor * tl.num_programs(0) + tl.program_id(0)) * 2
-    tl.store(program, tl.sum(tl.sum(x * x, axis=1), axis=0))
-    tl.store(program + 1, tl.sum(tl.sum(difference * difference, axis=1), axis=0))
+    add_lost(table, tensor, tl.sum(tl.sum(difference * difference, axis=1), axis=0))
 
 
 @triton.jit(do_not_specialize=["values"])
@@ -150,34 +165,39 @@ def _decode(
     FLOAT8: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """Writes x_hat of BLOCKS blocks to STATE and to OUT, to each if it exists."""
+    """Writes x_hat of BLOCKS blocks to STATE and to OUT, to each if it exists. The record gets the header and the
+    checksum of the body."""
     tensor = tl.program_id(1)
+    copy_header(table, tensor, tl.program_id(0) == 0)
     out, stride = rows_of(table, tensor, OUT, element, aligned)
     block, place, offset, inside = _places(channels, values, stride, EVEN, BLOCKS)
     blocks, scales, codes = _parts(table, tensor, values, EVEN)
     predicted_by = predictor(table, tensor, element, aligned)
-    scale = bf16_value(tl.load(scales + block, mask=block < blocks, other=0))
+    scale_bits = tl.load(scales + block, mask=block < blocks, other=0)
+    scale = bf16_value(scale_bits)
     q = tl.load(codes + place, mask=inside, other=0)
+    in_body = _in_body(scale_bits, q, block, place, inside, blocks)
+    add_to_checksum(record_of(table, tensor) + HEADER_WORDS, in_body)
     forecast = expected(predicted_by, place, inside)
-    stored = reconstruct(_to_values(q, FLOAT8) * scale[:, None], forecast, predicted_by[2], element)
+    finite = is_finite(table, tensor)
+    stored = reconstruct(_to_values(q, FLOAT8) * scale[:, None], forecast, predicted_by[2], element, finite)
     store(pointer(table, tensor, STATE, element, aligned), place, stored, inside)
     store(out, offset, stored, inside)
 
 
-def encode(message: Message, largest: int, float8: bool) -> Tensor:
-    """Encodes `message`. Returns (S, 2): ||x||^2 and ||x - x_hat||^2. `largest` is the largest magnitude of q, which is
-    float8_e4m3fn if `float8`, else int8."""
+def encode(message: Message, largest: int, float8: bool) -> None:
+    """Encodes `message`: writes headers, bodies, new bases and records. `largest` is the largest magnitude of q, which
+    is float8_e4m3fn if `float8`, else int8."""
     values, grid, even = _geometry(message)
-    losses = torch.empty(message.tensors, grid[0], 2, device=message.device)
+    write(message, fit(message))
     _encode[grid](
-        message.table, losses, message.channels, values, ELEMENT[message.dtype], message.aligned, even, largest,
-        float8, BLOCKS, num_warps=4, **LAUNCH,
+        message.table, message.channels, values, ELEMENT[message.dtype], message.aligned, even, largest, float8,
+        BLOCKS, num_warps=4, **LAUNCH,
     )  # fmt: skip
-    return losses.sum(1)
 
 
 def decode(message: Message, float8: bool) -> None:
-    """Decodes `message`: writes x_hat to its STATE and OUT tensors."""
+    """Decodes `message`: writes x_hat to its STATE and OUT tensors, and the records."""
     values, grid, even = _geometry(message)
     _decode[grid](
         message.table, message.channels, values, ELEMENT[message.dtype], message.aligned, even, float8, BLOCKS,

@@ -2,12 +2,15 @@
 
 Traffic in bytes per value of a 16-bit dtype with one base, b bits (a second base that is used adds 2 per reading pass):
 
+    fit        reads x, base                            4
     measure    reads x, base                            4         and 0.3 for partial sums, written and read once
     encode     reads x, base; writes codes, new base    6 + b/8   a program holds its row in registers until the scale
                                                                   is refined, so nothing is read again
     decode     reads codes, base; writes new base       4 + b/8   2 more if x_hat is also written into `outs`
 
-Encoding in all (measure and encode) takes 10 + b/8.
+Encoding in all takes 14 + b/8.
+
+Every program adds the words that it has written, or read, to a checksum.
 
 Legend: S tensors, N tokens, C channels, b bits.
 """
@@ -24,23 +27,33 @@ import triton.language as tl
 from torch import Tensor
 
 from ..codecs import lloyd_max as codec
+from .fit import fit
 from .message import WIDEST, Message
 from .scales import Scales, measure
 from .values import (
     BODY,
+    CHECKSUM,
     ELEMENT,
+    HEADER_WORDS,
     LAUNCH,
     OUT,
     STATE,
     X,
+    add_lost,
+    add_to_checksum,
     bf16_bits,
     bf16_value,
+    copy_header,
     expected,
+    header_of,
+    in_words,
     inverse,
+    is_finite,
     pointer,
     predictor,
     read,
     reconstruct,
+    record_of,
     rows_of,
     store,
     widened,
@@ -79,32 +92,37 @@ def _cell(z, CELLS: tl.constexpr):
 
 @triton.jit
 def _planes(table, tensor, tokens, channels):
-    """(bytes of a row of one-bit codes, pointer to the codes, pointer to the plane of high bits)."""
+    """(bytes of a row of one-bit codes, the body, the offsets in it of the codes and of the plane of high bits)."""
     row_bytes = tl.cdiv(channels, PADDING) * (PADDING // 8)
-    codes = pointer(table, tensor, BODY, tl.uint8, False) + 2 + 2 * (tokens + channels)
-    return row_bytes, codes, codes + tokens * row_bytes * 2
+    codes = 2 + 2 * (tokens + channels)
+    return row_bytes, pointer(table, tensor, BODY, tl.uint8, False), codes, codes + tokens * row_bytes * 2
 
 
 @triton.jit
-def _write_codes(row_codes, row_bytes, code, chunk, BITS: tl.constexpr):
-    """Stores codes of BITS bits, 8 / BITS per byte, the first in the lowest bits."""
+def _write_codes(body, start, row_bytes, code, chunk, BITS: tl.constexpr):
+    """Stores codes of BITS bits, 8 / BITS per byte, the first in the lowest bits, in the row that starts at offset
+    `start`. Returns their part in the checksum."""
     PER: tl.constexpr = 8 // BITS
     width: tl.constexpr = code.shape[0] // PER
     shift = tl.arange(0, PER) * BITS
     byte = tl.sum(tl.reshape(code, [width, PER]) << shift[None, :], axis=1)
     place = chunk * width + tl.arange(0, width)
-    tl.store(row_codes + place, byte.to(tl.uint8), mask=place < row_bytes * BITS)
+    inside = place < row_bytes * BITS
+    tl.store(body + start + place, byte.to(tl.uint8), mask=inside)
+    return in_words(byte, start + place, 1, inside)
 
 
 @triton.jit
-def _read_codes(row_codes, row_bytes, chunk, there, BITS: tl.constexpr, WIDTH: tl.constexpr):
-    """Loads codes as int32 (WIDTH), the inverse of `_write_codes`; zeros unless `there`."""
+def _read_codes(body, start, row_bytes, chunk, there, BITS: tl.constexpr, WIDTH: tl.constexpr):
+    """Loads codes as int32 (WIDTH), the inverse of `_write_codes`; zeros unless `there`. Returns them and their part in
+    the checksum."""
     PER: tl.constexpr = 8 // BITS
     width: tl.constexpr = WIDTH // PER
     place = chunk * width + tl.arange(0, width)
-    byte = tl.load(row_codes + place, mask=there & (place < row_bytes * BITS), other=0).to(tl.int32)
+    inside = there & (place < row_bytes * BITS)
+    byte = tl.load(body + start + place, mask=inside, other=0).to(tl.int32)
     code = (byte[:, None] >> (tl.arange(0, PER) * BITS)[None, :]) & ((1 << BITS) - 1)
-    return tl.reshape(code, [WIDTH])
+    return tl.reshape(code, [WIDTH]), in_words(byte, start + place, 1, inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "parts"])
@@ -117,7 +135,6 @@ def _encode(
     tails_SP2,
     levels,
     cell_codes,
-    losses,
     tokens,
     channels,
     parts,
@@ -129,14 +146,14 @@ def _encode(
     WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    """Writes codes, refined token scale and new base of one row; losses (S, N, 2): its sums of x^2, (x - x_hat)^2."""
+    """Writes codes, refined token scale and new base of one row, and adds (x - x_hat)^2 to the record."""
     row, tensor = tl.program_id(0), tl.program_id(1)
     x_row, stride = rows_of(table, tensor, X, element, aligned)
     x_row += row * stride
     predicted_by = predictor(table, tensor, element, aligned)
     state = pointer(table, tensor, STATE, element, aligned)
-    body = pointer(table, tensor, BODY, tl.uint16, False)
-    row_bytes, codes, high_codes = _planes(table, tensor, tokens, channels)
+    scales = pointer(table, tensor, BODY, tl.uint16, False)
+    row_bytes, body, codes, high_codes = _planes(table, tensor, tokens, channels)
     kind = _kind(tails_SP2, tensor, parts, over_sampled, BITS)
     levels += kind * ((1 << BITS) + 1)
     cells_per_unit = tl.load(levels)
@@ -145,7 +162,7 @@ def _encode(
     over_mean = tl.div_rn(1.0, tl.load(mean_S + tensor))
 
     wanted = tl.zeros([WIDTH], tl.float32)
-    available, norm, lost = wanted, wanted, wanted
+    available, lost = wanted, wanted
     held = ()
     for chunk in tl.static_range(CHUNKS):
         column_C = chunk * WIDTH + tl.arange(0, WIDTH)
@@ -162,33 +179,32 @@ def _encode(
         weight = (v * over_mean) * (v * over_mean)
         wanted += z * level * weight
         available += level * level * weight
-        norm += x * x
         held = held + ((x, forecast, level, tl.where(inside, code, 0)),)  # noqa: RUF005 (the compiler knows no unpacking)
 
     total = tl.sum(available, axis=0)
     refined = tl.where(total > 0, tl.div_rn(tl.sum(wanted, axis=0), tl.where(total > 0, total, 1.0)), 1.0)
     bits = bf16_bits(refined * u)
-    tl.store(body + 1 + row, bits)
-    tl.store(body, kind.to(tl.uint16), mask=row == 0)
+    tl.store(scales + 1 + row, bits)
+    tl.store(scales, kind.to(tl.uint16), mask=row == 0)
+    in_body = (bits.to(tl.int64) << (16 * ((1 + row) % 2)).to(tl.int64)) + tl.where(row == 0, kind, 0)
     u = bf16_value(bits)
 
     for chunk in tl.static_range(CHUNKS):
         x, forecast, level, code = held[chunk]
         if BITS == 3:
-            _write_codes(codes + row * row_bytes * 2, row_bytes, code & 3, chunk, 2)
-            _write_codes(high_codes + row * row_bytes, row_bytes, code >> 2, chunk, 1)
+            in_body += _write_codes(body, codes + row * row_bytes * 2, row_bytes, code & 3, chunk, 2)
+            in_body += _write_codes(body, high_codes + row * row_bytes, row_bytes, code >> 2, chunk, 1)
         else:
-            _write_codes(codes + row * row_bytes * BITS, row_bytes, code, chunk, BITS)
+            in_body += _write_codes(body, codes + row * row_bytes * BITS, row_bytes, code, chunk, BITS)
         column_C = chunk * WIDTH + tl.arange(0, WIDTH)
         inside = column_C < channels
         v = tl.load(v_SC + tensor * channels + column_C, mask=inside, other=0.0)
-        stored = reconstruct(level * u * v, forecast, predicted_by[2], element)
+        stored = reconstruct(level * u * v, forecast, predicted_by[2], element, True)
         store(state, row * channels + column_C, stored, inside)
         difference = tl.where(inside, x - widened(stored), 0.0)
         lost += difference * difference
-    place = losses + (tensor * tokens + row) * 2
-    tl.store(place, tl.sum(norm, axis=0))
-    tl.store(place + 1, tl.sum(lost, axis=0))
+    add_to_checksum(header_of(table, tensor) + CHECKSUM, in_body)
+    add_lost(table, tensor, tl.sum(lost, axis=0))
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -203,44 +219,56 @@ def _decode(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Writes x_hat of ROWS rows, WIDTH channels of each, to STATE and to OUT, to each if it exists."""
+    """Writes x_hat of ROWS rows, WIDTH channels of each, to STATE and to OUT, to each if it exists. The record gets the
+    header and the checksum of the body."""
     chunk, tensor = tl.program_id(1), tl.program_id(2)
+    copy_header(table, tensor, tl.program_id(0) + chunk == 0)
+    finite = is_finite(table, tensor)
     predicted_by = predictor(table, tensor, element, aligned)
     state = pointer(table, tensor, STATE, element, aligned)
     out, stride = rows_of(table, tensor, OUT, element, aligned)
-    body = pointer(table, tensor, BODY, tl.uint16, False)
-    row_bytes, codes, high_codes = _planes(table, tensor, tokens, channels)
-    levels += tl.load(body).to(tl.int32) * ((1 << BITS) + 1)
+    scales = pointer(table, tensor, BODY, tl.uint16, False)
+    row_bytes, body, codes, high_codes = _planes(table, tensor, tokens, channels)
+    kind = tl.load(scales).to(tl.int32)
+    levels += tl.minimum(kind, 1) * ((1 << BITS) + 1)
     column_C = chunk * WIDTH + tl.arange(0, WIDTH)
-    v = bf16_value(tl.load(body + 1 + tokens + column_C, mask=column_C < channels, other=0))
+    v_bits = tl.load(scales + 1 + tokens + column_C, mask=column_C < channels, other=0)
+    v = bf16_value(v_bits)
+    once = (column_C < channels) & (tl.program_id(0) == 0)
+    in_body = in_words(v_bits, 1 + tokens + column_C, 2, once) + tl.where(tl.program_id(0) + chunk == 0, kind, 0)
     for step in tl.static_range(ROWS):
         row = tl.program_id(0) * ROWS + step
         there = row < tokens
         inside = there & (column_C < channels)
         if BITS == 3:
-            code = _read_codes(codes + row * row_bytes * 2, row_bytes, chunk, there, 2, WIDTH)
-            code |= _read_codes(high_codes + row * row_bytes, row_bytes, chunk, there, 1, WIDTH) << 2
+            code, low = _read_codes(body, codes + row * row_bytes * 2, row_bytes, chunk, there, 2, WIDTH)
+            more, high = _read_codes(body, high_codes + row * row_bytes, row_bytes, chunk, there, 1, WIDTH)
+            code, in_body = code | (more << 2), in_body + low + high
         else:
-            code = _read_codes(codes + row * row_bytes * BITS, row_bytes, chunk, there, BITS, WIDTH)
+            code, all_bits = _read_codes(body, codes + row * row_bytes * BITS, row_bytes, chunk, there, BITS, WIDTH)
+            in_body += all_bits
         level = tl.load(levels + 1 + code)
-        u = bf16_value(tl.load(body + 1 + row, mask=there, other=0))
+        u_bits = tl.load(scales + 1 + row, mask=there, other=0)
+        in_body += tl.where(chunk == 0, u_bits.to(tl.int64) << (16 * ((1 + row) % 2)).to(tl.int64), 0)
+        u = bf16_value(u_bits)
         forecast = expected(predicted_by, row * channels + column_C, inside)
-        stored = reconstruct(level * u * v, forecast, predicted_by[2], element)
+        stored = reconstruct(level * u * v, forecast, predicted_by[2], element, finite)
         store(state, row * channels + column_C, stored, inside)
         store(out, row * stride + column_C, stored, inside)
+    add_to_checksum(record_of(table, tensor) + HEADER_WORDS, in_body)
 
 
-def encode(message: Message, bits: int) -> Tensor:
-    """Encodes `message`. Returns (S, 2): ||x||^2, ||x - x_hat||^2. Raises ValueError if a row is wider than WIDEST."""
+def encode(message: Message, bits: int) -> None:
+    """Encodes `message`: writes headers, bodies, new bases and records. Raises ValueError if a row is wider than
+    WIDEST."""
     if message.channels > WIDEST:
         raise ValueError(f"Kernels of {bits} bits take up to {WIDEST} channels, not {message.channels}.")
-    return quantise(message, bits, measure(message, tails=bits > 1))
+    quantise(message, bits, measure(message, fit(message), tails=bits > 1))
 
 
-def quantise(message: Message, bits: int, scales: Scales) -> Tensor:
-    """As `encode`, with given scales; the bodies must already hold v."""
+def quantise(message: Message, bits: int, scales: Scales) -> None:
+    """As `encode`, with given scales; the message must already hold v and the fit."""
     tensors, tokens, channels = message.tensors, message.tokens, message.channels
-    losses = torch.empty(tensors, tokens, 2, device=message.device)
     levels, cell_codes = _constants(bits, message.device)
     cells = 1 << bits if bits < 3 else CELLS
     width = width_of(channels, WIDTH)
@@ -248,14 +276,13 @@ def quantise(message: Message, bits: int, scales: Scales) -> Tensor:
     warps = _warps(width) * (1 if chunks <= 3 else 2 if chunks <= 6 else 4)
     _encode[(tokens, tensors)](
         message.table, scales.u_SN, scales.v_SC, scales.inverse_v_SC, scales.mean_S, scales.tails_SP2, levels,
-        cell_codes, losses, tokens, channels, scales.tails_SP2.shape[1], 1 / scales.sampled, ELEMENT[message.dtype],
+        cell_codes, tokens, channels, scales.tails_SP2.shape[1], 1 / scales.sampled, ELEMENT[message.dtype],
         message.aligned, bits, cells, width, chunks, num_warps=warps, **LAUNCH,
     )  # fmt: skip
-    return losses.sum(1)
 
 
 def decode(message: Message, bits: int) -> None:
-    """Decodes `message`: writes x_hat to its STATE and OUT tensors."""
+    """Decodes `message`: writes x_hat to its STATE and OUT tensors, and the records."""
     width = width_of(message.channels, WIDTH)
     grid = triton.cdiv(message.tokens, ROWS), triton.cdiv(message.channels, width), message.tensors
     levels, _ = _constants(bits, message.device)
@@ -279,5 +306,6 @@ def _constants(bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
         [grid._cells_per_unit, *(-level for level in reversed(positive)), *positive]
         for grid, positive in zip(grids, both)
     ]
-    codes = [torch.zeros(CELLS, dtype=torch.uint8) if grid._code is None else grid._code for grid in grids]
+    none = torch.zeros(CELLS, dtype=torch.uint8)
+    codes = [none if grid.codes_of_cells is None else grid.codes_of_cells.on(none.device) for grid in grids]
     return torch.tensor(levels, device=device), torch.stack(codes).to(device)

@@ -1,7 +1,8 @@
-"""Torch operators that fit, encode and decode whole messages on a GPU; `torch.compile` can trace through them.
+"""Encodes and decodes whole messages with kernels on a GPU.
 
 They compute what `..quantise` defines, with the same bits in bases and outputs, for the codecs in `IDENTS`, on CUDA
-tensors (with TRITON_INTERPRET=1 on any). Triton is imported when an operator first runs.
+tensors (with TRITON_INTERPRET=1 on any). Triton is imported when one of them first runs. Nothing here makes the host
+wait for the device. torch.compile leaves them out, because the table holds the tensors' addresses.
 
 Legend: S tensors of a message (K and V of every batch entry), N tokens, C channels.
 """
@@ -20,7 +21,7 @@ from ..codecs import BY_IDENT
 from ..codecs.fp8 import Fp8
 from ..codecs.int8 import Int8
 from ..codecs.lloyd_max import LloydMax
-from .message import WIDEST, Message, make_message
+from .message import WIDEST, make_message
 
 # Compared by exact class, because a subclass may change the arithmetic.
 BITS = {codec.ident: codec.value_bits for codec in BY_IDENT.values() if type(codec) is LloydMax}
@@ -35,88 +36,67 @@ def usable(codec: int, channels: int, device: torch.device) -> bool:
     return known and device.type == "cuda" and find_spec("triton") is not None
 
 
-@torch.library.custom_op("compact_parallel::residual_fit", mutates_args=())
-def fit(xs: Sequence[Tensor], bases: Sequence[Tensor], previous: Sequence[Tensor]) -> Tensor:
-    """(S, 4) float32, per tensor <x, x>, <m, m>, <m, t>, <t, t> with m = x - base and t = base - previous base.
-
-    xs: S tensors (N, C) of one shape and dtype, contiguous channels, any row stride. `bases` and `previous`
-    (contiguous) are empty lists if there are none: then base = 0 and t = 0. Squares outside the range of float32 come
-    out as 0, infinity or NaN. Raises ValueError for tensors that do not fit together, RuntimeError without Triton or
-    CUDA.
-    """
-    with _on(xs[0].device):
-        from .fit import fit as run
-
-        return run(make_message(xs, bases, previous), bool(bases) + bool(previous))
-
-
-@fit.register_fake
-def _(xs: Sequence[Tensor], bases: Sequence[Tensor], previous: Sequence[Tensor]) -> Tensor:
-    return xs[0].new_empty(len(xs), 4, dtype=torch.float32)
-
-
-@torch.library.custom_op("compact_parallel::residual_encode", mutates_args=("bases", "previous", "bodies"))
+@torch.compiler.disable
 def encode(
     xs: Sequence[Tensor],
     bases: Sequence[Tensor],
     previous: Sequence[Tensor],
-    k: Sequence[float],
-    use: Sequence[int],
     bodies: Sequence[Tensor],
+    headers: Tensor,
+    templates: bytes,
+    *,
+    order: int,
     codec: int,
 ) -> Tensor:
-    """Writes the payloads of S tensors into `bodies`, and x_hat, which the receivers will reconstruct, over a base.
+    """Writes the bodies and headers of S tensors, and x_hat, which the receivers will reconstruct, over a base.
 
-    xs, bases, previous: as for `fit`. use[s] bases (0, 1 or 2) predict tensor s, the second with the factor k[s]. x_hat
-    overwrites `previous` if given (the caller then swaps the two), else `bases`, else it is not stored; so the base of
-    a first message is any tensor, with use 0.
-    bodies: uint8, each starting at a multiple of 16 bytes and at least the codec's `nbytes(N, C)` long; bytes beyond
-    that stay as they are. Views of one buffer are fine.
-    Returns (S, 2) float32: ||x||^2 and ||x - x_hat||^2; not finite if x holds NaN or Inf (then the other results are
-    meaningless), and if a square exceeds float32.
-    Raises ValueError for tensors that do not fit together, RuntimeError without Triton or CUDA.
+    Args:
+        xs: S tensors (N, C) of one shape and dtype, contiguous channels, any row stride.
+        bases, previous: contiguous, or empty lists. x_hat overwrites `previous` if given (the caller then swaps the
+            two), else `bases`, else it is not stored.
+        bodies: uint8, each starting at a multiple of 16 bytes and at least the codec's `nbytes(N, C)` long. Views of
+            one buffer are fine.
+        headers: uint8, where the headers go; `templates` are theirs (see `Header.to_bytes`).
+        order: how many bases hold what was sent before; 0 at a first message, where `bases` are only memory for x_hat.
+    Returns:
+        The records (S, 12) int32; see `..records`.
+    Raises:
+        ValueError: tensors that do not fit together. RuntimeError: no Triton or no CUDA.
     """
-    with _on(bodies[0].device):
-        message = _coded(xs, bases, previous, k, use, bodies, codec, decodes=False)
+    nbytes = _payload_nbytes(codec, xs[0].shape)
+    message = make_message(xs, bases, previous, bodies, headers, order, nbytes, templates)
+    with _on(message.device):
         if codec in BITS:
             from . import lloyd_max_kernels
 
-            return lloyd_max_kernels.encode(message, BITS[codec])
-        from . import block_kernels
+            lloyd_max_kernels.encode(message, BITS[codec])
+        else:
+            from . import block_kernels
 
-        return block_kernels.encode(message, BLOCKS[codec].largest, isinstance(BLOCKS[codec], Fp8))
-
-
-@encode.register_fake
-def _(
-    xs: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    previous: Sequence[Tensor],
-    k: Sequence[float],
-    use: Sequence[int],
-    bodies: Sequence[Tensor],
-    codec: int,
-) -> Tensor:
-    return xs[0].new_empty(len(xs), 2, dtype=torch.float32)
+            block_kernels.encode(message, BLOCKS[codec].largest, isinstance(BLOCKS[codec], Fp8))
+    return message.records
 
 
-@torch.library.custom_op("compact_parallel::residual_decode", mutates_args=("bases", "previous", "outs"))
+@torch.compiler.disable
 def decode(
     bodies: Sequence[Tensor],
     bases: Sequence[Tensor],
     previous: Sequence[Tensor],
-    k: Sequence[float],
-    use: Sequence[int],
     outs: Sequence[Tensor],
+    headers: Tensor,
+    *,
+    order: int,
     codec: int,
-) -> None:
+) -> Tensor:
     """Decodes S payloads into `outs` (N, C), of any row stride, and over a base as `encode` does.
 
-    `outs` (which overlap no base) may be an empty list if there are bases: then the new base is the only copy, and
-    attention reads that.
+    How they are predicted is read from the `headers` on the device; NaN is written for a tensor that was not finite.
+    `outs` (which overlap no base) may be an empty list if there are bases: then the new base is the only copy.
+    Returns the records (S, 12) int32, by which damage is found; see `..records`. Raises as `encode` does.
     """
-    with _on(bodies[0].device):
-        message = _coded(outs, bases, previous, k, use, bodies, codec, decodes=True)
+    nbytes = _payload_nbytes(codec, (outs or bases)[0].shape)
+    message = make_message(outs, bases, previous, bodies, headers, order, nbytes)
+    with _on(message.device):
         if codec in BITS:
             from . import lloyd_max_kernels
 
@@ -125,39 +105,13 @@ def decode(
             from . import block_kernels
 
             block_kernels.decode(message, isinstance(BLOCKS[codec], Fp8))
+    return message.records
 
 
-@decode.register_fake
-def _(
-    bodies: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    previous: Sequence[Tensor],
-    k: Sequence[float],
-    use: Sequence[int],
-    outs: Sequence[Tensor],
-    codec: int,
-) -> None:
-    return None
-
-
-def _coded(
-    tensors: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    previous: Sequence[Tensor],
-    k: Sequence[float],
-    use: Sequence[int],
-    bodies: Sequence[Tensor],
-    codec: int,
-    decodes: bool,
-) -> Message:
-    """The table of a message to encode or decode, with codec and body sizes checked."""
+def _payload_nbytes(codec: int, shape: Sequence[int]) -> int:
     if codec not in IDENTS:
         raise ValueError(f"Codec {codec} has no kernels; {sorted(IDENTS)} have.")
-    message = make_message(tensors, bases, previous, k, use, bodies, decodes)
-    nbytes = BY_IDENT[codec].nbytes(message.tokens, message.channels)
-    if len(bodies) != message.tensors or any(len(body) < nbytes for body in bodies):
-        raise ValueError(f"{message.tensors} bodies of at least {nbytes} bytes are needed.")
-    return message
+    return BY_IDENT[codec].nbytes(*shape)
 
 
 def _on(device: torch.device) -> AbstractContextManager:

@@ -20,19 +20,25 @@ import triton.language as tl
 from torch import Tensor
 
 from ..codecs import lloyd_max as codec
+from .fit import PROGRAMS, solve, write_fit
 from .message import Message
 from .values import (
     BODY,
+    CHECKSUM,
     ELEMENT,
     LAUNCH,
     SMALLEST_SCALE,
     X,
+    add_to_checksum,
     bf16_bits,
     bf16_value,
     expected,
+    header_of,
+    in_words,
     inverse,
     pointer,
     predictor,
+    predictor_with,
     read,
     rows_of,
     tile_of,
@@ -62,9 +68,10 @@ class Scales(NamedTuple):
     sampled: int
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "programs"])
 def _measure(
     table,
+    sums,
     row_means,
     column_means,
     tile_means,
@@ -72,18 +79,24 @@ def _measure(
     channels,
     over_tokens,
     over_channels,
+    programs,
     element: tl.constexpr,
     aligned: tl.constexpr,
+    BASES: tl.constexpr,
+    PROGRAMS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     """Writes each tile's contribution to the mean magnitude of each token (S, tiles across, N), of each channel
-    (S, tiles down, C) and of all values (S, tiles)."""
+    (S, tiles down, C) and of all values (S, tiles); the first program of a tensor also completes its header."""
     down, across, tensor = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     tiles_down, tiles_across = tl.num_programs(0), tl.num_programs(1)
+    use, k, relative, norm, finite = solve(sums, tensor, programs, BASES, PROGRAMS)
+    if down + across == 0:
+        write_fit(table, tensor, use, k, relative, norm, finite)
     x, stride = rows_of(table, tensor, X, element, aligned)
-    predicted_by = predictor(table, tensor, element, aligned)
+    predicted_by = predictor_with(table, tensor, use, k, element, aligned)
     column_C = across * WIDTH + tl.arange(0, WIDTH)
     total = tl.zeros([WIDTH], tl.float32)
     for step in range(STEPS):
@@ -167,6 +180,9 @@ def _scale(
     tl.store(inverse_v_SC + tensor * channels + column_C, inverse_v, mask=column_C < channels)
     body = pointer(table, tensor, BODY, tl.uint16, False)
     tl.store(body + 1 + tokens + column_C, bits, mask=column_C < channels)
+    if part < parts:
+        in_body = in_words(bits, 1 + tokens + column_C, 2, column_C < channels)
+        add_to_checksum(header_of(table, tensor) + CHECKSUM, in_body)
 
     if part < parts and TAILS:
         x, stride = rows_of(table, tensor, X, element, aligned)
@@ -187,9 +203,9 @@ def _scale(
         tl.store(tails + 1, tl.sum(tl.sum(magnitude, axis=1), axis=0))
 
 
-def measure(message: Message, tails: bool) -> Scales:
-    """The scales of the residuals; v is also written into the bodies. Without `tails` the sums of the sample are left
-    undefined."""
+def measure(message: Message, sums: Tensor, tails: bool) -> Scales:
+    """The scales of the residuals, by the fit that `sums` give; v and the fit are also written into the message.
+    Without `tails` the sums of the sample are left undefined."""
     tensors, tokens, channels = message.tensors, message.tokens, message.channels
     width = width_of(channels, widest=256)
     rows = TILE // width
@@ -201,8 +217,8 @@ def measure(message: Message, tails: bool) -> Scales:
     u_SN = torch.empty(tensors, tokens, dtype=torch.uint16, device=message.device)
     element = ELEMENT[message.dtype]
     _measure[(*tiles, tensors)](
-        message.table, row_means, column_means, tile_means, tokens, channels, 1 / tokens, 1 / channels,
-        element, message.aligned, rows, width, STEPS, num_warps=1, **LAUNCH,
+        message.table, sums, row_means, column_means, tile_means, tokens, channels, 1 / tokens, 1 / channels,
+        sums.shape[1], element, message.aligned, message.bases, PROGRAMS, rows, width, STEPS, num_warps=1, **LAUNCH,
     )  # fmt: skip
     every = max(1, tokens * channels // codec.SAMPLE)
     _scale[(max(parts, triton.cdiv(tokens, SLICE)), tensors)](

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .. import header, records
 from . import message
 
 LAUNCH = MappingProxyType({"enable_fp_fusion": False})
@@ -25,7 +26,12 @@ ELEMENT = MappingProxyType({torch.float32: tl.float32, torch.float16: tl.float16
 FIELDS = tl.constexpr(message.FIELDS)
 X, BASE, PREVIOUS = (tl.constexpr(field) for field in (message.X, message.BASE, message.PREVIOUS))
 STATE, BODY, OUT = (tl.constexpr(field) for field in (message.STATE, message.BODY, message.OUT))
-STRIDE, USE, FACTOR = (tl.constexpr(field) for field in (message.STRIDE, message.USE, message.FACTOR))
+STRIDE, HEADER, RECORD = (tl.constexpr(field) for field in (message.STRIDE, message.HEADER, message.RECORD))
+HEADER_WORDS = tl.constexpr(header.WORDS)
+K, FLAGS, CHECKSUM = (tl.constexpr(word) for word in (header.K, header.FLAGS, header.CHECKSUM))
+FINITE = tl.constexpr(header.FINITE)
+LOST = tl.constexpr(float(records.LOST))
+LOST_COLUMN = tl.constexpr(records.WORDS // 2 - 1)
 SMALLEST_SCALE = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
@@ -48,12 +54,48 @@ def rows_of(table, tensor, FIELD: tl.constexpr, element: tl.constexpr, aligned: 
 
 
 @triton.jit
+def record_of(table, tensor):
+    """The words of a tensor's record as int32."""
+    return (table + tensor * FIELDS + RECORD).to(tl.pointer_type(tl.int32))
+
+
+@triton.jit
+def header_of(table, tensor):
+    """The words of a tensor's header in the message as int32."""
+    return pointer(table, tensor, HEADER, tl.int32, False)
+
+
+@triton.jit
 def predictor(table, tensor, element: tl.constexpr, aligned: tl.constexpr):
-    """(base, previous base, number of bases that the prediction uses, k): the arguments of `expected`."""
+    """(base, previous base, number of bases that the prediction uses, k): the arguments of `expected`, as the header of
+    the message has them."""
+    header = header_of(table, tensor)
+    k = tl.load(header + K).to(tl.float32, bitcast=True)
+    use = tl.load(header + FLAGS) & 0xFF  # of a damaged message it may be more than there are bases
+    row = table + tensor * FIELDS
+    there = (tl.load(row + BASE) != 0).to(tl.int32) + (tl.load(row + PREVIOUS) != 0).to(tl.int32)
+    return predictor_with(table, tensor, tl.minimum(use, there), k, element, aligned)
+
+
+@triton.jit
+def predictor_with(table, tensor, use, k, element: tl.constexpr, aligned: tl.constexpr):
+    """The arguments of `expected` for a prediction from `use` bases; with k = 0 the older one is not read."""
     base = pointer(table, tensor, BASE, element, aligned)
     previous = pointer(table, tensor, PREVIOUS, element, aligned)
-    k = tl.load(table + tensor * FIELDS + FACTOR).to(tl.int32).to(tl.float32, bitcast=True)
-    return base, previous, tl.load(table + tensor * FIELDS + USE).to(tl.int32), k
+    return base, previous, tl.where(k == 0, tl.minimum(use, 1), use), k
+
+
+@triton.jit
+def add_to_checksum(word, total):
+    """Adds to a checksum what a program has found: an integer sum, so the order of the programs does not matter."""
+    tl.atomic_add(word, total.to(tl.int32))
+
+
+@triton.jit
+def in_words(value, offset, BYTES: tl.constexpr, inside):
+    """The part that values of 1 or 2 bytes at these offsets have in the sum of the 32-bit words of a body, int64."""
+    shifted = value.to(tl.int64) << (8 * BYTES * (offset % (4 // BYTES))).to(tl.int64)
+    return tl.sum(tl.where(inside, shifted, 0), axis=0)
 
 
 @triton.jit
@@ -96,8 +138,29 @@ def expected(predicted_by, place, inside):
 
 
 @triton.jit
-def reconstruct(decoded, forecast, use, element: tl.constexpr):
-    """x_hat as it is stored: decoded + forecast, clamped to the range of `element`."""
+def copy_header(table, tensor, first):
+    """The `first` program of a tensor copies its header into the record."""
+    word = tl.arange(0, HEADER_WORDS)
+    tl.store(record_of(table, tensor) + word, tl.load(header_of(table, tensor) + word), mask=(word >= 0) & first)
+
+
+@triton.jit
+def is_finite(table, tensor):
+    """Whether the tensor was finite at its sender."""
+    return (tl.load(header_of(table, tensor) + FLAGS) & FINITE) != 0
+
+
+@triton.jit
+def add_lost(table, tensor, square):
+    """Adds a program's sum of (x - x_hat)^2 to the record, in units of ||x||^2 / LOST."""
+    norm = tl.load(record_of(table, tensor) + HEADER_WORDS + 1).to(tl.float32, bitcast=True)
+    part = tl.minimum(tl.div_rn(square, tl.where(norm > 0, norm, 1.0)), 8192.0) * LOST
+    tl.atomic_add(table + tensor * FIELDS + RECORD + LOST_COLUMN, part.to(tl.int64))
+
+
+@triton.jit
+def reconstruct(decoded, forecast, use, element: tl.constexpr, finite):
+    """x_hat as it is stored: decoded + forecast, clamped to the range of `element`; NaN unless `finite`."""
     if element == tl.float32:
         largest = 3.4028234663852886e38
     elif element == tl.float16:
@@ -105,7 +168,7 @@ def reconstruct(decoded, forecast, use, element: tl.constexpr):
     else:
         largest = 3.3895313892515355e38
     total = tl.where(use > 0, decoded + forecast, decoded)
-    total = tl.minimum(tl.maximum(total, -largest), largest)
+    total = tl.where(finite, tl.minimum(tl.maximum(total, -largest), largest), float("nan"))
     if element == tl.uint16:
         return bf16_bits(total)
     return total.to(element)
