@@ -79,8 +79,9 @@ def encode(task: Encoding) -> Coded:
     x_NC, codec = task.x_NC.float().contiguous(), task.codec
     k, norm, missing = fit(x_NC, task.bases)
     used = task.bases if missing < norm else ()
-    task.write(codec.encode(_subtract(x_NC, used, k), task.previous))
-    x_hat_NC = _restore(task.payload, codec, used, k, x_NC.shape, task.x_NC.dtype)
+    expected = _expected(used, k)
+    task.write(codec.encode(x_NC - expected[0] if expected else x_NC, task.previous))
+    x_hat_NC = _restore(task.payload, codec, expected, 0.0, x_NC.shape, task.x_NC.dtype)
     relative = math.sqrt(max(missing, 0.0) / norm) if used and norm < math.inf else 1.0
     error = relative_error(x_NC, x_hat_NC, norm, lost_square(x_NC, x_hat_NC))
     return Coded(x_hat_NC, math.isfinite(error), len(used), k, relative, error)
@@ -142,14 +143,14 @@ def relative_error(x_NC: Tensor, x_hat_NC: Tensor, norm: float, lost: float) -> 
     return wide[0] / (wide[1] or 1.0)
 
 
-def _subtract(x_NC: Tensor, bases: tuple[Tensor, ...], k: float) -> Tensor:
-    """The residual x - expected, float32; x itself without bases."""
-    if not bases:
-        return x_NC
-    residual_NC = torch.empty_like(x_NC)
-    for residual, x, *based in row_blocks(residual_NC, x_NC, *bases):
-        torch.sub(x, predict(based, k), out=residual)
-    return residual_NC
+def _expected(bases: tuple[Tensor, ...], k: float) -> tuple[Tensor, ...]:
+    """The prediction (N, C) as a base of its own, since encoding needs it twice; nothing without bases."""
+    if k == 0 or not bases:
+        return bases[:1]
+    expected_NC = torch.empty(bases[0].shape, device=bases[0].device)
+    for expected, *based in row_blocks(expected_NC, *bases):
+        expected.copy_(predict(based, k))
+    return (expected_NC,)
 
 
 def _clamp(x_NC: Tensor, dtype: torch.dtype) -> Tensor:

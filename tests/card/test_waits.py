@@ -140,7 +140,7 @@ def test_waits_that_are_there_are_counted(tmp_path):
 
 @torch.inference_mode()
 def messages(rank, world, configs):
-    """{name: {what: (waits, launches by place)}} of the fourth message of K and V of two entries, and of settling it."""
+    """{name: {what: (waits, launches by place)}} of the fourth message of K and V of two entries; and of settling."""
     return {name: _message(config) for name, config in configs.items()}
 
 
