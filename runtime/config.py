@@ -101,18 +101,23 @@ class PoolConfig(JsonForm):
         """One device per worker on a machine with `cuda_count` CUDA devices. Raises ConfigError."""
         return parse_devices(self.devices, cuda_count)
 
-    def resolve_backend(self, devices: tuple[str, ...]) -> str:
-        """The torch.distributed backend for these devices; "auto" is nccl if every worker has its own GPU, else gloo.
+    def resolve_backend(self, devices: tuple[str, ...], has_nccl: bool) -> str:
+        """The torch.distributed backend for these devices, where PyTorch has nccl or not.
 
-        Raises ConfigError for nccl on CPU workers or with two workers on one device.
+        "auto" is nccl if PyTorch has it and every worker has its own GPU, else gloo. Raises ConfigError for nccl where
+        PyTorch lacks it, on CPU workers, or with two workers on one device.
         """
-        nccl_can = all(device != "cpu" for device in devices) and len(set(devices)) == len(devices)
+        own_gpus = all(device != "cpu" for device in devices) and len(set(devices)) == len(devices)
         if self.backend == "auto":
-            return "nccl" if nccl_can else "gloo"
+            return "nccl" if own_gpus and has_nccl else "gloo"
         _require(
-            self.backend != "nccl" or nccl_can,
+            self.backend != "nccl" or own_gpus,
             f"backend is nccl but devices are {','.join(devices)}; nccl needs a CUDA device of its own for every "
             "worker, use gloo or auto.",
+        )
+        _require(
+            self.backend != "nccl" or has_nccl,
+            "backend is nccl but this PyTorch was built without it, as it is on Windows; use gloo or auto.",
         )
         return self.backend
 

@@ -58,23 +58,29 @@ def test_a_cuda_device_that_is_not_there():
 
 
 @pytest.mark.parametrize(
-    ("backend", "devices", "chosen"),
+    ("backend", "devices", "has_nccl", "chosen"),
     [
-        ("auto", ("cuda:0", "cuda:1"), "nccl"),
-        ("auto", ("cuda:0", "cuda:0"), "gloo"),
-        ("auto", ("cpu", "cpu"), "gloo"),
-        ("gloo", ("cuda:0", "cuda:1"), "gloo"),
-        ("nccl", ("cuda:0", "cuda:1"), "nccl"),
+        ("auto", ("cuda:0", "cuda:1"), True, "nccl"),
+        ("auto", ("cuda:0", "cuda:1"), False, "gloo"),
+        ("auto", ("cuda:0", "cuda:0"), True, "gloo"),
+        ("auto", ("cpu", "cpu"), True, "gloo"),
+        ("gloo", ("cuda:0", "cuda:1"), True, "gloo"),
+        ("nccl", ("cuda:0", "cuda:1"), True, "nccl"),
     ],
 )
-def test_backend(backend, devices, chosen):
-    assert PoolConfig(backend=backend).resolve_backend(devices) == chosen
+def test_backend(backend, devices, has_nccl, chosen):
+    assert PoolConfig(backend=backend).resolve_backend(devices, has_nccl) == chosen
+
+
+def test_nccl_that_pytorch_lacks():
+    with pytest.raises(ConfigError, match=r"backend is nccl but this PyTorch was built without it.*use gloo or auto"):
+        PoolConfig(backend="nccl").resolve_backend(("cuda:0", "cuda:1"), has_nccl=False)
 
 
 @pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cuda:0", "cpu"), ("cuda:0", "cuda:0")])
 def test_nccl_needs_a_cuda_device_for_every_worker(devices):
     with pytest.raises(ConfigError, match=f"backend is nccl but devices are {','.join(devices)};.*use gloo or auto"):
-        PoolConfig(backend="nccl").resolve_backend(devices)
+        PoolConfig(backend="nccl").resolve_backend(devices, has_nccl=True)
 
 
 def test_degrees_must_multiply_to_the_workers():

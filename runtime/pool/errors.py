@@ -7,6 +7,10 @@ class PoolError(RuntimeError):
     """The pool could not start, or could not do what it was asked."""
 
 
+class NoConnection(PoolError):
+    """The workers started, but no message could pass between them."""
+
+
 class Stopped(PoolError):
     """Somebody stopped the pool while it was in use."""
 

@@ -12,6 +12,7 @@ class Orders:
 
     `handler` is "module:attribute" inside the pack, called with these orders. `rendezvous` is a URL for
     `rendezvous.join_all`, `store` an address for `store.open_store`. `command_line` becomes the worker's sys.argv.
+    `connect_seconds` limit the first messages between the workers.
     """
 
     rank: int
@@ -21,6 +22,7 @@ class Orders:
     rendezvous: str
     store: tuple[str, ...]
     handler: str
+    connect_seconds: float
     command_line: tuple[str, ...] = ()
     log_level: int = logging.INFO
     options: dict = field(default_factory=dict)

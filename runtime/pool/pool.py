@@ -33,8 +33,7 @@ class Pool:
     """The workers of one `PoolConfig`. Starts on the first run, stays warm, stops after `idle_seconds` without a run.
 
     Thread-safe: one job at a time, the others wait. `state` is "stopped", "starting", "idle", "sampling", "finishing"
-    (a run was cancelled or a parking given up, but a worker is still busy with it) or "failed". `notices` say why idle
-    workers had to be started anew for the latest use.
+    (a run was cancelled or a parking given up, but a worker is still busy with it) or "failed".
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class Pool:
         self.devices = devices
         self.state = "stopped"
         self.error = ""
-        self.notices: tuple[str, ...] = ()
         self.starts = 0
         self.companions: dict[str, object] = {}  # objects of callers that live as long as the pool
         self._changed = live().changed
@@ -59,6 +57,7 @@ class Pool:
         self._jobs = itertools.count(1)
         self._idle = IdleTimer(idle_seconds, self._stop_if_idle)
         self._finishing: Finishing | None = None  # while the state is "finishing"
+        self._anew = ""
         self._dead: frozenset[int] = frozenset()  # the ranks whose death or silence made the pool fail
 
     @property
@@ -75,6 +74,11 @@ class Pool:
     def link(self) -> dict | None:
         """The link between the workers as measured at their last start (see `probe` in worker.JobHandler)."""
         return self._group.link
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Why idle workers were started anew for the latest use, and why they use gloo in place of nccl, if so."""
+        return tuple(filter(None, (self._anew, self._group.notice)))
 
     def status(self) -> dict:
         """The pool as the routes and the panel show it."""
@@ -109,6 +113,7 @@ class Pool:
             self._group.kill()  # whoever holds the lock sees the workers end and lets go of it
         try:
             self._stop_workers()
+            self._group.retry_nccl()
             self._set_state("stopped")
         finally:
             self._group.stopping.discard(threading.get_ident())
@@ -192,7 +197,7 @@ class Pool:
             return result
 
     def _start(self, check_interrupt: Callable[[], None]) -> None:
-        self.notices = ()
+        self._anew = ""
         if self.state == "finishing":
             self._finish(check_interrupt)
         # A state such as "sampling" means that this process left a job early (a second Ctrl+C can do that): start anew.
@@ -200,19 +205,28 @@ class Pool:
             fault = self._group.fault()
             if not fault:
                 return
-            self.notices = (f"{fault} The pool was started anew.",)
-            log.warning("%s", *self.notices)
+            self._anew = f"{fault} The pool was started anew."
+            log.warning("%s", self._anew)
         self._stop_workers()
         self.starts += 1
         self._set_state("starting")
         try:
-            self._group.launch()
-            self._group.await_ready(check_interrupt)
+            self._launch(check_interrupt)
         except BaseException as error:
             self._fail(error)
             raise
         self._set_state("idle")
         self._idle.restart()
+
+    def _launch(self, check_interrupt: Callable[[], None]) -> None:
+        try:
+            self._group.launch()
+            self._group.await_ready(check_interrupt)
+        except PoolError as error:
+            if not self._group.falls_back(error):
+                raise
+            self._group.launch()
+            self._group.await_ready(check_interrupt)
 
     def _let_go(self, rest: str = "idle") -> None:
         """Let the workers finish what they are doing in the background; `rest` is their state afterwards.

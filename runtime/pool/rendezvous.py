@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from .errors import RendezvousLost
 
@@ -16,6 +15,11 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 # All ranks make a group at the same point of a run, so that none waits long for the others, unless the rendezvous is
 # gone.
 CONNECT_TIMEOUT = timedelta(seconds=60)
+
+
+def has_nccl() -> bool:
+    """Whether this PyTorch can talk by nccl; for AMD cards RCCL has the same name."""
+    return dist.is_available() and dist.is_nccl_available()
 
 
 def join_all(url: str, rank: int, world: int, backend: str) -> None:
@@ -46,5 +50,5 @@ def new_group(ranks: Sequence[int]) -> dist.ProcessGroup:
             "removed or cannot be written. Run it again; the pool starts anew."
         ) from error
     if group is not dist.GroupMember.NON_GROUP_MEMBER:
-        _set_pg_timeout(COLLECTIVE_TIMEOUT, group)
+        dist.distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, group)
     return group

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from .bootstrap import part_of
+from .connect import connect, pass_around
 from .errors import AgreedError
 from .launcher import PoolConnection
 from .messages import (
@@ -120,16 +121,20 @@ def main(connection: PoolConnection, orders: Orders) -> None:
     if orders.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(orders.device))
     handler: JobHandler = part_of(__name__.removesuffix(".runtime.pool.worker"), orders.handler)(orders)
-    join_all(orders.rendezvous, orders.rank, orders.world, orders.backend)
     gc.collect()
     gc.freeze()  # imported objects stay for good; without them, later garbage collections are fast
-    connection.send(_begin(handler, orders.world))
+    connection.send(_begin(handler, connection, orders))
     _serve(connection, inbox, handler, orders)
 
 
-def _begin(handler: JobHandler, world: int) -> bytes:
+def _begin(handler: JobHandler, connection: PoolConnection, orders: Orders) -> bytes:
+    def late(error: Exception) -> None:
+        story = "".join(traceback.format_exception(error))
+        connection.send(encode(Failed(0, type(error).__name__, str(error), story, agreed=False, about={})))
+
     try:
-        link = handler.probe() if world > 1 and hasattr(handler, "probe") else None
+        connect(orders, late)
+        link = handler.probe() if orders.world > 1 and hasattr(handler, "probe") else None
         return encode(Ready(handler.about(), link))
     except Exception as error:  # leaving would close the peers' connections before the pool sees why
         return _failed(handler, 0, error, agreed=False)
@@ -198,8 +203,7 @@ def _renew(handler: JobHandler, orders: Orders, rendezvous: str) -> bytes:
         join_all(rendezvous, orders.rank, orders.world, orders.backend)
         if hasattr(handler, "renew"):
             handler.renew()
-        # An error may have left a device unusable, which its next use shows.
-        dist.all_reduce(torch.ones(1, device=orders.device))
+        pass_around(torch.device(orders.device))  # an error may have left a device unusable, which its next use shows
         return encode(Renewed())
     except Exception as error:
         return _failed(handler, 0, error, agreed=False)

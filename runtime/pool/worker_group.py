@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import PoolConfig
-from .errors import PoolError, Stopped, WorkerSilent
+from .errors import NoConnection, PoolError, Stopped, WorkerDied, WorkerSilent
 from .heartbeat import Heartbeat
 from .launcher import Launcher, Rendezvous, Site
 from .member import END_SECONDS, Member
 from .messages import Done, Failed, Message, Park, Parked, Pong, Prepare, Prepared, Ready, Renew, Renewed, Run, encode
 from .orders import Orders
+from .rendezvous import has_nccl
 from .store import Store
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ POLL_SECONDS = 0.05
 BLAME_SECONDS = 0.5
 # The time limit for making new connections between the workers.
 RENEW_SECONDS = 30.0
+# The time limit for the first message between workers that have all joined. Cards need seconds, where they can at all.
+CONNECT_SECONDS = 60.0
 # A worker that does not answer for this long is stopped or hangs. Swapping, a slow disk and native calls that hold the
 # interpreter delay an answer by seconds only.
 SILENCE_SECONDS = 60.0
@@ -42,7 +45,8 @@ class WorkerGroup:
     """The workers, one per device; no members while none run.
 
     `busy`: the ranks that have not answered the last message yet. `stopping`: the threads that are ending the workers
-    on purpose. `link`: what the workers measured at their last start.
+    on purpose. `link`: what the workers measured at their last start. `notice`: why they use gloo and not nccl, if
+    nccl did not start.
     """
 
     def __init__(
@@ -55,7 +59,8 @@ class WorkerGroup:
         silence_seconds: float,
     ) -> None:
         """`changed` is called, in any thread, when a worker is ready, stops answering, answers again or ends."""
-        self.backend = config.resolve_backend(devices)
+        self.backend = config.resolve_backend(devices, has_nccl())
+        self.notice = ""
         self.members: list[Member] = []
         self.link: dict | None = None
         self.busy: set[int] = set()
@@ -104,6 +109,7 @@ class WorkerGroup:
                 rendezvous=self._rendezvous.url,
                 store=self._site.store.address,
                 handler=self._entry.handler,
+                connect_seconds=min(CONNECT_SECONDS, self._config.start_timeout_s / 2),
                 command_line=self._entry.command_line,
                 log_level=log.getEffectiveLevel(),
                 options=self._entry.options,
@@ -135,6 +141,29 @@ class WorkerGroup:
                     self.set_state("idle", rank)
                     self._changed()
         self._rendezvous.met()
+
+    def falls_back(self, error: PoolError) -> bool:
+        """After a failed start: whether to launch again because nccl may be to blame; then by gloo, until `retry_nccl`.
+
+        Only if "auto" has chosen nccl, and the workers could not connect or one ended.
+        """
+        mended = isinstance(error, NoConnection | WorkerDied)
+        if not mended or self.backend != "nccl" or self._config.backend != "auto":
+            return False
+        self.end()
+        self.backend = "gloo"
+        self.notice = (
+            "The workers use gloo, which is slower between cards, because they did not start with nccl "
+            f"({str(error).strip().partition(chr(10))[0].rstrip('.')}). Restart them in the tab Parallel to have nccl "
+            "tried again."
+        )
+        log.warning("%s", self.notice)
+        return True
+
+    def retry_nccl(self) -> None:
+        """Let the next launch try nccl again, if it was replaced."""
+        if self.notice:
+            self.backend, self.notice = "nccl", ""
 
     def fault(self) -> str:
         """A sentence saying why these idle workers cannot take the next run; "" if they can."""
@@ -235,6 +264,8 @@ class WorkerGroup:
 
     def failure(self, rank: int, failed: Failed) -> PoolError:
         """The error for a Failed message from a worker."""
+        if failed.kind == NoConnection.__name__:
+            return NoConnection(failed.error)
         return self.members[rank].failure(failed)
 
     def blame(self, rank: int, failed: Failed) -> PoolError:

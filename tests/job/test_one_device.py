@@ -19,7 +19,7 @@ from compact_parallel.runtime.comfy.run.outer_sample import ParallelSampling
 from compact_parallel.runtime.comfy.shipping.sampling_job import SamplingJob
 from compact_parallel.runtime.config import ParallelConfig, PoolConfig
 from compact_parallel.runtime.planner.experience import TRIES, experience
-from compact_parallel.runtime.pool.errors import JobFailed, PoolError, Stopped
+from compact_parallel.runtime.pool.errors import JobFailed, NoConnection, PoolError, Stopped
 from compact_parallel.runtime.report.live import live
 from sampling import TOLERANCE, ksampler, model, parallel, pool, relative_error, report
 
@@ -236,6 +236,21 @@ def test_workers_that_do_not_start_are_made_up_for():
             assert relative_error(ksampler(patcher, "flux"), stock()) < TOLERANCE
     (reason,) = report()["fallbacks"]
     assert reason.startswith("start_timeout_s: worker 0 (cpu), worker 1 (cpu) did not start within 0.1 s")
+
+
+@pytest.mark.parametrize("choice", ["error", "run on one device"])
+def test_workers_that_cannot_connect_are_made_up_for(choice, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "missing")
+    config = ParallelConfig(pool=PoolConfig(devices="cpu*2", name=f"apart-{choice[0]}"), on_unsupported=choice)
+    patcher = model("flux").clone()
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(config))
+    if choice == "error":
+        with pytest.raises(NoConnection, match="could not exchange data with the other workers by gloo"):
+            ksampler(patcher, "flux")
+        return
+    assert relative_error(ksampler(patcher, "flux"), stock()) < TOLERANCE
+    (reason,) = report()["fallbacks"]
+    assert "could not exchange data with the other workers by gloo (" in reason and "\n" not in reason
 
 
 def test_a_cancel_stays_a_cancel():

@@ -10,6 +10,7 @@ import comfy.model_management
 import torch
 
 from ...config import ConfigError, ParallelConfig
+from ...pool.rendezvous import has_nccl
 
 ONE_CARD = (
     "On Windows ComfyUI shows itself only the first card (CUDA_VISIBLE_DEVICES is 0) unless it is started with "
@@ -37,5 +38,5 @@ def devices_of(config: ParallelConfig) -> tuple[str, ...]:
         devices = config.pool.worker_devices(0 if comfy.model_management.cpu_mode() else torch.cuda.device_count())
     except ConfigError as error:
         raise ConfigError(f"{error} {hidden_cards()}".rstrip()) from error
-    config.pool.resolve_backend(devices)
+    config.pool.resolve_backend(devices, has_nccl())
     return devices
