@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...attention.unsupported import MetAlone, Unsupported
+from ...compression.kernels.compiler import compiler
 from ...compression.residual_wire import make_wire
 from ...parallel.agreement import Agreement
 from ...parallel.mesh import Degrees, Mesh
@@ -57,6 +58,8 @@ class SamplingHandler:
 
     def probe(self) -> dict:
         """Measure the link between the workers, and the cost of compression on their devices. Collective."""
+        if self._device.type == "cuda":
+            compiler().try_on(self._device)
         speed = measure_link(self._device)
         return Link(*speed, slowest(codec_seconds_per_value(self._device))).to_json()
 
@@ -83,6 +86,8 @@ class SamplingHandler:
         ledger = Ledger()
         for warning in (*job.warnings, *(misfit.sentence for misfit in misfits())):
             ledger.warn(warning)
+        if job.plan.config.compression.mode != "off" and job.plan.degrees.sequence > 1 and compiler().warning:
+            ledger.warn(compiler().warning)
         with torch.inference_mode(), Strategies() as strategies:
             options = job.guider.model_options
             agreement = Agreement(FreeMemory(job.guider.model_patcher), ledger, control.cancelled)

@@ -21,6 +21,7 @@ from ..codecs import BY_IDENT
 from ..codecs.fp8 import Fp8
 from ..codecs.int8 import Int8
 from ..codecs.lloyd_max import LloydMax
+from .compiler import compiler
 from .message import WIDEST, make_message
 
 # Compared by exact class, because a subclass may change the arithmetic.
@@ -33,7 +34,7 @@ IDENTS = frozenset((*BITS, *BLOCKS))
 def usable(codec: int, channels: int, device: torch.device) -> bool:
     """Whether `encode` and `decode` support this codec, number of channels and device."""
     known = codec in BLOCKS or (codec in BITS and channels <= WIDEST)
-    return known and device.type == "cuda" and find_spec("triton") is not None
+    return known and device.type == "cuda" and find_spec("triton") is not None and not compiler().refused
 
 
 @torch.compiler.disable
