@@ -54,13 +54,11 @@ _DEVICE = re.compile(r"^(cpu|cuda:\d+)(?:\*(\d+))?$")
 
 
 def parse_devices(text: str, cuda_count: int) -> tuple[str, ...]:
-    """Parses a list of devices into one entry per worker: "auto", "cuda:0,cuda:1", "cpu*4", "cuda:0*2".
+    """Parses a list of devices into one entry per worker: "cuda:0,cuda:1", "cpu*4", "cuda:0*2".
 
-    "auto" is every visible CUDA device, else two CPU workers. `cuda_count` is the number of visible CUDA devices.
-    Raises ConfigError for a word that is no device and for a CUDA device that does not exist.
+    `cuda_count` is the number of visible CUDA devices. Raises ConfigError for a word that is no device and for a CUDA
+    device that does not exist.
     """
-    if text.strip() == "auto":
-        return tuple(f"cuda:{i}" for i in range(cuda_count)) or ("cpu", "cpu")
     devices: list[str] = []
     for word in text.split(","):
         match = _DEVICE.match(word.strip())
@@ -94,12 +92,20 @@ class PoolConfig(JsonForm):
         _one_of("backend", self.backend, BACKENDS)
         _require(bool(self.devices.strip()), "devices is empty; write auto, or name devices such as cuda:0,cuda:1.")
         _require(self.start_timeout_s > 0, f"start_timeout_s is {self.start_timeout_s}; it must be greater than 0.")
-        if self.devices.strip() != "auto":
+        if not self.auto:
             parse_devices(self.devices, cuda_count=1 << 16)
 
-    def worker_devices(self, cuda_count: int) -> tuple[str, ...]:
-        """One device per worker on a machine with `cuda_count` CUDA devices. Raises ConfigError."""
-        return parse_devices(self.devices, cuda_count)
+    @property
+    def auto(self) -> bool:
+        """Whether the devices are chosen by what the machine has."""
+        return self.devices.strip() == "auto"
+
+    def worker_devices(self, cuda_count: int, auto: tuple[str, ...]) -> tuple[str, ...]:
+        """One device per worker on a machine with `cuda_count` CUDA devices, where "auto" means `auto`.
+
+        Raises ConfigError.
+        """
+        return auto if self.auto else parse_devices(self.devices, cuda_count)
 
     def resolve_backend(self, devices: tuple[str, ...], has_nccl: bool) -> str:
         """The torch.distributed backend for these devices, where PyTorch has nccl or not.

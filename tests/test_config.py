@@ -18,9 +18,6 @@ from compact_parallel.runtime.config import (
 @pytest.mark.parametrize(
     ("text", "cuda_count", "devices"),
     [
-        ("auto", 0, ("cpu", "cpu")),
-        ("auto", 1, ("cuda:0",)),
-        (" auto ", 3, ("cuda:0", "cuda:1", "cuda:2")),
         ("cpu", 2, ("cpu",)),
         ("cpu,cpu", 0, ("cpu", "cpu")),
         ("cpu*4", 0, ("cpu",) * 4),
@@ -31,7 +28,12 @@ from compact_parallel.runtime.config import (
 )
 def test_devices(text, cuda_count, devices):
     assert parse_devices(text, cuda_count) == devices
-    assert PoolConfig(devices=text).worker_devices(cuda_count) == devices
+    assert PoolConfig(devices=text).worker_devices(cuda_count, auto=("elsewhere",)) == devices
+
+
+@pytest.mark.parametrize("text", ["auto", " auto "])
+def test_auto_is_what_the_machine_has(text):
+    assert PoolConfig(devices=text).worker_devices(2, auto=("cuda:1",)) == ("cuda:1",)
 
 
 NONSENSE = ["gpu", "cuda", "cuda:", "cuda:x", "cpu*", "cpu*two", "cpu 2", "cpu,", "cuda:0;cuda:1", "auto*2"]
@@ -52,9 +54,9 @@ def test_no_worker_at_all():
 
 def test_a_cuda_device_that_is_not_there():
     config = PoolConfig(devices="cuda:0,cuda:3")
-    assert config.worker_devices(4) == ("cuda:0", "cuda:3")
+    assert config.worker_devices(4, auto=()) == ("cuda:0", "cuda:3")
     with pytest.raises(ConfigError, match=r"devices: cuda:3 does not exist \(1 CUDA device found\); use auto"):
-        config.worker_devices(1)
+        config.worker_devices(1, auto=())
 
 
 @pytest.mark.parametrize(

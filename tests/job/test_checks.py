@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy_models
 import pytest
+import torch
 from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.comfy.run.choice import choose
-from compact_parallel.runtime.comfy.run.devices import devices_of
+from compact_parallel.runtime.comfy.run.devices import ROCM, devices_of, remarks
 from compact_parallel.runtime.config import (
     CompressionConfig,
     ConfigError,
@@ -123,11 +125,53 @@ def test_auto_splits_around_what_a_workflow_changes(monkeypatch):
         degrees_for(ParallelConfig(), 2, guider("basic", changed), NOISE)
 
 
+def cards(monkeypatch, *memories, **other):
+    """ComfyUI sees cards with these bytes of memory."""
+    about = {"name": "A card", "major": 8, "is_integrated": 0, **other}
+    found = [SimpleNamespace(total_memory=memory, **about) for memory in memories]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(found))
+    monkeypatch.setattr("torch.cuda.get_device_properties", found.__getitem__)
+
+
 def test_a_comfyui_on_the_cpu_has_no_cuda_devices(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    cards(monkeypatch, 8, 8)
     assert devices_of(ParallelConfig()) == ("cpu", "cpu")
     monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
     assert devices_of(ParallelConfig()) == ("cuda:0", "cuda:1")
+
+
+def test_what_auto_leaves_out_is_said(monkeypatch):
+    monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
+    named = ParallelConfig(pool=PoolConfig(devices="cuda:0,cuda:1"))
+    cards(monkeypatch, 8, 3)
+    assert (devices_of(ParallelConfig()), devices_of(named)) == (("cuda:0",), ("cuda:0", "cuda:1"))
+    with pytest.raises(NothingToShare, match=r"There is one device.* auto left out cuda:1 \(A card, which has"):
+        choose(ParallelConfig(), 1, guider("basic"), None)
+    assert remarks(named) == ()
+    monkeypatch.setattr("torch.version.hip", "7.0")
+    assert remarks(named) == (ROCM,)
+    assert len(remarks(ParallelConfig())) == 1
+
+
+@pytest.mark.parametrize(("kind", "name"), [("xpu", "xpu"), ("mps", "mps"), ("privateuseone", "DirectML")])
+def test_devices_that_workers_cannot_use_are_one_device(kind, name, monkeypatch):
+    reuse = StepReuseConfig(mode="look_ahead")
+    monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
+    monkeypatch.setattr("comfy.model_management.get_torch_device", lambda: torch.device(kind))
+    for config in (ParallelConfig(), ParallelConfig(step_reuse=reuse)):
+        assert devices_of(config) == (name,)
+        with pytest.raises(NothingToShare, match=f"There is one device.* ComfyUI computes on {name} here"):
+            choose(config, 1, guider("basic"), None)
+    assert devices_of(ParallelConfig(pool=PoolConfig(devices="cpu*2"))) == ("cpu", "cpu")
+
+
+def test_a_pytorch_without_distributed_has_one_device(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_available", lambda: False)
+    assert devices_of(ParallelConfig()) == ("cpu",)
+    with pytest.raises(NothingToShare, match=r"built without torch\.distributed"):
+        choose(ParallelConfig(step_reuse=StepReuseConfig(mode="look_ahead")), 1, guider("basic"), None)
+    with pytest.raises(ConfigError, match=r"devices names 2 workers; name one device or auto\. Workers cannot talk"):
+        devices_of(ParallelConfig(pool=PoolConfig(devices="cpu*2")))
 
 
 def test_windows_is_told_of_the_cards_that_comfyui_hides(monkeypatch):
@@ -143,7 +187,7 @@ def test_windows_is_told_of_the_cards_that_comfyui_hides(monkeypatch):
             devices_of(two)
         return str(nothing.value), str(refused.value)
 
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    cards(monkeypatch, 8)
     monkeypatch.setattr("comfy.model_management.cpu_mode", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert not any("--cuda-device" in sentence for sentence in sentences())

@@ -18,7 +18,7 @@ def registry():
 
 def get(registry, devices, name="a", **config):
     config = PoolConfig(devices=devices, name=name, **config)
-    return registry.get(config, config.worker_devices(cuda_count=0), ENTRY)
+    return registry.get(config, config.worker_devices(0, auto=("cpu", "cpu")), ENTRY)
 
 
 def test_same_name_and_config_is_the_same_pool(registry):

@@ -20,7 +20,7 @@ from ...pool.errors import PoolError, Stopped
 from ...pool.pool import Pool
 from ..describe.describe import describe
 from ..fits import lost
-from .devices import hidden_cards
+from .devices import hidden_cards, remarks, this_machine
 from .fallback import told
 
 # Failures that were wanted, or cost no more than the start of a run. NotReturned is not among them: it is raised at the
@@ -70,14 +70,14 @@ class Choice:
         observed = observe(ledgers, self.plan)
         experience().learn(self.facts.asking, observed.usual)
         experience().ran(self.workflow, observed.busy, observed.idle)
-        return warnings(self.plan, self.facts, lost(), observed)
+        return [*warnings(self.plan, self.facts, lost(), observed), *remarks(self.config)]
 
 
 def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
     """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare."""
     looks_ahead = chosen_step_reuse(config).enabled
     try:
-        if world == 1 and not looks_ahead:
+        if world == 1 and not (looks_ahead and this_machine().has_workers):
             raise NothingToShare(ONE_DEVICE)
         # A ComfyUI without what Step Reuse needs may lack what the count needs, too.
         facts = describe(guider, arguments, count_calls=looks_ahead and STEP not in lost())
@@ -85,6 +85,6 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
         seen = EarlierRuns(experience().conditions(facts.asking), experience().idle(workflow))
         return Choice(config, facts, world, workflow, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
     except NothingToShare as nothing:
-        if world == 1 and (hidden := hidden_cards()):
-            raise NothingToShare(f"{nothing} {hidden}") from None
-        raise
+        if world > 1:
+            raise
+        raise NothingToShare(" ".join((str(nothing), *remarks(config), hidden_cards())).rstrip()) from None
