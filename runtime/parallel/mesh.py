@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 import torch.distributed as dist
 
 from ..attention.axis import Axis
-from ..pool.rendezvous import new_group
+from ..pool.rendezvous import close_group, new_group
 
 AXES = ("data", "cfg", "step", "ring", "ulysses")
+KEPT = 4
+"""Arrangements whose process groups are kept. A run uses at most two, and a workflow may have two runs in turn."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class Degrees:
 
 
 class Mesh:
-    """The axes of one rank, with their process groups. Groups are made once per set of degrees and kept."""
+    """The axes of one rank, with their process groups, which are kept for the KEPT sets of degrees used last.
+
+    A group takes memory of the device and, on the host, connections to its other ranks.
+    """
 
     def __init__(self, rank: int, world: int) -> None:
         self._rank = rank
@@ -68,10 +73,22 @@ class Mesh:
         self._axes: dict[tuple[int, ...], dict[str, Axis]] = {}
 
     def axes(self, degrees: Degrees) -> dict[str, Axis]:
-        """The axes by name. Collective on the first use of these degrees: every rank makes every group."""
-        if degrees.sizes not in self._axes:
-            self._axes[degrees.sizes] = {name: self._make(name, degrees) for name in AXES}
-        return self._axes[degrees.sizes]
+        """The axes by name. Those of the degrees that were asked for longest ago are closed beyond KEPT.
+
+        Collective: every rank asks for the same degrees in the same order, and so makes and closes the same groups.
+        """
+        axes = self._axes.pop(degrees.sizes, None)
+        if axes is None:
+            while len(self._axes) >= KEPT:
+                self._close(next(iter(self._axes)))
+            axes = {name: self._make(name, degrees) for name in AXES}
+        self._axes[degrees.sizes] = axes
+        return axes
+
+    def _close(self, sizes: tuple[int, ...]) -> None:
+        for axis in self._axes.pop(sizes).values():
+            if axis.group is not None and axis.group != dist.group.WORLD:
+                close_group(axis.group)
 
     def _make(self, name: str, degrees: Degrees) -> Axis:
         own = None

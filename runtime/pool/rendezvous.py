@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from .errors import RendezvousLost
@@ -52,3 +53,9 @@ def new_group(ranks: Sequence[int]) -> dist.ProcessGroup:
     if group is not dist.GroupMember.NON_GROUP_MEMBER:
         dist.distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, group)
     return group
+
+
+def close_group(group: dist.ProcessGroup) -> None:
+    """End a group that `new_group` has made, and its connections. Collective over its ranks."""
+    dist.all_reduce(torch.zeros(1), group=group)  # so that nobody still waits for a message in it
+    dist.destroy_process_group(group)
