@@ -21,7 +21,7 @@ from .exchanges import BY_NAME, Attention, Exchange
 from .layout import TokenLayout
 from .messenger import Messenger
 from .token_gather import gather_tokens
-from .ulysses import AllToAll, HeadChunk, check_heads, head_chunks
+from .ulysses import HEAD_CHUNK_NBYTES, AllToAll, HeadChunk, check_heads, head_chunk_count, head_chunks
 from .unsupported import WAY_OUT, Unsupported
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 _PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
 MOST_HEAD_CHUNKS = 4
-HEAD_CHUNK_NBYTES = 1 << 18
-"""The least bytes of K and V in a head chunk, 2 ms at 1 Gbit/s. One more chunk costs 0.2 ms of processor time when K
-and V are gathered, 0.4 ms with Ulysses; through a residual wire, on a CPU, 4 and 6 ms (tests/bench/exchanges.py).
-"""
 
 T = TypeVar("T")
 
@@ -63,7 +59,8 @@ class SequenceAttention:
 
     `ring_exchange` is the name of one of the exchanges/. If that keeps the attention function, and with Ulysses alone,
     the attention function of the workflow does the arithmetic.
-    With `overlap` the heads go in chunks: while one is computed others travel.
+    With `overlap` the heads go in chunks, each of at least `head_chunk_nbytes` on the link: while one is computed,
+    others travel. The number must be the same on all ranks; it changes no bit of an exact result.
     The tag that a wire gets holds the number of text tokens in a message: those of all segments but the last, which
     come first. As a context manager, for one job, it leaves nothing under way.
     """
@@ -74,6 +71,7 @@ class SequenceAttention:
     wire: Wire
     ledger: Ledger
     overlap: bool = True
+    head_chunk_nbytes: int = HEAD_CHUNK_NBYTES
     messenger: Messenger = field(init=False)
     exchange: Exchange = field(init=False)
     _routes: dict[tuple, list[_Route]] = field(init=False, default_factory=dict)
@@ -182,9 +180,9 @@ class SequenceAttention:
     def _head_chunk_count(self, func: Callable[..., Tensor], k_BLHD: Tensor, layout: TokenLayout, tag: Tag) -> int:
         """The number of head chunks; the same on all ranks and at every call.
 
-        It depends on the size of K and V of the largest shard in a first message to one rank: later messages may be
-        smaller. One for an override, which may count its calls, and for a ring axis alone whose exchange does not
-        overlap heads.
+        It depends on the size of K and V of the largest shard in the first messages to the other ranks: later messages
+        may be smaller. One for an override, which may count its calls, and for a ring axis alone whose exchange does
+        not overlap heads.
         """
         members, (batch, _, heads, dim) = self.ulysses.size, k_BLHD.shape
         overlaps = self.overlap and (members > 1 or self.exchange.overlaps_heads)
@@ -192,7 +190,8 @@ class SequenceAttention:
             return 1
         shape = (batch, layout.chunk(0), heads * dim // members)
         nbytes = self.wire.first_nbytes(Spec(tag, (shape, shape), k_BLHD.dtype))
-        return max(1, min(MOST_HEAD_CHUNKS, heads // members, nbytes // HEAD_CHUNK_NBYTES))
+        others = (members if members > 1 else self.ring.size) - 1
+        return head_chunk_count(others * nbytes, self.head_chunk_nbytes, min(MOST_HEAD_CHUNKS, heads // members))
 
     def _by_heads(
         self, call: _Call, qkv_BLHD: Sequence[Tensor], route: _Route, out_BLHD: Tensor

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 import torch.distributed as dist
 
 from ..attention.axis import Axis
+from ..attention.ulysses import HEAD_CHUNK_NBYTES
 from ..pool.rendezvous import close_group, new_group
 
 AXES = ("data", "cfg", "step", "ring", "ulysses")
@@ -21,6 +22,7 @@ class Degrees:
     """The size of every mesh axis, and how attention exchanges tensors (see config.StrategyConfig).
 
     `split_asked`: the user set ring or ulysses by hand, so a model that cannot be split is an error.
+    `head_chunk_nbytes`: the least bytes of a head chunk of attention on the link (see attention/sequence_attention.py).
     """
 
     data: int = 1
@@ -31,6 +33,7 @@ class Degrees:
     ring_exchange: str = "all_gather"
     overlap: bool = True
     split_asked: bool = field(default=False, compare=False)
+    head_chunk_nbytes: int = field(default=HEAD_CHUNK_NBYTES, compare=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:

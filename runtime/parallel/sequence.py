@@ -38,6 +38,7 @@ def sequence_parallel(
         wire=wire,
         ledger=ledger,
         overlap=degrees.overlap,
+        head_chunk_nbytes=degrees.head_chunk_nbytes,
     )
     sharding = split_over_ranks(module, attention)
     sharding.replaced = replaced

@@ -34,7 +34,7 @@ class Machine:
     """The devices that ComfyUI may use.
 
     `other`: the kind of device that ComfyUI computes on, if workers cannot use that kind; else empty. `talks`: PyTorch
-    was built with torch.distributed. `rocm`: the cards are AMD's.
+    was built with its distributed package. `rocm`: the cards are AMD's.
     """
 
     cards: tuple[Card, ...] = ()
@@ -61,7 +61,7 @@ def auto_devices(machine: Machine) -> tuple[tuple[str, ...], str]:
     devices, left_out = _of_cards(machine.cards)
     devices = devices or ("cpu", "cpu")
     if not machine.talks:
-        return devices[:1], "Workers cannot talk here: this PyTorch was built without torch.distributed."
+        return devices[:1], "Workers cannot talk here: this PyTorch was built without its distributed package."
     return devices, left_out
 
 

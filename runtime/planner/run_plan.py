@@ -15,6 +15,7 @@ from ..parallel.mesh import Degrees
 from .capabilities import Lost, refusal
 from .compression import resolve
 from .facts import JobFacts
+from .head_chunks import least_nbytes
 from .link import Link
 from .look_ahead import LookAhead, limited, look_ahead_for
 from .sharing import NothingToShare, degrees_alone, degrees_for
@@ -128,12 +129,15 @@ def plan_run(
         raise NothingToShare(" ".join((ONE_DEVICE, *ahead.warnings)))
     reach = ahead.config.look_ahead if ahead.config.enabled else 1
     degrees = degrees_for(config, facts, world, lost, look_ahead=reach, idle=idle)
+    compression = resolve(config.compression, link, dtype_itemsize=facts.itemsize)
+    if link is not None:
+        degrees = replace(degrees, head_chunk_nbytes=least_nbytes(link, coded=compression.enabled))
     fast = link is not None and link.fast
     return RunPlan(
         config,
         degrees,
         degrees_alone(degrees, facts, lost, may_split_tokens=fast),
         limited(ahead, degrees, auto=auto),
-        resolve(config.compression, link, dtype_itemsize=facts.itemsize),
+        compression,
         facts.sees_batch,
     )

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.layout import TokenLayout
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import OWN, make_wire
@@ -79,7 +78,7 @@ def run_calls(rank, degrees, exchange, config, overlap=True, spoil=False):
     ledger, layout = Ledger(), TokenLayout(LENGTHS, ulysses.size * ring.size)
     wire = make_wire(CompressionConfig(**CONFIGS[config]), ledger, CALLS)
     held, inside, outputs, tokens = {}, [], [], []
-    with SequenceAttention(ulysses, ring, exchange, wire, ledger, overlap) as attention:
+    with SequenceAttention(ulysses, ring, exchange, wire, ledger, overlap, 1) as attention:
         for call in range(CALLS):
             ledger.begin_call(call, 0.0)
             function, local = Recorder(), [layout.split_joint(x, 1, attention.shard_index) for x in whole(call)]
@@ -102,7 +101,6 @@ def run_calls(rank, degrees, exchange, config, overlap=True, spoil=False):
 
 def run_cases(rank, world, ways):
     """{(exchange, ulysses, ring, config): what `run_calls` gives}."""
-    sequence_attention.HEAD_CHUNK_NBYTES = 1
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[1:] for way in ways)}
     found = {}
     for exchange, *degrees in ways:

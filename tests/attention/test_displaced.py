@@ -7,7 +7,6 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.layout import TokenLayout
 from compact_parallel.runtime.attention.messenger import Delivery
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
@@ -62,12 +61,11 @@ def run_cases(rank, world, degrees):
     """{(wire, overlap): ({late: {(layer, call): error}}, exchanges on their way before and after the end)}."""
     ulysses, ring = axes(rank, *degrees)
     layout = TokenLayout(LENGTHS, world)
-    sequence_attention.HEAD_CHUNK_NBYTES = 1
     found = {}
     for name, overlap in (("raw", True), ("raw", False), ("int8", True)):
         ledger = Ledger()
         wire = RawWire() if name == "raw" else make_wire(INT8, ledger, CALLS)
-        with SequenceAttention(ulysses, ring, "displaced", wire, ledger, overlap) as attention:
+        with SequenceAttention(ulysses, ring, "displaced", wire, ledger, overlap, 1) as attention:
             outputs = run_calls(attention, layout)
             before = len(attention.messenger._under_way)
         errors = {late: {} for late in (0, 1, 2)}

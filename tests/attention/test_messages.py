@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.axis import Watcher
 from compact_parallel.runtime.attention.layout import TokenLayout
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
@@ -87,7 +86,6 @@ def whole(call):
 
 def run_wires(rank, world):
     """{(wire, way, overlap): (errors of four calls, the ledger, bytes packed, the gathered tokens)}."""
-    sequence_attention.HEAD_CHUNK_NBYTES = 1
     layout, found = TokenLayout(LENGTHS, world), {}
     config = CompressionConfig(mode="quality", max_relative_error=0.02)
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(WAYS.values())}
@@ -101,7 +99,7 @@ def run_wires(rank, world):
     ):
         ledger, errors = Ledger(), []
         exchange = "all_gather" if way == "ulysses" else way
-        with SequenceAttention(*by_degrees[degrees], exchange, make(ledger), ledger, overlap) as attention:
+        with SequenceAttention(*by_degrees[degrees], exchange, make(ledger), ledger, overlap, 1) as attention:
             for call in range(4):
                 local = [layout.split_joint(x, 1, rank) for x in whole(call)]
                 out = attention(attention_pytorch, *local, HEADS, layout=layout, tag=TAG)

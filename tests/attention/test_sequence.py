@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from compact_parallel.runtime.attention import sequence_attention
 from compact_parallel.runtime.attention.axis import exchange
 from compact_parallel.runtime.attention.layout import TokenLayout
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
@@ -78,7 +77,6 @@ def case_error(attention, lengths, mask=None, kv_heads=HEADS, flat=True, functio
 def run_cases(rank, world, ways):
     """{((ulysses, ring, exchange, overlap), lengths, what): error} of this rank."""
     by_degrees = {degrees: axes(rank, *degrees) for degrees in dict.fromkeys(way[:2] for way in ways)}
-    sequence_attention.HEAD_CHUNK_NBYTES = 1  # as many head chunks as there may be
     errors, chunks = {}, {}
     for way, lengths in itertools.product(ways, [(5, 11), (1, 13), (17,)]):
         (ulysses, ring), calls = by_degrees[way[:2]], []
@@ -88,7 +86,7 @@ def run_cases(rank, world, ways):
             return attention_pytorch(*args, **kwargs)
 
         counted.__name__ = attention_pytorch.__name__
-        with SequenceAttention(ulysses, ring, way[2], WatchedWire(), Ledger(), way[3]) as attention:
+        with SequenceAttention(ulysses, ring, way[2], WatchedWire(), Ledger(), way[3], 1) as attention:
             case = partial(case_error, attention, lengths, function=counted)
             found = {what: case(mask) for what, mask in masks(sum(lengths)).items()}
             chunks[way] = len(calls) / len(found)
@@ -126,6 +124,36 @@ def test_equals_attention_over_the_whole_sequence(tmp_path, ways):
             alone = ulysses == 1 and way != "all_gather"
             by_torch = way == "ring"
             assert count == (0 if by_torch else 4 if overlap and not alone else 1)
+
+
+def with_chunk_sizes(rank, world):
+    """{way: the outputs with head chunks of these bytes}, and the number of calls of the attention function."""
+    layout, lengths, found = TokenLayout((5, 11), 2), (5, 11), {}
+    one, two = axes(rank, 1, 2), axes(rank, 2, 1)
+    local = [layout.split_joint(x, 1, rank) for x in whole_inputs(lengths, HEADS)]
+    for way, (ulysses, ring) in {"all_gather": one, "ulysses": two}.items():
+        outs, counts = [], []
+        for nbytes in (1 << 30, 6 << 10, 1):
+            calls = []
+
+            def counted(*args, calls=calls, **kwargs):
+                calls.append(1)
+                return attention_pytorch(*args, **kwargs)
+
+            attention = SequenceAttention(ulysses, ring, "all_gather", WatchedWire(), Ledger(), True, nbytes)
+            with attention:
+                outs.append(attention(counted, *local, HEADS, layout=layout, tag=TAG))
+            counts.append(len(calls))
+        found[way] = outs, counts
+    return found
+
+
+def test_the_number_of_head_chunks_changes_no_bit(tmp_path):
+    for found in launch(with_chunk_sizes, 2, tmp_path):
+        assert found["all_gather"][1] == [1, 2, 4] and found["ulysses"][1] == [1, 1, 4]
+        for (first, *others), _ in found.values():
+            assert all(torch.equal(first, other) for other in others)
+            assert not torch.equal(first, first.roll(1, 2))
 
 
 def own_chunk_only(rank, world):

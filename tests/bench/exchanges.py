@@ -9,7 +9,7 @@ Per tokens x head dim, exchange, codec and number of head chunks, for one attent
 - "exposed", "hidden": wall time of communication, from the ledger.
 
 Figures are the lower quartile of the calls, in processor time, so that other work on the machine hardly changes them.
-The number of head chunks that `attention.sequence` chooses by itself is marked *.
+The number of head chunks that is chosen where the link was not measured is marked *.
 """
 
 from __future__ import annotations
