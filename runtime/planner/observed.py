@@ -75,7 +75,12 @@ def _sum(ledgers: Sequence[Mapping[str, Any]], kind: str) -> Counted:
 
 def warnings(plan: RunPlan, facts: JobFacts, lost: Lost, observed: Observed) -> list[str]:
     """The sentences of a run's report about settings that had no effect, or that another would serve better."""
-    return [*_unmet(plan, facts, lost, observed), *plan.ahead.warnings, *_idle(plan, facts, lost, observed)]
+    return [
+        *plan.warnings,
+        *_unmet(plan, facts, lost, observed),
+        *plan.ahead.warnings,
+        *_idle(plan, facts, lost, observed),
+    ]
 
 
 def _unmet(plan: RunPlan, facts: JobFacts, lost: Lost, observed: Observed) -> Iterator[str]:

@@ -51,6 +51,7 @@ class RunPlan:
         ahead: Step Reuse as it will be done.
         compression: as it will be done; "off" for mode "auto" until the link is known.
         whole_batch: code inside the model may depend on the whole batch of a call.
+        warnings: sentences about it for the report.
     """
 
     config: ParallelConfig
@@ -59,6 +60,7 @@ class RunPlan:
     ahead: LookAhead = field(default_factory=LookAhead)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     whole_batch: bool = False
+    warnings: tuple[str, ...] = ()
 
     def strategy_report(self) -> dict[str, Any]:
         """The strategy as set, with the degrees as they are, for the report."""
@@ -74,6 +76,7 @@ class RunPlan:
             "ahead": self.ahead.to_json(),
             "compression": self.compression.to_json(),
             "whole_batch": self.whole_batch,
+            "warnings": self.warnings,
         }
 
     @classmethod
@@ -86,6 +89,7 @@ class RunPlan:
             ahead=LookAhead.from_json(data["ahead"]),
             compression=CompressionConfig.from_json(data["compression"]),
             whole_batch=data["whole_batch"],
+            warnings=tuple(data["warnings"]),
         )
 
 
@@ -130,9 +134,16 @@ def plan_run(
     reach = ahead.config.look_ahead if ahead.config.enabled else 1
     degrees = degrees_for(config, facts, world, lost, look_ahead=reach, idle=idle)
     compression = resolve(config.compression, link, dtype_itemsize=facts.itemsize)
+    against = link.against_tokens if link is not None and not compression.enabled else ""
+    too_slow = auto and degrees.sequence > 1 and bool(against)
+    if too_slow:
+        try:
+            degrees = degrees_for(config, facts, world, lost, look_ahead=reach, idle=idle | {"sequence"})
+        except NothingToShare:
+            raise NothingToShare(against) from None
     if link is not None:
         degrees = replace(degrees, head_chunk_nbytes=least_nbytes(link, coded=compression.enabled))
-    fast = link is not None and link.fast
+    fast = link is not None and link.fast and not against
     return RunPlan(
         config,
         degrees,
@@ -140,4 +151,5 @@ def plan_run(
         limited(ahead, degrees, auto=auto),
         compression,
         facts.sees_batch,
+        (against,) if too_slow else (),
     )

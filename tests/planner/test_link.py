@@ -16,6 +16,7 @@ def test_the_json_form_is_for_people():
         "bytes_per_second": pytest.approx(11_800_000),
         "latency_ms": pytest.approx(0.25),
         "codec_ns_per_value": {"int8": pytest.approx(8.5), "2bit": pytest.approx(12)},
+        "cards": "",
     }
 
 

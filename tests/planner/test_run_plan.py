@@ -204,8 +204,59 @@ def test_a_fast_link_splits_the_tokens_of_calls_that_come_alone_and_a_slow_one_c
     assert plan_run(auto(), JOB, 2, SLOW).compression == replace(CompressionConfig(), mode="codec", codec="2bit")
 
 
+GLOO, RISER, PCIE = Link(2e9, 1e-4, {}, "gloo"), Link(8e8, 1e-4, {}, "nccl"), Link(8e9, 3e-5, {}, "nccl")
+CODED = CompressionConfig(mode="codec", codec="2bit")
+CODES_FAST = replace(GLOO, codec_seconds_per_value={"2bit": 1e-12})
+
+
+@pytest.mark.parametrize("link", [GLOO, RISER])
+def test_auto_never_splits_tokens_over_a_link_between_cards_that_is_too_slow(link):
+    with pytest.raises(
+        NothingToShare, match=rf"auto does not divide tokens between these cards.*\({link.cards}, .* GB/s"
+    ):
+        plan_run(auto(), JOB, 2, link)
+    for facts, world, expected in ((GUIDED, 2, Degrees(cfg=2)), (replace(JOB, batch=2), 2, Degrees(data=2))):
+        plan = plan_run(auto(), facts, world, link)
+        assert (plan.degrees, plan.warnings) == (expected, ())
+    plan = plan_run(auto(), GUIDED, 4, link)
+    assert plan.degrees == Degrees(cfg=2)
+    assert plan.warnings == (link.against_tokens,)
+    plan = plan_run(auto(step_reuse=REUSE), JOB, 2, link)
+    assert (plan.degrees, plan.alone) == (Degrees(step=2), Degrees(step=2))
+
+
+@pytest.mark.parametrize(
+    ("config", "link"),
+    [
+        (auto(compression=CODED), GLOO),
+        (auto(), CODES_FAST),
+        (auto(), PCIE),
+        (auto(), SLOW),
+        (auto(), replace(SLOW, codec_seconds_per_value={})),
+        (auto(), None),
+        (manual(ring_degree=2), GLOO),
+        (manual(ring_degree=2), RISER),
+    ],
+    ids=[
+        "a codec",
+        "a codec by auto",
+        "PCIe",
+        "CPUs",
+        "CPUs without a codec",
+        "not measured",
+        "by hand",
+        "by hand, too",
+    ],
+)
+def test_tokens_are_split_where_a_codec_carries_them_between_cpus_and_by_hand(config, link):
+    plan = plan_run(config, JOB, 2, link)
+    assert (plan.degrees, plan.warnings) == (Degrees(ring=2), ())
+
+
 def test_a_plan_travels_as_json():
     config = replace(manual(step_degree=2), step_reuse=REUSE, compression=CompressionConfig(mode="codec"))
     plan = plan_run(config, replace(JOB, sees_batch=True), 2, SLOW)
     assert RunPlan.from_json(plan.to_json()) == plan
     assert RunPlan.from_json({**plan.to_json(), "whole_batch": False}) != plan
+    slow = plan_run(auto(), GUIDED, 4, GLOO)
+    assert slow.warnings and RunPlan.from_json(slow.to_json()) == slow

@@ -18,6 +18,7 @@ from ...planner.run_plan import ONE_DEVICE, EarlierRuns, RunPlan, plan_run
 from ...planner.sharing import NothingToShare
 from ...pool.errors import PoolError, Stopped
 from ...pool.pool import Pool
+from ...pool.registry import pools
 from ..describe.describe import describe
 from ..fits import lost
 from .devices import hidden_cards, remarks, this_machine
@@ -26,6 +27,10 @@ from .fallback import told
 # Failures that were wanted, or cost no more than the start of a run. NotReturned is not among them: it is raised at the
 # end of a run.
 CHEAP = ("Refused", "Cancelled")
+
+
+class Rearranged(Exception):
+    """The link, now that it is measured, asks for fewer workers than were started; a new choice knows it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,14 @@ class Choice:
     plan: RunPlan
 
     def with_link(self, link: Link | None) -> RunPlan:
-        """The plan once the link between the workers is known."""
-        return plan_run(self.config, self.facts, self.world, link, lost=lost(), seen=self.seen)
+        """The plan once the link between the workers is known. Raises Rearranged or NothingToShare."""
+        workers = self.plan.degrees.world
+        plan = plan_run(self.config, self.facts, self.world, link, lost=lost(), seen=self.seen)
+        if plan.degrees.world > workers:
+            plan = plan_run(self.config, self.facts, workers, link, lost=lost(), seen=self.seen)
+        if plan.degrees.world < workers:
+            raise Rearranged
+        return plan
 
     def expect_failure(self, pool: Pool) -> None:
         """Raises Unsupported if the workers failed at this repeatedly and on_unsupported is "run on one device".
@@ -74,7 +85,10 @@ class Choice:
 
 
 def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> Choice:
-    """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare."""
+    """The choice for a run on `world` workers. Raises ConfigError, Unsupported or NothingToShare.
+
+    It knows the link that the workers measured at their last start, if they were started.
+    """
     looks_ahead = chosen_step_reuse(config).enabled
     try:
         if world == 1 and not (looks_ahead and this_machine().has_workers):
@@ -83,8 +97,15 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
         facts = describe(guider, arguments, count_calls=looks_ahead and STEP not in lost())
         workflow = config, facts.workflow
         seen = EarlierRuns(experience().conditions(facts.asking), experience().idle(workflow))
-        return Choice(config, facts, world, workflow, seen, plan_run(config, facts, world, lost=lost(), seen=seen))
+        plan = plan_run(config, facts, world, _known_link(config), lost=lost(), seen=seen)
+        return Choice(config, facts, world, workflow, seen, plan)
     except NothingToShare as nothing:
         if world > 1:
             raise
         raise NothingToShare(" ".join((str(nothing), *remarks(config), hidden_cards())).rstrip()) from None
+
+
+def _known_link(config: ParallelConfig) -> Link | None:
+    pool = pools().find(config.pool.name)
+    known = pool is not None and pool.config == config.pool and pool.link is not None
+    return Link.from_json(pool.link) if known else None

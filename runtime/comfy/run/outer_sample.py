@@ -27,7 +27,7 @@ from ...report.live import LiveRun, live
 from ...report.wording import result_line
 from ..shipping.pickling import Local
 from ..shipping.sampling_job import WRAPPER_KEY, Arguments, Result, SamplingJob, random_state
-from .choice import choose
+from .choice import Rearranged, choose
 from .devices import devices_of
 from .executing_node import place
 from .fallback import TRAINING, needs_gradients, told
@@ -72,7 +72,10 @@ class ParallelSampling(Local):
         try:
             if needs_gradients(executor.class_obj, arguments):
                 raise NothingToShare(TRAINING)
-            return self._sample(run, executor, devices, arguments)
+            try:
+                return self._sample(run, executor, devices, arguments)
+            except Rearranged:
+                return self._sample(run, executor, devices, arguments)
         except NothingToShare as nothing:
             reason = str(nothing)
         except Stopped:  # a user who stops the workers does not want the run to go on elsewhere

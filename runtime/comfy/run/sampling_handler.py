@@ -61,7 +61,8 @@ class SamplingHandler:
         if self._device.type == "cuda":
             compiler().try_on(self._device)
         speed = measure_link(self._device)
-        return Link(*speed, slowest(codec_seconds_per_value(self._device))).to_json()
+        cards = self._orders.backend if self._device.type == "cuda" else ""
+        return Link(*speed, slowest(codec_seconds_per_value(self._device)), cards).to_json()
 
     def prepare(self, payload: bytes) -> SamplingJob:
         """Rebuild the job; loads the model from its file unless this worker has it already."""
