@@ -223,7 +223,7 @@ class Pool:
             self._group.launch()
             self._group.await_ready(check_interrupt)
         except PoolError as error:
-            if not self._group.falls_back(error):
+            if not self._group.fall_back(error):
                 raise
             self._group.launch()
             self._group.await_ready(check_interrupt)

@@ -142,10 +142,10 @@ class WorkerGroup:
                     self._changed()
         self._rendezvous.met()
 
-    def falls_back(self, error: PoolError) -> bool:
-        """After a failed start: whether to launch again because nccl may be to blame; then by gloo, until `retry_nccl`.
+    def fall_back(self, error: PoolError) -> bool:
+        """After a failed start: take gloo for the next launches, until `retry_nccl`, if nccl may be to blame.
 
-        Only if "auto" has chosen nccl, and the workers could not connect or one ended.
+        It may if "auto" has chosen it and the workers could not connect or one ended. Returns False if not.
         """
         mended = isinstance(error, NoConnection | WorkerDied)
         if not mended or self.backend != "nccl" or self._config.backend != "auto":

@@ -63,7 +63,9 @@ def test_one_device_samples_where_nothing_else_is_left_and_the_workers_are_not_s
         assert reason.startswith(REASON)
         assert pools().find("cards-2").starts == 1
     pools().find("cards-2").stop()
+    pools().find("cards-2")._group.notice = "nccl did not start."
     sample(2, cfg=1.0)
+    assert report()["fallbacks"] == [f"{reason} nccl did not start."]
     assert (pools().find("cards-2").starts, pools().find("cards-2").state) == (1, "stopped")
 
 

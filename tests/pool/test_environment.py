@@ -22,6 +22,14 @@ def test_a_gpu_worker_keeps_the_users_threads(monkeypatch):
     assert local_environment.worker_environment("cuda:0", 1)["OMP_NUM_THREADS"] == "7"
 
 
+@pytest.mark.parametrize(("asked", "found"), [(None, "1"), ("0", "0")])
+def test_nccl_sends_first_unless_the_user_says_otherwise(asked, found, monkeypatch):
+    monkeypatch.delenv("TORCH_NCCL_HIGH_PRIORITY", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("TORCH_NCCL_HIGH_PRIORITY", asked)
+    assert local_environment.worker_environment("cuda:0", 1)["TORCH_NCCL_HIGH_PRIORITY"] == found
+
+
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_only_the_asynchronous_allocator_is_taken_away(name, monkeypatch):
     monkeypatch.setenv(name, "backend:cudaMallocAsync,max_split_size_mb:64,expandable_segments:True")

@@ -44,12 +44,12 @@ class Choice:
     seen: EarlierRuns
     plan: RunPlan
 
-    def with_link(self, link: Link | None) -> RunPlan:
-        """The plan once the link between the workers is known. Raises Rearranged or NothingToShare."""
+    def with_link(self, pool: Pool) -> RunPlan:
+        """The plan once the workers have measured the link between them. Raises Rearranged or NothingToShare."""
         workers = self.plan.degrees.world
-        plan = plan_run(self.config, self.facts, self.world, link, lost=lost(), seen=self.seen)
+        plan = _planned(self.config, self.facts, self.world, pool, self.seen)
         if plan.degrees.world > workers:
-            plan = plan_run(self.config, self.facts, workers, link, lost=lost(), seen=self.seen)
+            plan = _planned(self.config, self.facts, workers, pool, self.seen)
         if plan.degrees.world < workers:
             raise Rearranged
         return plan
@@ -97,15 +97,21 @@ def choose(config: ParallelConfig, world: int, guider: Any, arguments: Any) -> C
         facts = describe(guider, arguments, count_calls=looks_ahead and STEP not in lost())
         workflow = config, facts.workflow
         seen = EarlierRuns(experience().conditions(facts.asking), experience().idle(workflow))
-        plan = plan_run(config, facts, world, _known_link(config), lost=lost(), seen=seen)
-        return Choice(config, facts, world, workflow, seen, plan)
+        pool = pools().find(config.pool.name)
+        known = pool if pool is not None and pool.config == config.pool else None
+        return Choice(config, facts, world, workflow, seen, _planned(config, facts, world, known, seen))
     except NothingToShare as nothing:
         if world > 1:
             raise
         raise NothingToShare(" ".join((str(nothing), *remarks(config), hidden_cards())).rstrip()) from None
 
 
-def _known_link(config: ParallelConfig) -> Link | None:
-    pool = pools().find(config.pool.name)
-    known = pool is not None and pool.config == config.pool and pool.link is not None
-    return Link.from_json(pool.link) if known else None
+def _planned(config: ParallelConfig, facts: JobFacts, world: int, pool: Pool | None, seen: EarlierRuns) -> RunPlan:
+    """The plan with the link that `pool` has measured, if any. Raises as `plan_run`; a slow link is explained."""
+    link = Link.from_json(pool.link) if pool is not None and pool.link else None
+    try:
+        return plan_run(config, facts, world, link, lost=lost(), seen=seen)
+    except NothingToShare as nothing:
+        if link is None or str(nothing) != link.against_tokens:
+            raise
+        raise NothingToShare(" ".join((str(nothing), *pool.notices))) from None

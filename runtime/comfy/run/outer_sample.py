@@ -15,7 +15,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...config import ParallelConfig
-from ...planner.link import Link
 from ...planner.sharing import NothingToShare
 from ...pool.errors import Stopped
 from ...pool.pool import Pool
@@ -127,7 +126,7 @@ class ParallelSampling(Local):
         ):
             starts = pool.starts
             make_room(pool, guider.model_patcher)
-            plan = choice.with_link(Link.from_json(pool.link) if pool.link else None)
+            plan = choice.with_link(pool)
             job = SamplingJob(guider, arguments, wrappers, plan, random_state())
             payload = job.pack(pool.store)
             try:

@@ -12,7 +12,7 @@ def _cores() -> int:
 
 
 def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
-    """The environment of a worker: its share of the cores, loopback only, no allocator that breaks NCCL.
+    """The environment of a worker: its share of the cores, loopback only, NCCL first and no allocator that breaks it.
 
     `cpu_workers`: how many workers share the machine's cores.
     """
@@ -27,6 +27,8 @@ def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
             environment[name] = ",".join(kept)
         else:
             environment.pop(name, None)
+    # What is sent starts at once, not behind the kernels of the attention that is to hide it.
+    environment.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
         environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
