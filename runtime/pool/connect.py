@@ -62,7 +62,8 @@ def pass_around(device: torch.device) -> None:
 
 
 def _failed(orders: Orders, reason: str) -> NoConnection:
+    other = "backend of Parallel Worker Pool to gloo, or " if orders.backend == "nccl" else ""
     return NoConnection(
         f"{orders.name.capitalize()} could not exchange data with the other workers by {orders.backend} ({reason}); "
-        'set on_unsupported of Parallel Model to "run on one device".'
+        f'set {other}on_unsupported of Parallel Model to "run on one device".'
     )

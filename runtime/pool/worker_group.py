@@ -151,11 +151,12 @@ class WorkerGroup:
         if not mended or self.backend != "nccl" or self._config.backend != "auto":
             return False
         self.end()
+        sentence = str(error).strip().partition("\n")[0]
+        why = sentence.rpartition("; ")[0] or sentence  # without the way out
         self.backend = "gloo"
         self.notice = (
-            "The workers use gloo, which is slower between cards, because they did not start with nccl "
-            f"({str(error).strip().partition(chr(10))[0].rstrip('.')}). Restart them in the tab Parallel to have nccl "
-            "tried again."
+            f"The workers use gloo, which is slower between cards, because they did not start with nccl ({why}). "
+            "Restart them in the tab Parallel to have nccl tried again."
         )
         log.warning("%s", self.notice)
         return True
