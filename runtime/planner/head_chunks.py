@@ -16,6 +16,9 @@ it at 1 Gbit/s, and smaller ones use a device less well."""
 
 
 def least_nbytes(link: Link, *, coded: bool) -> int:
-    """The least bytes of a chunk on the link. `coded`: Residual Compression is on."""
-    cost = (CODED_SECONDS if coded else EXACT_SECONDS) + link.latency_s
-    return max(1, round(WORTH * cost * link.bytes_per_second))
+    """The least bytes of a chunk: what the link carries in WORTH times its cost and one latency.
+
+    Messages travel together, so each waits for the latency once. `coded`: Residual Compression is on.
+    """
+    seconds = WORTH * (CODED_SECONDS if coded else EXACT_SECONDS) + link.latency_s
+    return max(1, round(seconds * link.bytes_per_second))

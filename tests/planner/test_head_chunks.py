@@ -39,8 +39,8 @@ def test_what_is_coded_is_smaller_and_a_chunk_of_it_costs_more():
     assert count(SD3 // 2, NETWORK, coded=True) == 4
     assert count(SD3 // 2, GIGABIT) == 4
     assert count(SD3 // 2, GIGABIT, coded=True) == 1
-    assert least_nbytes(GIGABIT, coded=True) == round(WORTH * (CODED_SECONDS + 2e-4) * 125e6)
-    assert least_nbytes(GIGABIT, coded=False) == round(WORTH * (EXACT_SECONDS + 2e-4) * 125e6)
+    assert least_nbytes(GIGABIT, coded=True) == round((WORTH * CODED_SECONDS + 2e-4) * 125e6)
+    assert least_nbytes(GIGABIT, coded=False) == round((WORTH * EXACT_SECONDS + 2e-4) * 125e6)
 
 
 def test_more_bytes_never_get_fewer_and_a_faster_link_never_more():
@@ -51,7 +51,7 @@ def test_more_bytes_never_get_fewer_and_a_faster_link_never_more():
         assert all(1 <= each <= MOST_HEAD_CHUNKS for each in counts)
         assert all(count(4 * nbytes, Link(speed, 1e-4, {})) >= each for speed, each in zip(speeds, counts))
     assert count(1 << 40, NETWORK, heads=2) == 2
-    assert count(1 << 30, Link(1e9, 1.0, {})) == 1, "a slow answer is a cost of each chunk"
+    assert count(1 << 30, Link(1e9, 1.0, {})) == 1, "no chunk is shorter than the latency"
 
 
 @pytest.mark.parametrize(("mode", "coded"), [("off", False), ("ratio", True)])
