@@ -166,6 +166,13 @@ SEAMS = (
     Seam("comfy.model_management", "minimum_inference_memory", (EVERYTHING,), "What a run needs besides weights.", ""),
     Seam(
         "comfy.model_management",
+        "get_free_memory",
+        (EVERYTHING,),
+        "Bytes that this process can still use on a device, and how many of them its allocator keeps already.",
+        "dev, *, torch_free_too",
+    ),
+    Seam(
+        "comfy.model_management",
         "free_memory",
         (EVERYTHING,),
         "It unloads models from a device, by partially_unload and detach of their patchers, until so much is free.",

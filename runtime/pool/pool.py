@@ -151,14 +151,19 @@ class Pool:
             self._leave()
 
     @contextlib.contextmanager
-    def reserve(self, check_interrupt: Callable[[], None]) -> Iterator[None]:
-        """Start the pool if needed and hold it: no other job, parking or idle stop comes until the block ends."""
+    def reserve(
+        self, check_interrupt: Callable[[], None], make_room: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Start the pool if needed and hold it: no other job, parking or idle stop comes until the block ends.
+
+        `make_room` is called before any worker starts, when those that cannot be used any more have ended.
+        """
         while not self._lock.acquire(timeout=POLL_SECONDS):
             check_interrupt()
         try:
             self._idle.cancel()
             if self._lock.depth == 1 or self.state != "idle":
-                self._start(check_interrupt)
+                self._start(check_interrupt, make_room)
             yield
         finally:
             if self.state == "idle":
@@ -196,7 +201,7 @@ class Pool:
             self._set_state("idle")
             return result
 
-    def _start(self, check_interrupt: Callable[[], None]) -> None:
+    def _start(self, check_interrupt: Callable[[], None], make_room: Callable[[], None] = lambda: None) -> None:
         self._anew = ""
         if self.state == "finishing":
             self._finish(check_interrupt)
@@ -204,6 +209,7 @@ class Pool:
         if self.state == "idle":
             fault = self._group.fault()
             if not fault:
+                make_room()
                 return
             self._anew = f"{fault} The pool was started anew."
             log.warning("%s", self._anew)
@@ -211,6 +217,7 @@ class Pool:
         self.starts += 1
         self._set_state("starting")
         try:
+            make_room()
             self._launch(check_interrupt)
         except BaseException as error:
             self._fail(error)

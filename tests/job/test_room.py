@@ -63,6 +63,26 @@ def test_what_the_workers_hold_already_needs_no_more_room():
     assert (own.held, other.held) == (8 * GIB, 3 * GIB)
 
 
+def test_memory_that_the_parents_allocator_keeps_is_no_room(monkeypatch):
+    """It is given back; what cannot be, such as the rest of a block in use, does not count as free."""
+    own, other = PoolOnGpu(0), PoolOnGpu(GIB // 2)
+    for pool in (own, other):
+        show_weights(pool)
+    kept, emptied = [GIB // 2], []
+    monkeypatch.setattr(
+        "comfy.model_management.get_free_memory",
+        lambda device, torch_free_too=False: (4 * GIB, kept[0]) if torch_free_too else 4 * GIB,
+    )
+    monkeypatch.setattr("comfy.model_management.soft_empty_cache", lambda force=False: emptied.append(kept[0]))
+    patcher = patcher_of(int(1.8 * GIB))  # with what a run needs besides, 3.2 GiB
+    kept[0] = GIB // 2
+    make_room(own, patcher)
+    assert other.held == GIB // 2 and emptied
+    kept[0] = GIB
+    make_room(own, patcher)
+    assert other.held == 0
+
+
 def test_the_parents_copy_of_the_model_is_unloaded():
     patcher = model("flux").clone()
     with torch.inference_mode():

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 
+import psutil
 import pytest
 from compact_parallel.runtime.pool import finishing, job_run
 from compact_parallel.runtime.pool.errors import JobFailed
@@ -204,6 +205,37 @@ def test_park_gives_the_memory_back_when_idle_only(own_pool, started):
     assert [(worker["device_bytes"], worker["state"]) for worker in status["workers"]] == [(0, "parked")] * 2
     assert works(started)
     assert [worker["state"] for worker in started.status()["workers"]] == ["idle", "idle"]
+
+
+def test_room_is_made_before_workers_start_and_when_those_of_no_use_have_ended(own_pool):
+    fresh, alive = own_pool(1), []
+
+    def make_room():
+        alive.append(pids(fresh))
+
+    with fresh.reserve(nothing, make_room):
+        assert works(fresh)  # which reserves it again
+    first = pids(fresh)
+    with fresh.reserve(nothing, make_room):
+        assert pids(fresh) == first
+    worker = psutil.Process(first[0])
+    worker.kill()
+    worker.wait(30)
+    with fresh.reserve(nothing, make_room):
+        assert works(fresh) and pids(fresh) != first
+    assert alive == [[None], first, [None]]
+
+
+def test_where_no_room_can_be_made_no_worker_starts(own_pool):
+    fresh = own_pool(1)
+
+    def make_room():
+        raise Interrupted
+
+    with pytest.raises(Interrupted), fresh.reserve(nothing, make_room):
+        raise AssertionError("not reached")
+    assert pids(fresh) == [None] and fresh.status()["state"] == "failed"
+    assert works(fresh)
 
 
 def test_status(own_pool):

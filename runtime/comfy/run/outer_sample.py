@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -121,11 +122,10 @@ class ParallelSampling(Local):
         device = guider.model_patcher.load_device
         with (
             choice.noting_failures(pool),
-            pool.reserve(check_interrupt),
+            pool.reserve(check_interrupt, partial(make_room, pool, guider.model_patcher)),
             ProgressRelay(arguments, run, device) as progress,
         ):
             starts = pool.starts
-            make_room(pool, guider.model_patcher)
             plan = choice.with_link(pool)
             job = SamplingJob(guider, arguments, wrappers, plan, random_state())
             payload = job.pack(pool.store)

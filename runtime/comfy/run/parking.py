@@ -52,9 +52,11 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
     """Before a run: unload the parent's own copy of the model, and free room on the workers' devices.
 
     The copy thereby loses what a stock run has applied to it, such as injections, which must not travel as applied.
-    Other pools may be parked; what this pool's workers hold already counts towards the room needed.
+    Other pools may be parked; what this pool's workers hold already counts towards the room needed. Memory that the
+    parent's allocator keeps for its own tensors counts as free in ComfyUI, but not here: no worker can use it.
     """
     comfy.model_management.unload_model_and_clones(patcher)
+    comfy.model_management.soft_empty_cache()
     own = pool.companions.values()
     for device in {torch.device(name) for name in pool.devices if name != "cpu"}:
         there = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device]
@@ -63,7 +65,9 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
             continue  # asking a device for its free memory would create a CUDA context on it in the parent
         needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory()
         held = sum(entry.model.loaded_size() for entry in kept)
-        comfy.model_management.free_memory(needed - held, device, keep_loaded=kept)
+        _, only_here = comfy.model_management.get_free_memory(device, torch_free_too=True)
+        comfy.model_management.free_memory(needed - held + only_here, device, keep_loaded=kept)
+    comfy.model_management.soft_empty_cache()
 
 
 def show_weights(pool: Pool) -> None:
