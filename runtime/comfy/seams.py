@@ -1,4 +1,5 @@
-"""The table of seams: every internal of ComfyUI that this pack uses. Add the next one here.
+"""The table of seams: every internal of ComfyUI that this pack uses. Add the next one here (memory:
+seams_of_memory.py).
 
 Newer versions of ComfyUI may change any of them without notice. `fits.py` compares the table with the installed
 ComfyUI: when the pack loads, when a worker starts, and in the tests, which also check that nothing is left out here.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from ..planner.capabilities import CFG, CONTROL, DATA, EASYCACHE, ROWS, STEP, TOKENS
 from .seam import EARLY, EVERYTHING, NODES, PANEL, Seam
+from .seams_of_memory import MEMORY
 
 SEAMS = (
     # How ComfyUI starts, and how its sampling is wrapped.
@@ -94,7 +96,9 @@ SEAMS = (
         "comfy.model_patcher",
         "ModelPatcher.backup ModelPatcher.cached_patcher_init ModelPatcher.clone_base_uuid ModelPatcher.injections "
         "ModelPatcher.load_device ModelPatcher.model ModelPatcher.model_options ModelPatcher.object_patches "
-        "ModelPatcher.object_patches_backup ModelPatcher.offload_device ModelPatcher.wrappers",
+        "ModelPatcher.object_patches_backup ModelPatcher.offload_device ModelPatcher.wrappers ModelPatcher.hook_backup "
+        "ModelPatcher.parent ModelPatcher.patches ModelPatcher.patches_uuid ModelPatcher.weight_wrapper_patches "
+        "ModelPatcher.force_cast_weights",
         (EVERYTHING,),
         "Of them cached_patcher_init is (the loader, its arguments), by which a worker makes the model again.",
     ),
@@ -102,7 +106,14 @@ SEAMS = (
     Seam("comfy.model_patcher", "ModelPatcher.is_dynamic", (EVERYTHING,), "Whether aimdo loads its weights.", ""),
     Seam("comfy.model_patcher", "ModelPatcher.model_dtype", (EVERYTHING,), "The dtype of its weights.", ""),
     Seam("comfy.model_patcher", "ModelPatcher.eject_model", (EVERYTHING,), "It takes injections off the model.", ""),
-    Seam("comfy.model_patcher", "ModelPatcher.unpatch_model", (EVERYTHING,), "It takes patches off.", "device_to"),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.unpatch_model",
+        (EVERYTHING,),
+        "It takes patches off, and moves the weights to this device by their method `to`.",
+        "device_to, unpatch_weights",
+        replaced=True,
+    ),
     Seam(
         "comfy.model_patcher",
         "ModelPatcher.get_additional_models_with_key",
@@ -143,68 +154,8 @@ SEAMS = (
         "It makes the copy of a node's class that the server runs, whose class it calls LockedMeta.",
         "cls",
     ),
-    # Devices and memory. The stand-in of run/parking.py for the workers' weights is a ModelPatcher, too.
-    Seam("comfy.model_management", "get_torch_device", (EVERYTHING,), "The device of this process.", ""),
-    Seam("comfy.model_management", "intermediate_device", (EVERYTHING,), "Where sampling nodes put latents.", ""),
-    Seam("comfy.model_management", "intermediate_dtype", (EVERYTHING,), "What sampling nodes make of latents.", ""),
-    Seam("comfy.model_management", "in_training", (EVERYTHING,), "It is true while a node trains."),
-    Seam("comfy.model_management", "current_loaded_models", (EVERYTHING,), "The list of what is on devices."),
-    Seam(
-        "comfy.model_management",
-        "LoadedModel",
-        (EVERYTHING,),
-        "An entry of that list; it holds the patcher weakly.",
-        "model",
-    ),
-    Seam(
-        "comfy.model_management",
-        "LoadedModel.device LoadedModel.model LoadedModel.model_finalizer LoadedModel.real_model",
-        (EVERYTHING,),
-        "real_model and model_finalizer are set when it is loaded, which the stand-in never is.",
-    ),
-    Seam("comfy.model_management", "cleanup_models", (EVERYTHING,), "It drops entries whose model is gone.", ""),
-    Seam("comfy.model_management", "minimum_inference_memory", (EVERYTHING,), "What a run needs besides weights.", ""),
-    Seam(
-        "comfy.model_management",
-        "get_free_memory",
-        (EVERYTHING,),
-        "Bytes that this process can still use on a device, and how many of them its allocator keeps already.",
-        "dev, *, torch_free_too",
-    ),
-    Seam(
-        "comfy.model_management",
-        "free_memory",
-        (EVERYTHING,),
-        "It unloads models from a device, by partially_unload and detach of their patchers, until so much is free.",
-        "memory_required, device, *, keep_loaded",
-    ),
-    Seam(
-        "comfy.model_management",
-        "unload_model_and_clones",
-        (EVERYTHING,),
-        "It unloads a model.",
-        "model, *, unload_additional_models, all_devices",
-    ),
-    Seam("comfy.model_management", "unload_all_models", (EVERYTHING,), "It unloads every model.", ""),
-    Seam("comfy.model_management", "soft_empty_cache", (EVERYTHING,), "It gives cached memory back.", "*, force"),
-    Seam("comfy.model_patcher", "ModelPatcher.loaded_size", (EVERYTHING,), "Bytes on the device.", "", replaced=True),
-    Seam("comfy.model_patcher", "ModelPatcher.model_size", (EVERYTHING,), "Bytes of all weights.", "", replaced=True),
-    Seam(
-        "comfy.model_patcher",
-        "ModelPatcher.partially_unload",
-        (EVERYTHING,),
-        "It frees so many bytes and says how many it freed.",
-        "device_to, memory_to_free, force_patch_weights",
-        replaced=True,
-    ),
-    Seam(
-        "comfy.model_patcher",
-        "ModelPatcher.detach",
-        (EVERYTHING,),
-        "It takes the model off its device.",
-        "unpatch_all",
-        replaced=True,
-    ),
+    # Devices and memory.
+    *MEMORY,
     # Cancelling.
     Seam("comfy.model_management", "InterruptProcessingException", (EVERYTHING,), "A cancelled run raises it."),
     Seam("comfy.model_management", "processing_interrupted", (EVERYTHING,), "Whether somebody cancelled.", ""),

@@ -104,7 +104,9 @@ class Renewed:
 
 @dataclass(frozen=True)
 class Park:
-    """Pool to worker: free the device's memory, keep the process."""
+    """Pool to worker: free `nbytes` of the device's memory, or all of it (None); keep the process."""
+
+    nbytes: int | None = None
 
 
 @dataclass(frozen=True)

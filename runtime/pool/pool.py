@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,18 +135,24 @@ class Pool:
             finally:
                 self._lock.release()
 
-    def park(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
-        """Make the workers free their devices' memory. Returns False if the pool is not idle or is in use.
+    def park(
+        self,
+        interrupted: Callable[[], bool] = lambda: False,
+        device: str | None = None,
+        nbytes: int | None = None,
+    ) -> bool:
+        """Make the workers free memory of `device`, or of all. Returns False if the pool is not idle or is in use.
 
-        Workers that cannot are ended, which frees it too. When `interrupted` returns True, nobody waits any more, and
-        the workers go on by themselves.
+        They free `nbytes` together, each in proportion to what it holds, or all they can (None). Workers that cannot
+        are ended, which frees it too. When `interrupted` returns True, nobody waits any more, and the workers go on by
+        themselves.
         """
         if not self._lock.acquire(blocking=False):
             return False
         try:
             if self.state != "idle":
                 return False
-            self._park(interrupted)
+            self._park(interrupted, device, nbytes)
             return True
         finally:
             self._leave()
@@ -266,8 +273,16 @@ class Pool:
         self._set_state("idle", workers=self._finishing.rest)
         self._idle.restart()
 
-    def _park(self, interrupted: Callable[[], bool]) -> None:
-        self._group.tell_all(Park())
+    def _park(self, interrupted: Callable[[], bool], device: str | None, nbytes: int | None) -> None:
+        asked = {member.rank: member for member in self._group.members if device in (None, member.orders.device)}
+        held = {rank: member.about.get("device_bytes", 0) for rank, member in asked.items()}
+        if nbytes is None:
+            orders = dict.fromkeys(asked, Park())
+        else:
+            part = nbytes / max(1, sum(held.values()))
+            orders = {rank: Park(math.ceil(part * own)) for rank, own in held.items() if own}
+        self._group.tell(orders)
+        rest = "idle" if nbytes is not None or len(asked) < self.world else "parked"
         deadline, given_up = time.monotonic() + PARK_SECONDS, False
         try:
             while self._group.busy and time.monotonic() < deadline:
@@ -280,10 +295,12 @@ class Pool:
             self._fail_untold(error)
             return
         if not self._group.busy:
-            self._set_state("idle", workers="parked")
+            for rank in asked if nbytes is None else ():
+                self._group.set_state("parked", rank)
+            self._changed()
             return
         if given_up:
-            self._let_go(rest="parked")
+            self._let_go(rest)
         else:
             late = f"The workers did not give their memory back within {PARK_SECONDS:g} s and were ended."
             self._fail_untold(PoolError(late))

@@ -75,8 +75,8 @@ class JobHandler(Protocol):
     def run(self, job: Any, control: JobControl) -> tuple[bytes, dict]:
         """Run a rebuilt job with the other ranks. Returns the result (rank 0) and this rank's ledger."""
 
-    def park(self) -> int:
-        """Free the device's memory. Returns the bytes still held there."""
+    def park(self, nbytes: int | None = None) -> int:
+        """Free so much of the device's memory, or all of it (None). Returns the bytes still held there."""
 
     def about(self) -> dict:
         """This worker's details for the pool's status."""
@@ -161,8 +161,8 @@ def _serve(connection: PoolConnection, inbox: _Inbox, handler: JobHandler, order
                 continue
             case Renew(rendezvous=rendezvous):
                 answer = _renew(handler, orders, rendezvous)
-            case Park():
-                answer = encode(Parked(handler.park()))
+            case Park(nbytes=nbytes):
+                answer = encode(Parked(handler.park(nbytes)))
             case _:
                 raise AssertionError(f"a worker is never sent {type(message).__name__}")
         connection.send(answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..config import PoolConfig
@@ -201,11 +201,14 @@ class WorkerGroup:
 
     def tell_all(self, message: Message) -> None:
         """Send one message to every worker."""
-        if isinstance(message, Prepare | Run | Renew | Park):
-            self.busy = set(range(self.world))
-        data = encode(message)
-        for member in self.members:
-            member.handle.send(data)
+        self.tell({member.rank: message for member in self.members})
+
+    def tell(self, messages: Mapping[int, Message]) -> None:
+        """Send each rank its message. Those that are to answer are `busy` until they do."""
+        for rank, message in messages.items():
+            if isinstance(message, Prepare | Run | Renew | Park):
+                self.busy.add(rank)
+            self.members[rank].handle.send(encode(message))
 
     def renew(self, check_interrupt: Callable[[], None]) -> bool:
         """Replace the workers' process groups, which drops messages a job left in flight. No worker may be in a job.

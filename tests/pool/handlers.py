@@ -228,9 +228,9 @@ class Workshop:
         answer = JOBS[job["job"]](self._rank, control, **job["arguments"])
         return json.dumps(answer, default=str).encode() if self._rank == 0 else b"", {"answer": answer}
 
-    def park(self) -> int:
-        self._held = 0
-        return 0
+    def park(self, nbytes: int | None = None) -> int:
+        self._held = 0 if nbytes is None else max(0, self._held - nbytes)
+        return self._held
 
     def probe(self) -> None:
         """Nothing to measure; a worker that is asked to stops here."""
@@ -253,7 +253,7 @@ class NeverReady:
 class CannotPark(Workshop):
     """A handler that fails when it is parked."""
 
-    def park(self) -> int:
+    def park(self, nbytes: int | None = None) -> int:
         raise OSError("the car park is full")
 
 

@@ -183,6 +183,32 @@ def test_what_a_worker_prints_arrives_in_the_log(started, caplog):
     wait_until(lambda: expected <= set(caplog.messages), "the lines are in the log")
 
 
+def test_parking_frees_what_is_asked_for_and_on_that_device_only(own_pool):
+    fresh = own_pool(2)
+    fresh.devices = fresh._group._devices = ("cpu", "cpu:0")
+    run(fresh, "count", steps=1)
+
+    def held_and_state():
+        return [(worker["device_bytes"], worker["state"]) for worker in fresh.status()["workers"]]
+
+    assert fresh.park(device="cpu:0", nbytes=1000) is True
+    assert held_and_state() == [(4096, "idle"), (3096, "idle")]
+    assert fresh.park(device="cpu:0") is True
+    assert held_and_state() == [(4096, "idle"), (0, "parked")]
+    assert fresh.park(nbytes=4000) is True
+    assert held_and_state() == [(96, "idle"), (0, "parked")]
+    assert fresh.park() is True
+    assert held_and_state() == [(0, "parked"), (0, "parked")]
+    assert works(fresh)
+
+
+def test_workers_on_one_device_free_in_proportion_to_what_they_hold(started):
+    run(started, "count", steps=1)
+    assert started.park(device="cpu", nbytes=3001) is True
+    assert [worker["device_bytes"] for worker in started.status()["workers"]] == [4096 - 1501] * 2
+    assert works(started)
+
+
 def test_a_flood_of_output_does_not_block_a_job(started):
     result = Background(run, started, "say", text="flood" * 20, times=5000)
     assert answers(result.result()) == [None, None]

@@ -39,7 +39,7 @@ ONE_OF_EACH = [
     Failed(7, "ValueError", "wrong", "Traceback ...", False, {}),
     Renew("/tmp/rendezvous-7"),
     Renewed(),
-    Park(),
+    Park(1 << 33),
     Parked(0),
     Ping(),
     Pong(),

@@ -15,11 +15,15 @@ Messages between ranks travel as with NCCL: the device waits for them, not the h
 from __future__ import annotations
 
 import contextlib
+import mmap
+import struct
 import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -43,7 +47,9 @@ WAITS = _names(
     "is_nonzero argwhere bincount linalg_eigh"
 )
 """Functions that make the host wait for the device."""
-CROSSES = _names("copy_ __getitem__ __setitem__ to cpu cuda type_as __get__ __set__ index_put_")
+CROSSES = _names(
+    "copy_ __getitem__ __setitem__ to cpu cuda type_as __get__ __set__ index_put_ _has_compatible_shallow_copy_type"
+)
 """Functions that may be given tensors of both devices."""
 LAUNCHES_NOTHING = _names(
     "__get__ __set__ __getitem__ view view_as reshape flatten unflatten transpose permute expand expand_as narrow "
@@ -68,7 +74,7 @@ class CardTensor(Tensor):
 
     @property
     def device(self) -> torch.device:
-        return CUDA
+        return self.card.device
 
     @property
     def is_cuda(self) -> bool:
@@ -87,18 +93,26 @@ class _Mode(TorchFunctionMode):
 
 
 class SimulatedCard:
-    """The card of this process while the context is active. `limit`: its memory in bytes.
+    """The card of this process while the context is active. `limit`: its memory in bytes, which it shares with other
+    processes by `shared`: this process is number `process` of `SharedMemory`.
+
+    ComfyUI, if it is there, takes it for its device; then modules move to the card and back as with a real one.
 
     waits: {(function, place): times the host waited}. launches: {(function, place): operations on the card}. copied:
     bytes by "H2D" and "D2H". peak: the most bytes that its tensors held.
     """
 
-    def __init__(self, limit: int = 1 << 40) -> None:
+    def __init__(
+        self, limit: int = 1 << 40, index: int = 0, shared: SharedMemory | None = None, process: int = 0
+    ) -> None:
         self.limit = limit
+        self.device = torch.device("cuda", index)
+        self._shared, self._process = shared, process
         self.waits: Counter[tuple[str, str]] = Counter()
         self.launches: Counter[tuple[str, str]] = Counter()
         self.copied: Counter[str] = Counter()
         self.held = self.peak = 0
+        """Bytes of this process, and the most of them."""
         self._holders: Counter[int] = Counter()
         self._stack = ExitStack()
 
@@ -112,6 +126,15 @@ class SimulatedCard:
         self._stack.enter_context(mock.patch.object(dist, "P2POp", lambda op, x, peer, group: (op, x, peer, group)))
         if "triton.runtime.interpreter" in sys.modules:
             self._stack.enter_context(self._interpreted_kernels(sys.modules["triton.runtime.interpreter"]))
+        # Modules get new parameters when they move: a plain tensor cannot become one of the card.
+        self._stack.callback(
+            torch.__future__.set_overwrite_module_params_on_conversion,
+            torch.__future__.get_overwrite_module_params_on_conversion(),
+        )
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        if management := sys.modules.get("comfy.model_management"):
+            for name, value in self._of_comfyui(management).items():
+                self._stack.enter_context(mock.patch.object(management, name, value))
         self._stack.enter_context(_Mode())
         return self
 
@@ -247,11 +270,11 @@ class SimulatedCard:
         storage = x.untyped_storage()
         key, nbytes = storage.data_ptr(), storage.nbytes()
         if key and not self._holders[key]:
-            if self.held + nbytes > self.limit:
+            if nbytes > self.free:
                 raise torch.OutOfMemoryError(
-                    f"CUDA out of memory. Tried to allocate {nbytes} bytes; {self.limit - self.held} are free."
+                    f"CUDA out of memory. Tried to allocate {nbytes} bytes; {self.free} are free."
                 )
-            self.held += nbytes
+            self._hold(nbytes)
             self.peak = max(self.peak, self.held)
         self._holders[key] += 1
         wrapped = x.as_subclass(CardTensor)
@@ -262,7 +285,29 @@ class SimulatedCard:
         self._holders[key] -= 1
         if not self._holders[key]:
             del self._holders[key]
-            self.held -= nbytes if key else 0
+            self._hold(-nbytes if key else 0)
+
+    @property
+    def free(self) -> int:
+        """Bytes of its memory that no process holds."""
+        return self.limit - self.held - (self._shared.of_others(self._process) if self._shared else 0)
+
+    def _hold(self, nbytes: int) -> None:
+        self.held += nbytes
+        if self._shared:
+            self._shared.hold(self._process, self.held)
+
+    def _of_comfyui(self, management: Any) -> dict[str, Any]:
+        """What ComfyUI finds out when it is imported: here as on a card of NVIDIA, but with less for inference."""
+        return {
+            "cpu_state": management.CPUState.GPU,
+            "vram_state": management.VRAMState.NORMAL_VRAM,
+            "MIN_WEIGHT_MEMORY_RATIO": 0.0,
+            "get_torch_device": lambda: self.device,
+            "minimum_inference_memory": lambda: management.extra_reserved_memory() + (4 << 20),
+            "EXTRA_RESERVED_VRAM": 2 << 20,
+            "pytorch_attention_flash_attention": lambda: True,
+        }
 
     def _interpreted_kernels(self, interpreter: Any) -> contextlib.AbstractContextManager:
         """Lets Triton's interpreter run kernels on tensors of the card, each a launch."""
@@ -283,14 +328,46 @@ class SimulatedCard:
             "get_rng_state": lambda device=None: torch.get_rng_state(),
             "set_rng_state": lambda state, device=None: None,
             "device": _Nothing,
+            "is_available": lambda: True,
+            "is_bf16_supported": lambda *given: True,
+            "current_device": lambda: self.device.index,
+            "device_count": lambda: self.device.index + 1,
+            "get_device_properties": lambda device=None: SimpleNamespace(
+                name="simulated", major=9, minor=0, total_memory=self.limit
+            ),
+            "ipc_collect": lambda: None,
             "empty_cache": lambda: None,
-            "mem_get_info": lambda device=None: (self.limit - self.held, self.limit),
+            "mem_get_info": lambda device=None: (self.free, self.limit),
             "memory_reserved": lambda device=None: self.held,
             "memory_stats": lambda device=None: {
                 "active_bytes.all.current": self.held,
                 "reserved_bytes.all.current": self.held,
             },
         }
+
+
+class SharedMemory:
+    """How much each process holds of one card, in a file that they share: a number per process."""
+
+    PROCESSES = 8
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(8 * self.PROCESSES))
+        with path.open("r+b") as file:
+            self._held = mmap.mmap(file.fileno(), 0)
+
+    def hold(self, process: int, nbytes: int) -> None:
+        """Says how much a process holds now."""
+        struct.pack_into("<q", self._held, 8 * process, nbytes)
+
+    def of(self, process: int) -> int:
+        """Bytes that a process holds."""
+        return struct.unpack_from("<q", self._held, 8 * process)[0]
+
+    def of_others(self, process: int) -> int:
+        """Bytes that all other processes hold."""
+        return sum(self.of(other) for other in range(self.PROCESSES) if other != process)
 
 
 class _Stream:
@@ -330,7 +407,7 @@ def _on_card(x: Any) -> bool:
 
 
 def _device(given: Any) -> torch.device:
-    return CUDA if isinstance(given, int) else torch.device(given)
+    return CUDA if type(given) is int else torch.device(given)
 
 
 def _raw_of(x: CardTensor) -> Tensor:

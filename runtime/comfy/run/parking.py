@@ -1,11 +1,13 @@
 """Shows the workers' weights to ComfyUI's memory management in the parent, so that it can free them.
 
-A worker shares its device with the parent's text encoder and VAE. A stand-in for the workers' weights is put into
-ComfyUI's list of loaded models; unloading it parks the workers. So /free, and a VAE that needs room, reach them.
+A worker shares its device with the parent's text encoder and VAE. For each device a stand-in for the workers' weights
+is put into ComfyUI's list of loaded models. A VAE that needs room unloads a part of it, which the workers of that
+device free; /free unloads all, which parks them.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 
 import comfy.model_management
@@ -34,15 +36,18 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
     def partially_unload(
         self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
     ) -> int:
-        """Park the workers, which frees all or nothing. Returns the bytes freed."""
+        """Have the device's workers free so many bytes. Returns the bytes freed."""
         held = self.loaded_size()
-        self._pool.park(comfy.model_management.processing_interrupted)
+        self._park(math.ceil(memory_to_free))
         return held - self.loaded_size()
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
-        """Called when ComfyUI unloads the model: park the workers."""
-        self._pool.park(comfy.model_management.processing_interrupted)
+        """Called when ComfyUI unloads the model: park the device's workers."""
+        self._park(None)
         return self.model
+
+    def _park(self, nbytes: int | None) -> None:
+        self._pool.park(comfy.model_management.processing_interrupted, str(self.load_device), nbytes)
 
     def __del__(self) -> None:
         """Does nothing: when the stand-in is collected, the pool lives on."""

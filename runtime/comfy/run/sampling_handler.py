@@ -44,6 +44,7 @@ from ..wrappers.free_memory import FreeMemory
 from ..wrappers.hook_keyframes import Schedules
 from ..wrappers.self_checking import SelfChecking
 from ..wrappers.step_sampling import StepParallel
+from .weights import drop_models, free_weights, keep_patches
 
 
 class SamplingHandler:
@@ -82,6 +83,8 @@ class SamplingHandler:
             raise RefusedAlone(str(error)) from error
         except Unsupported as error:  # a plan's guards check only what is the same on all ranks
             raise Refused(str(error)) from error
+        finally:
+            keep_patches()
 
     def _run(self, job: SamplingJob, control: JobControl) -> tuple[bytes, dict]:
         ledger = Ledger()
@@ -152,16 +155,20 @@ class SamplingHandler:
         self._mesh = Mesh(self._orders.rank, self._orders.world)
         self.park()
 
-    def park(self) -> int:
-        """Drop the weights; the next job maps them from their files again. Returns the bytes that stay allocated.
-
-        Moving them to the host would take seconds and copy mapped weights into each worker's own memory.
+    def park(self, nbytes: int | None = None) -> int:
+        """Free so much of the device's memory, or drop all models (None), which the next job maps from their files
+        again. Returns the bytes that stay allocated.
         """
-        self._rebuilder.forget()
-        for entry in comfy.model_management.current_loaded_models:
-            entry.model_finalizer.detach()
-        comfy.model_management.current_loaded_models.clear()
+        on_the_host = comfy.model_management.unet_offload_device().type == "cpu"  # not with --highvram
+        most = self._device_bytes() - nbytes if nbytes is not None and on_the_host else None
+        if most is None:
+            self._rebuilder.forget()
+            drop_models()
         self.tidy()
+        with torch.inference_mode():
+            # The allocator gives back whole blocks, so less may come free than is unloaded.
+            while most is not None and self._device_bytes() > most and free_weights(self._device_bytes() - most):
+                self.tidy()
         return self._device_bytes()
 
     def tidy(self) -> None:

@@ -49,7 +49,7 @@ class _Refusing:
         """Never called: no job is prepared."""
         raise Refused(self._misfit.sentence)
 
-    def park(self) -> int:
+    def park(self, nbytes: int | None = None) -> int:
         """Returns 0: nothing is held on the device."""
         return 0
 

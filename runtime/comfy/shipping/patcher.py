@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...pool.store import Store
 from .import_finders import PathModules
+from .mapped import MappedPatcher
 from .pickling import JobPickler, JobUnpickler, ShippingError
 
 # Attributes that do not travel: the module, its devices, and what is applied to it at present.
@@ -113,7 +114,7 @@ def _refuse_changes_in_place(patcher: ModelPatcher) -> None:
 def make_model(stream: bytes, store: Store, device: torch.device, modules: PathModules) -> ModelPatcher:
     """Make a model from its recipe, with weights mapped from the file or the store, not copied."""
     make, arguments = JobUnpickler(stream, [], store, device, modules).read()
-    return make(*arguments)
+    return MappedPatcher.of(make(*arguments))
 
 
 def _from_loader(factory: Callable, arguments: tuple, index: list[int], _files: list) -> ModelPatcher:
@@ -142,7 +143,7 @@ def write_delta(patcher: ModelPatcher, pickler: JobPickler) -> None:
 def read_delta(patcher: ModelPatcher, unpickler: JobUnpickler) -> None:
     """Set on a worker's clone what `write_delta` wrote of the parent's patcher."""
     kind, names = unpickler.read()
-    if kind is not None:
+    if kind not in (None, ModelPatcher):
         patcher.__class__ = kind
     for name in names:
         setattr(patcher, name, unpickler.read())

@@ -74,7 +74,7 @@ class AttentionHandler:
             found = {way: self._times(way, job, Tensors(job)) for way in job.ways}
         return json.dumps(found).encode(), {}
 
-    def park(self) -> int:
+    def park(self, nbytes: int | None = None) -> int:
         """0 bytes: the handler holds nothing on a device."""
         return 0
 

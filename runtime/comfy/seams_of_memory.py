@@ -1,0 +1,81 @@
+"""The seams of devices and memory, a part of the table in seams.py.
+
+The stand-in of run/parking.py for the workers' weights is a ModelPatcher, and so is the patcher of shipping/mapped.py.
+"""
+
+from __future__ import annotations
+
+from .seam import EVERYTHING, Seam
+
+MEMORY = (
+    Seam("comfy.model_management", "get_torch_device", (EVERYTHING,), "The device of this process.", ""),
+    Seam("comfy.model_management", "intermediate_device", (EVERYTHING,), "Where sampling nodes put latents.", ""),
+    Seam("comfy.model_management", "intermediate_dtype", (EVERYTHING,), "What sampling nodes make of latents.", ""),
+    Seam("comfy.model_management", "in_training", (EVERYTHING,), "It is true while a node trains."),
+    Seam("comfy.model_management", "current_loaded_models", (EVERYTHING,), "The list of what is on devices."),
+    Seam(
+        "comfy.model_management",
+        "LoadedModel",
+        (EVERYTHING,),
+        "An entry of that list; it holds the patcher weakly.",
+        "model",
+    ),
+    Seam(
+        "comfy.model_management",
+        "LoadedModel.device LoadedModel.model LoadedModel.model_finalizer LoadedModel.real_model",
+        (EVERYTHING,),
+        "real_model and model_finalizer are set when it is loaded, which the stand-in never is.",
+    ),
+    Seam("comfy.model_management", "cleanup_models", (EVERYTHING,), "It drops entries whose model is gone.", ""),
+    Seam("comfy.model_management", "minimum_inference_memory", (EVERYTHING,), "What a run needs besides weights.", ""),
+    Seam(
+        "comfy.model_management",
+        "get_free_memory",
+        (EVERYTHING,),
+        "Bytes that this process can still use on a device, and how many of them its allocator keeps already.",
+        "dev, *, torch_free_too",
+    ),
+    Seam(
+        "comfy.model_management",
+        "free_memory",
+        (EVERYTHING,),
+        "It unloads models from a device, by partially_unload and detach of their patchers, until so much is free.",
+        "memory_required, device, *, keep_loaded",
+    ),
+    Seam(
+        "comfy.model_management",
+        "unload_model_and_clones",
+        (EVERYTHING,),
+        "It unloads a model.",
+        "model, *, unload_additional_models, all_devices",
+    ),
+    Seam("comfy.model_management", "unload_all_models", (EVERYTHING,), "It unloads every model.", ""),
+    Seam("comfy.model_management", "soft_empty_cache", (EVERYTHING,), "It gives cached memory back.", "*, force"),
+    Seam("comfy.model_management", "unet_offload_device", (EVERYTHING,), "The CPU, but not with --highvram.", ""),
+    Seam(
+        "comfy.model_management",
+        "LoadedModel.model_unload",
+        (EVERYTHING,),
+        "It frees so many bytes; true if nothing stays loaded.",
+        "memory_to_free",
+    ),
+    Seam("comfy.model_management", "LoadedModel.model_loaded_memory", (EVERYTHING,), "Bytes on the device.", ""),
+    Seam("comfy.model_patcher", "ModelPatcher.loaded_size", (EVERYTHING,), "Bytes on the device.", "", replaced=True),
+    Seam("comfy.model_patcher", "ModelPatcher.model_size", (EVERYTHING,), "Bytes of all weights.", "", replaced=True),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.partially_unload",
+        (EVERYTHING,),
+        "It frees so many bytes and says how many it freed.",
+        "device_to, memory_to_free, force_patch_weights",
+        replaced=True,
+    ),
+    Seam(
+        "comfy.model_patcher",
+        "ModelPatcher.detach",
+        (EVERYTHING,),
+        "It takes the model off its device.",
+        "unpatch_all",
+        replaced=True,
+    ),
+)

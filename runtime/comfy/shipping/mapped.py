@@ -1,0 +1,78 @@
+"""Weights that are mapped from a file go back to the mapping when they leave the device: no worker copies them to the
+host's memory. ComfyUI's own patcher would, at every change of a LoRA too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether the values (of a quantised tensor: those that are stored) are mapped from a file.
+
+    torch cannot tell where memory is from that it has not allocated itself; in a model's weights it is a mapping.
+    """
+    stored = getattr(tensor, "_qdata", tensor)
+    return stored.device.type == "cpu" and not stored.untyped_storage().resizable()
+
+
+class MappedPatcher(ModelPatcher):
+    """A ModelPatcher that keeps the mappings of its model's weights. Clones share them, as they share the model."""
+
+    @classmethod
+    def of(cls, patcher: ModelPatcher) -> ModelPatcher:
+        """The patcher as one of this class, unless it is of a class of its own. Call it before its model is loaded."""
+        if type(patcher) is ModelPatcher:
+            patcher.__class__ = cls
+            named = patcher.model.named_parameters()
+            patcher.model.mapped_weights = {name: weight.data for name, weight in named if is_mapped(weight)}
+        return patcher
+
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
+    ) -> int:
+        """See ModelPatcher.partially_unload."""
+        with self._returning():
+            return super().partially_unload(device_to, memory_to_free, force_patch_weights)
+
+    def unpatch_model(self, device_to: torch.device | None = None, unpatch_weights: bool = True) -> Any:
+        """See ModelPatcher.unpatch_model."""
+        with self._returning():
+            return super().unpatch_model(device_to, unpatch_weights)
+
+    @contextmanager
+    def _returning(self) -> Iterator[None]:
+        mapped = self.model.mapped_weights
+        changed = self.backup.keys() | self.hook_backup.keys()
+        unchanged = {
+            id(weight): (weight, mapped[name])
+            for name, weight in self.model.named_parameters()
+            if name in mapped and name not in changed and weight.device != mapped[name].device
+        }
+        with _Returning(unchanged):
+            yield
+
+
+class _Returning(TorchFunctionMode):
+    """While active, moving a weight to its mapping's device gives the mapping. `weights`: {id: (weight, mapping)}; it
+    holds the weights, so that no other tensor gets the id of one."""
+
+    def __init__(self, weights: dict[int, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self._weights = weights
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to and id(args[0]) in self._weights:
+            weight, mapping = self._weights[id(args[0])]
+            device, dtype, *_ = torch._C._nn._parse_to(*args[1:], **kwargs)
+            if device == mapping.device and dtype in (None, weight.dtype):
+                return mapping
+        return func(*args, **kwargs)
