@@ -265,7 +265,6 @@ SEAMS = (
     ),
     Seam("comfy.model_base", "BaseModel.model_sampling", (STEP,), "It says of which kind the diffusion is."),
     Seam("comfy.model_sampling", "CONST", (STEP,), "It is a base of model_sampling of flow models."),
-    Seam("comfy.model_base", "BaseModel.memory_required", (STEP,), "Bytes that a batch needs.", "input_shape"),
     Seam(
         "comfy.k_diffusion.sampling",
         "BrownianTreeNoiseSampler",

@@ -51,6 +51,20 @@ MEMORY = (
     ),
     Seam("comfy.model_management", "unload_all_models", (EVERYTHING,), "It unloads every model.", ""),
     Seam("comfy.model_management", "soft_empty_cache", (EVERYTHING,), "It gives cached memory back.", "*, force"),
+    Seam(
+        "comfy.patcher_extension",
+        "WrappersMP.PREPARE_SAMPLING",
+        (EVERYTHING,),
+        "Wrappers of this kind are called around the loading of models, with the patcher and the latent's shape.",
+    ),
+    Seam(
+        "comfy.model_base",
+        "BaseModel.memory_required",
+        (EVERYTHING,),
+        "Bytes that a call with a latent of this shape needs; by it ComfyUI decides how much of the weights it loads.",
+        "input_shape, cond_shapes",
+        replaced=True,
+    ),
     Seam("comfy.model_management", "unet_offload_device", (EVERYTHING,), "The CPU, but not with --highvram.", ""),
     Seam(
         "comfy.model_management",

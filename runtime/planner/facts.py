@@ -41,6 +41,7 @@ class ModelFacts:
         unfit: its family has a plan, but was written for other modules than it has.
         heads: the greatest common divisor of the head counts of its split attention, if the model tells.
         rows: the most workers that this picture has rows for; None if tokens are split.
+        exchanged_bytes: bytes of the keys and values of all layers in a call with one batch entry; None if unknown.
         splits_around_changes: replaced blocks or layers can run on all tokens while the others are split.
     """
 
@@ -51,6 +52,7 @@ class ModelFacts:
     unfit: bool = False
     heads: int | None = None
     rows: int | None = None
+    exchanged_bytes: int | None = None
     splits_around_changes: bool = True
     traits: Traits = Traits()
 

@@ -18,6 +18,7 @@ from .facts import JobFacts
 from .head_chunks import least_nbytes
 from .link import Link
 from .look_ahead import LookAhead, limited, look_ahead_for
+from .memory import MemoryNeed, memory_need
 from .sharing import NothingToShare, degrees_alone, degrees_for
 
 ONE_DEVICE = "There is one device, so ComfyUI samples as always."
@@ -52,6 +53,7 @@ class RunPlan:
         compression: as it will be done; "off" for mode "auto" until the link is known.
         whole_batch: code inside the model may depend on the whole batch of a call.
         warnings: sentences about it for the report.
+        memory: what each worker needs besides the weights.
     """
 
     config: ParallelConfig
@@ -61,6 +63,7 @@ class RunPlan:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     whole_batch: bool = False
     warnings: tuple[str, ...] = ()
+    memory: MemoryNeed = field(default_factory=MemoryNeed)
 
     def strategy_report(self) -> dict[str, Any]:
         """The strategy as set, with the degrees as they are, for the report."""
@@ -77,6 +80,7 @@ class RunPlan:
             "compression": self.compression.to_json(),
             "whole_batch": self.whole_batch,
             "warnings": self.warnings,
+            "memory": self.memory.to_json(),
         }
 
     @classmethod
@@ -90,6 +94,7 @@ class RunPlan:
             compression=CompressionConfig.from_json(data["compression"]),
             whole_batch=data["whole_batch"],
             warnings=tuple(data["warnings"]),
+            memory=MemoryNeed.from_json(data["memory"]),
         )
 
 
@@ -144,12 +149,8 @@ def plan_run(
     if link is not None:
         degrees = replace(degrees, head_chunk_nbytes=least_nbytes(link, coded=compression.enabled))
     fast = link is not None and link.fast and not against
-    return RunPlan(
-        config,
-        degrees,
-        degrees_alone(degrees, facts, lost, may_split_tokens=fast),
-        limited(ahead, degrees, auto=auto),
-        compression,
-        facts.sees_batch,
-        (against,) if too_slow else (),
-    )
+    alone = degrees_alone(degrees, facts, lost, may_split_tokens=fast)
+    ahead = limited(ahead, degrees, auto=auto)
+    memory = memory_need(facts, (degrees, alone) if ahead.config.enabled else (degrees,), compression)
+    warnings = (against,) if too_slow else ()
+    return RunPlan(config, degrees, alone, ahead, compression, facts.sees_batch, warnings, memory)

@@ -13,6 +13,7 @@ class Orders:
     `handler` is "module:attribute" inside the pack, called with these orders. `rendezvous` is a URL for
     `rendezvous.join_all`, `store` an address for `store.open_store`. `command_line` becomes the worker's sys.argv.
     `connect_seconds` limit the first messages between the workers.
+    `beside` are the ranks on the same card, this one among them; `turns` the most workers that any card has.
     """
 
     rank: int
@@ -26,6 +27,8 @@ class Orders:
     command_line: tuple[str, ...] = ()
     log_level: int = logging.INFO
     options: dict = field(default_factory=dict)
+    beside: tuple[int, ...] = ()
+    turns: int = 1
 
     @property
     def name(self) -> str:

@@ -67,6 +67,11 @@ class Pool:
         return len(self.devices)
 
     @property
+    def backend(self) -> str:
+        """The backend of torch.distributed by which the workers communicate."""
+        return self._group.backend
+
+    @property
     def store(self) -> Store | None:
         """The tensors that this process and the workers share; a new one at every start, None while none run."""
         return self._group.store

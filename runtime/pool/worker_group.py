@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import PoolConfig
@@ -39,6 +39,10 @@ class Entry:
     handler: str
     command_line: tuple[str, ...]
     options: dict
+
+
+def _places(device: str, devices: Sequence[str]) -> Iterator[int]:
+    return (rank for rank, other in enumerate(devices) if other == device)
 
 
 class WorkerGroup:
@@ -100,6 +104,7 @@ class WorkerGroup:
                 events.put((rank, message))
 
         self.busy = set(range(self.world))
+        beside = {card: tuple(_places(card, self._devices)) for card in self._devices if card != "cpu"}
         for rank, device in enumerate(self._devices):
             orders = Orders(
                 rank=rank,
@@ -113,6 +118,8 @@ class WorkerGroup:
                 command_line=self._entry.command_line,
                 log_level=log.getEffectiveLevel(),
                 options=self._entry.options,
+                beside=beside.get(device, ()),
+                turns=max(map(len, beside.values()), default=1),
             )
             self.members.append(Member(orders, self._site.start(orders, deliver)))
         heartbeat.start([member.handle for member in self.members])

@@ -7,6 +7,7 @@ has copied to the host is its private memory less what it holds of its card.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
@@ -27,7 +28,7 @@ from compact_parallel.runtime.pool.pool import Pool
 from compact_parallel.runtime.pool.registry import pools
 from compact_parallel.tests.support.card_memory import HANDLER, CardLauncher
 from device import DEVICE
-from sampling import ksampler, relative_error
+from sampling import ksampler, relative_error, report
 from simulated_card import SharedMemory, SimulatedCard
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -67,6 +68,7 @@ class Machine:
         self.card = card
         self.size = model_file.stat().st_size
         self.asked: list[tuple[str, int | None]] = []
+        self.config = CONFIG
         self._folder = folder
         self.model = comfy.sd.load_diffusion_model(str(model_file))
         taesd = comfy.taesd.taesd.TAESD(latent_channels=16)
@@ -109,7 +111,7 @@ class Machine:
     def parallel(self, patcher, *wrappers) -> torch.Tensor:
         """Samples of the workers; `wrappers` run in them."""
         clone = patcher.clone()
-        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(CONFIG))
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "compact_parallel", ParallelSampling(self.config))
         for wrapper in wrappers:
             clone.add_wrapper(WrappersMP.OUTER_SAMPLE, wrapper)
         return self.stock(clone)
@@ -166,6 +168,35 @@ def test_three_rounds_with_another_lora_each(machine):
         host.append(machine.host())
     for worker in zip(*host):
         assert max(worker) - worker[0] < 0.05 * machine.size, host  # the LoRAs are some of it
+
+
+def test_what_compression_will_hold_is_kept_free_and_a_partial_load_is_told(machine, monkeypatch):
+    machine.free()
+    expected = machine.parallel(machine.model)
+    assert min(machine.held()) > 0.99 * machine.size and report()["warnings"] == []
+    for megabytes, whole in ((1, True), (30, False)):
+        two_bits = CompressionConfig(mode="codec", codec="2bit", base_memory_gb=megabytes / 1024)
+        monkeypatch.setattr(machine, "config", replace(CONFIG, compression=two_bits))
+        machine.free()
+        samples = machine.parallel(machine.model)
+        assert relative_error(samples, expected) < 0.2
+        told = [warning for warning in report()["warnings"] if warning.startswith("The model does not fit on cuda:")]
+        assert (min(machine.held()) > 0.99 * machine.size) is whole
+        assert len(told) == (0 if whole else 2)
+    machine.free()
+
+
+def test_two_workers_on_one_card_take_a_half_each(machine, monkeypatch):
+    """The card holds less than two models: they load one after the other, and neither takes all."""
+    expected = machine.stock(machine.model)
+    shared = replace(CONFIG, pool=PoolConfig(devices="cuda:0*2", name="card"))
+    monkeypatch.setattr(machine, "config", shared)
+    for _ in range(2):
+        samples = machine.parallel(machine.model)
+        assert relative_error(samples, expected) < 0.01
+        first, second = (worker["device_bytes"] for worker in machine.workers)
+        assert 0.35 * machine.size < first < 1.15 * second and second < 1.15 * first
+        assert sum(warning.startswith("The model does not fit on cuda:0") for warning in report()["warnings"]) >= 1
 
 
 def without_mappings(executor, *args, **kwargs):

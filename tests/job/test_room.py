@@ -8,6 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 from compact_parallel.runtime.comfy.run.parking import make_room, show_weights
+from compact_parallel.runtime.planner.memory import MemoryNeed
 from sampling import model
 
 GIB = 1 << 30
@@ -16,7 +17,7 @@ GIB = 1 << 30
 class PoolOnGpu:
     """What make_room and show_weights ask of a pool of one worker on cuda:0 that holds `held` bytes."""
 
-    devices = ("cuda:0",)
+    devices, backend, world = ("cuda:0",), "nccl", 1
 
     def __init__(self, held: int) -> None:
         self.held = held
@@ -54,7 +55,7 @@ def test_another_pool_parks_and_ones_own_weights_stay():
     own, other = PoolOnGpu(2 * GIB), PoolOnGpu(3 * GIB)
     for pool in (own, other):
         show_weights(pool)
-    make_room(own, patcher_of(4 * GIB))
+    make_room(own, patcher_of(4 * GIB), MemoryNeed())
     needed = 4 * GIB * 1.1 + comfy.model_management.minimum_inference_memory() - 2 * GIB - GIB
     assert own.held == 2 * GIB and other.held == 3 * GIB - math.ceil(needed)
 
@@ -63,7 +64,7 @@ def test_what_the_workers_hold_already_needs_no_more_room():
     own, other = PoolOnGpu(8 * GIB), PoolOnGpu(3 * GIB)
     for pool in (own, other):
         show_weights(pool)
-    make_room(own, patcher_of(4 * GIB))
+    make_room(own, patcher_of(4 * GIB), MemoryNeed())
     assert (own.held, other.held) == (8 * GIB, 3 * GIB)
 
 
@@ -80,11 +81,25 @@ def test_memory_that_the_parents_allocator_keeps_is_no_room(monkeypatch):
     monkeypatch.setattr("comfy.model_management.soft_empty_cache", lambda force=False: emptied.append(kept[0]))
     patcher = patcher_of(int(1.8 * GIB))  # with what a run needs besides, 3.2 GiB
     kept[0] = GIB // 2
-    make_room(own, patcher)
+    make_room(own, patcher, MemoryNeed())
     assert other.held == GIB // 2 and emptied
     kept[0] = GIB
-    make_room(own, patcher)
+    make_room(own, patcher, MemoryNeed())
     assert other.held < GIB // 2
+
+
+def test_room_is_for_every_worker_of_the_card_and_for_what_it_will_hold_besides():
+    left = []
+    for devices, reserved in ((("cuda:0",), 0), (("cuda:0", "cuda:0"), 0), (("cuda:0", "cuda:0"), GIB)):
+        own, other = PoolOnGpu(0), PoolOnGpu(40 * GIB)
+        own.devices = devices
+        for pool in (own, other):
+            show_weights(pool)
+        make_room(own, patcher_of(4 * GIB), MemoryNeed(reserved=reserved))
+        left.append(other.held)
+        comfy.model_management.current_loaded_models.clear()
+    one = math.ceil(4 * GIB * 1.1 + comfy.model_management.minimum_inference_memory())
+    assert left[0] - left[1] == pytest.approx(one, abs=2) and left[1] - left[2] == pytest.approx(2 * GIB, abs=2)
 
 
 def test_the_parents_copy_of_the_model_is_unloaded():
@@ -92,5 +107,5 @@ def test_the_parents_copy_of_the_model_is_unloaded():
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patcher])
     assert patcher in [entry.model for entry in comfy.model_management.current_loaded_models]
-    make_room(PoolOnGpu(0), patcher)
+    make_room(PoolOnGpu(0), patcher, MemoryNeed())
     assert patcher not in [entry.model for entry in comfy.model_management.current_loaded_models]

@@ -25,6 +25,8 @@ from .fingerprint import way_of_asking, workflow_of
 from .look_ahead_patches import reason_against_batched_calls, reason_against_look_ahead
 from .traits import traits_of
 
+TEXT_TOKENS = 512
+
 
 def describe(guider: Any, arguments: Any, *, count_calls: bool = False) -> JobFacts:
     """The facts of an `outer_sample` call: a guider, and its arguments (see shipping.sampling_job.Arguments).
@@ -67,16 +69,36 @@ def model_facts(model: Any, noise: torch.Tensor) -> ModelFacts:
     return ModelFacts(
         name,
         kind,
-        heads=None if rows else _heads(module, plan.actions),
+        heads=None if rows else _heads(_attention(module, plan.actions), module),
         rows=lowest_rows(module, noise.shape[-2]) if rows else None,
+        exchanged_bytes=None if rows else _exchanged_bytes(_attention(module, plan.actions), model, noise),
         splits_around_changes=bool(getattr(plan, "blocks", ()) or getattr(plan, "layers", ())),
         traits=traits,
     )
 
 
-def _heads(module: torch.nn.Module, actions: tuple[Any, ...]) -> int | None:
+def _attention(module: torch.nn.Module, actions: tuple[Any, ...]) -> list[torch.nn.Module]:
+    """The modules whose attention is split."""
     paths = [action.path for action in actions if isinstance(action, AttentionScope)]
-    parts = [part for path in paths for _, scope in modules_at(module, path) for part in scope.modules()]
+    return [scope for path in paths for _, scope in modules_at(module, path)]
+
+
+def _exchanged_bytes(scopes: list[torch.nn.Module], model: Any, noise: torch.Tensor) -> int | None:
+    """The keys and values of these modules for one batch entry, if each has them for all tokens at the model's width.
+
+    That width is the smaller side of its widest weight. The text is taken to be as long as usual text encoders make it.
+    """
+    widths = [max((min(w.shape) for w in scope.parameters() if w.ndim == 2), default=0) for scope in scopes]
+    if not all(widths):
+        return None
+    patch = getattr(model.diffusion_model, "patch_size", 1)
+    positions = patch**2 if isinstance(patch, int) else math.prod(patch)
+    tokens = math.prod(noise.shape[2:]) // positions + TEXT_TOKENS
+    return 2 * tokens * sum(widths) * model.get_dtype_inference().itemsize
+
+
+def _heads(scopes: list[torch.nn.Module], module: torch.nn.Module) -> int | None:
+    parts = [part for scope in scopes for part in scope.modules()]
     counts = {getattr(part, name, 0) for part in parts for name in ("num_heads", "num_kv_heads")}
     return math.gcd(*counts) or next((part.num_heads for part in module.modules() if hasattr(part, "num_heads")), None)
 

@@ -122,7 +122,7 @@ class ParallelSampling(Local):
         device = guider.model_patcher.load_device
         with (
             choice.noting_failures(pool),
-            pool.reserve(check_interrupt, partial(make_room, pool, guider.model_patcher)),
+            pool.reserve(check_interrupt, partial(make_room, pool, guider.model_patcher, choice.plan.memory)),
             ProgressRelay(arguments, run, device) as progress,
         ):
             starts = pool.starts

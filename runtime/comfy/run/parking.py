@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ...planner.memory import MemoryNeed, communication_bytes
 from ...pool.pool import Pool
 
 
@@ -53,8 +55,8 @@ class WorkerWeights(comfy.model_patcher.ModelPatcher):
         """Does nothing: when the stand-in is collected, the pool lives on."""
 
 
-def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Before a run: unload the parent's own copy of the model, and free room on the workers' devices.
+def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher, need: MemoryNeed) -> None:
+    """Before a run: unload the parent's own copy of the model, and free room on the workers' devices, for each worker.
 
     The copy thereby loses what a stock run has applied to it, such as injections, which must not travel as applied.
     Other pools may be parked; what this pool's workers hold already counts towards the room needed. Memory that the
@@ -63,15 +65,17 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher) -> None:
     comfy.model_management.unload_model_and_clones(patcher)
     comfy.model_management.soft_empty_cache()
     own = pool.companions.values()
-    for device in {torch.device(name) for name in pool.devices if name != "cpu"}:
+    for name, workers in Counter(name for name in pool.devices if name != "cpu").items():
+        device = torch.device(name)
         there = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device]
         kept = [entry for entry in there if entry.model in own]
         if len(kept) == len(there):
             continue  # asking a device for its free memory would create a CUDA context on it in the parent
-        needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory()
+        reserved = need.reserved + communication_bytes(pool.backend, pool.world)
+        needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory() + reserved
         held = sum(entry.model.loaded_size() for entry in kept)
         _, only_here = comfy.model_management.get_free_memory(device, torch_free_too=True)
-        comfy.model_management.free_memory(needed - held + only_here, device, keep_loaded=kept)
+        comfy.model_management.free_memory(workers * needed - held + only_here, device, keep_loaded=kept)
     comfy.model_management.soft_empty_cache()
 
 

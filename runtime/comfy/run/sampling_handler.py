@@ -42,6 +42,7 @@ from ..shipping.state_changes import Watch
 from ..wrappers.active_strategy import ActiveStrategy, Strategies
 from ..wrappers.free_memory import FreeMemory
 from ..wrappers.hook_keyframes import Schedules
+from ..wrappers.reserved_memory import ReservedMemory
 from ..wrappers.self_checking import SelfChecking
 from ..wrappers.step_sampling import StepParallel
 from .weights import drop_models, free_weights, keep_patches
@@ -106,7 +107,12 @@ class SamplingHandler:
             else:
                 strategies.use(strategy)
                 add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: agreement})
-            around = {WrappersMP.SAMPLER_SAMPLE: clock, **strategies.outermost()}
+            loading = ReservedMemory(self._orders, job.plan.memory, ledger)
+            around = {
+                WrappersMP.SAMPLER_SAMPLE: clock,
+                WrappersMP.PREPARE_SAMPLING: loading,
+                **strategies.outermost(),
+            }
             inside = strategies.innermost()
             if job.plan.config.self_check:
                 checked = _self_checking(job, inside[WrappersMP.CALC_COND_BATCH], strategies, together, ledger)
