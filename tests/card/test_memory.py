@@ -61,6 +61,18 @@ def model_file(tmp_path_factory):
     return path
 
 
+def with_lora(patcher: ModelPatcher, strength: float) -> ModelPatcher:
+    """The model with a LoRA of this strength on all its layers."""
+    generator, weights = torch.Generator().manual_seed(3), {}
+    for name, weight in patcher.model.named_parameters():
+        if weight.ndim == 2:
+            rows, columns = weight.shape
+            place = name.removesuffix(".weight")
+            weights[f"{place}.lora_up.weight"] = torch.randn((rows, 1), generator=generator) * 0.02
+            weights[f"{place}.lora_down.weight"] = torch.randn((1, columns), generator=generator)
+    return comfy.sd.load_lora_for_models(patcher, None, weights, strength, 0)[0]
+
+
 class Machine:
     """This process with its card, and the workers with theirs. `asked`: (device, bytes) of every parking."""
 
@@ -95,14 +107,7 @@ class Machine:
 
     def with_lora(self, strength: float):
         """The model with a LoRA of this strength on all its layers."""
-        generator, weights = torch.Generator().manual_seed(3), {}
-        for name, weight in self.model.model.named_parameters():
-            if weight.ndim == 2:
-                rows, columns = weight.shape
-                place = name.removesuffix(".weight")
-                weights[f"{place}.lora_up.weight"] = torch.randn((rows, 1), generator=generator) * 0.02
-                weights[f"{place}.lora_down.weight"] = torch.randn((1, columns), generator=generator)
-        return comfy.sd.load_lora_for_models(self.model, None, weights, strength, 0)[0]
+        return with_lora(self.model, strength)
 
     def stock(self, patcher) -> torch.Tensor:
         """Samples of this process."""
@@ -215,6 +220,7 @@ def note_loaded(executor, *args, **kwargs):
     samples = executor(*args, **kwargs)
     folder = Path(executor.class_obj.model_options["transformer_options"]["noted"])
     (folder / f"loaded {torch.distributed.get_rank()}").write_text(str(card.copied["H2D"] - before))
+    (folder / "may pin").write_text(str(comfy.model_management.MAX_PINNED_MEMORY))
     return samples
 
 
@@ -259,3 +265,5 @@ def test_what_was_parked_is_loaded_again_and_no_more(machine, tmp_path):
     freed, again, expected = loaded(machine.free)
     assert freed > 0.9 * machine.size and again > 0.9 * machine.size
     assert torch.equal(samples, expected)
+    of_all = comfy.model_management.MAX_PINNED_MEMORY
+    assert float((tmp_path / "may pin").read_text()) == of_all / 3  # the two workers, and this process

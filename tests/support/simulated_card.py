@@ -113,6 +113,8 @@ class SimulatedCard:
         self.copied: Counter[str] = Counter()
         self.held = self.peak = 0
         """Bytes of this process, and the most of them."""
+        self.pinned: dict[int, int] = {}
+        """Bytes of the host's memory that are pinned, by address."""
         self._holders: Counter[int] = Counter()
         self._stack = ExitStack()
 
@@ -297,6 +299,16 @@ class SimulatedCard:
         if self._shared:
             self._shared.hold(self._process, self.held)
 
+    def _pin(self, address: int, nbytes: int, _flags: int) -> int:
+        """Pins memory of the host; refuses what is mapped from a file."""
+        if mapped_from_file(address):
+            return 1
+        self.pinned[address] = nbytes
+        return 0
+
+    def _unpin(self, address: int) -> int:
+        return 0 if self.pinned.pop(address, None) else 1
+
     def _of_comfyui(self, management: Any) -> dict[str, Any]:
         """What ComfyUI finds out when it is imported: here as on a card of NVIDIA, but with less for inference."""
         return {
@@ -335,6 +347,7 @@ class SimulatedCard:
             "get_device_properties": lambda device=None: SimpleNamespace(
                 name="simulated", major=9, minor=0, total_memory=self.limit
             ),
+            "cudart": lambda: SimpleNamespace(cudaHostRegister=self._pin, cudaHostUnregister=self._unpin),
             "ipc_collect": lambda: None,
             "empty_cache": lambda: None,
             "mem_get_info": lambda device=None: (self.free, self.limit),
@@ -344,6 +357,16 @@ class SimulatedCard:
                 "reserved_bytes.all.current": self.held,
             },
         }
+
+
+def mapped_from_file(address: int) -> bool:
+    """Whether this address of the process is in a mapping of a file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = f"{line} -".split(maxsplit=5)
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= address < last:
+            return name.startswith("/")
+    return False
 
 
 class SharedMemory:

@@ -54,6 +54,7 @@ class SamplingHandler:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._device = comfy.model_management.get_torch_device()
+        comfy.model_management.MAX_PINNED_MEMORY /= orders.world + 1  # the machine's, for the workers and ComfyUI
         self._store = open_store(orders.store)
         self._rebuilder = JobRebuilder(install_finders(), self._store, self._device)
         self._mesh = Mesh(orders.rank, orders.world)

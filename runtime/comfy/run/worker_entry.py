@@ -27,12 +27,20 @@ def sampling_handler(orders: Orders) -> JobHandler:
     if orders.device == "cpu" and "--cpu" not in sys.argv:
         sys.argv.append("--cpu")
     comfy.options.enable_args_parsing()
+    evaluate_eagerly(importlib.import_module("comfy.cli_args").args)
     if orders.rank == 0:
         for misfit in misfits():
             log.warning("%s", misfit.sentence)
     if misfit := against(EVERYTHING):
         return _Refusing(misfit)
     return importlib.import_module(".sampling_handler", __package__).SamplingHandler(orders)
+
+
+def evaluate_eagerly(args: Any) -> None:
+    """Switch off ComfyUI's compiler (after 0.30): what it replays has no exchange between workers."""
+    for option in ("disable_cuda_graphs", "disable_comfy_compiler"):
+        if hasattr(args, option):
+            setattr(args, option, True)
 
 
 class _Refusing:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.model_management
+import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import LowVramPatch, ModelPatcher
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -26,6 +28,8 @@ def is_mapped(tensor: Tensor) -> bool:
 class MappedPatcher(ModelPatcher):
     """A ModelPatcher that keeps the mappings of its model's weights. Clones share them, as they share the model."""
 
+    _unloading = False
+
     @classmethod
     def of(cls, patcher: ModelPatcher) -> ModelPatcher:
         """The patcher as one of this class, unless it is of a class of its own. Call it before its model is loaded."""
@@ -35,17 +39,53 @@ class MappedPatcher(ModelPatcher):
             patcher.model.mapped_weights = {name: weight.data for name, weight in named if is_mapped(weight)}
         return patcher
 
+    def load(self, *args: Any, **kwargs: Any) -> None:
+        """See ModelPatcher.load, which may decide that a layer is to be patched in each call though it is on the device
+        and patched already: where a part of the model was loaded before and the room has changed a little."""
+        super().load(*args, **kwargs)
+        for name, module in self.model.named_modules() if self.model.model_lowvram else ():
+            for functions, kind in (("weight_function", "weight"), ("bias_function", "bias")):
+                if f"{name}.{kind}" in self.backup and hasattr(module, functions):
+                    others = [f for f in getattr(module, functions) if not isinstance(f, LowVramPatch)]
+                    setattr(module, functions, others)
+
     def partially_unload(
         self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
     ) -> int:
         """See ModelPatcher.partially_unload."""
-        with self._returning():
-            return super().partially_unload(device_to, memory_to_free, force_patch_weights)
+        self._unloading = True
+        try:
+            with self._returning():
+                return super().partially_unload(device_to, memory_to_free, force_patch_weights)
+        finally:
+            self._unloading = False
 
     def unpatch_model(self, device_to: torch.device | None = None, unpatch_weights: bool = True) -> Any:
         """See ModelPatcher.unpatch_model."""
         with self._returning():
             return super().unpatch_model(device_to, unpatch_weights)
+
+    def pin_weight_to_device(self, key: str) -> None:
+        """Pin a weight that stays on the host in a run, so that it is copied to the device faster in every call.
+
+        What is pinned is a copy, within what this process may pin: CUDA refuses a mapping, or copies it page by page.
+        A weight that is parked is needed no more.
+        """
+        management, mapping = comfy.model_management, self.model.mapped_weights.get(key)
+        if mapping is None or comfy.utils.get_attr(self.model, key).data_ptr() != mapping.data_ptr():
+            super().pin_weight_to_device(key)
+        elif not self._unloading and management.TOTAL_PINNED_MEMORY + mapping.nbytes <= management.MAX_PINNED_MEMORY:
+            comfy.utils.set_attr_param(self.model, key, mapping.clone())
+            super().pin_weight_to_device(key)
+            if key not in self.pinned:
+                comfy.utils.set_attr_param(self.model, key, mapping)
+
+    def unpin_weight(self, key: str) -> None:
+        """See ModelPatcher.unpin_weight."""
+        pinned, mapping = key in self.pinned, self.model.mapped_weights.get(key)
+        super().unpin_weight(key)
+        if pinned and mapping is not None and key not in self.backup:
+            comfy.utils.set_attr_param(self.model, key, mapping)
 
     @contextmanager
     def _returning(self) -> Iterator[None]:
