@@ -47,7 +47,7 @@ MEMORY = (
         "unload_model_and_clones",
         (EVERYTHING,),
         "It unloads a model.",
-        "model, *, unload_additional_models, all_devices",
+        "model",
     ),
     Seam("comfy.model_management", "unload_all_models", (EVERYTHING,), "It unloads every model.", ""),
     Seam("comfy.model_management", "soft_empty_cache", (EVERYTHING,), "It gives cached memory back.", "*, force"),

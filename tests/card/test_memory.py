@@ -237,7 +237,7 @@ def test_the_measure_sees_private_copies(machine):
 
 
 def test_parked_weights_that_find_no_room_again_are_patched_all_the_same(machine):
-    patcher = machine.with_lora(3.0)
+    patcher = machine.with_lora(0.5)
     plain, expected = machine.parallel(machine.model), machine.parallel(patcher)
     machine.decode()
     with torch.inference_mode():
@@ -245,7 +245,7 @@ def test_parked_weights_that_find_no_room_again_are_patched_all_the_same(machine
     samples = machine.parallel(patcher)
     assert machine.held()[0] < 0.97 * machine.size
     del rest
-    assert relative_error(samples, expected) < 0.25 * relative_error(plain, expected)
+    assert relative_error(samples, expected) < 0.1 * relative_error(plain, expected)
 
 
 def test_what_was_parked_is_loaded_again_and_no_more(machine, tmp_path):

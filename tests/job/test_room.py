@@ -8,6 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 from compact_parallel.runtime.comfy.run.parking import make_room, show_weights
+from compact_parallel.runtime.comfy.shipping.at_rest import put_at_rest
 from compact_parallel.runtime.planner.memory import MemoryNeed
 from sampling import model
 
@@ -100,6 +101,24 @@ def test_room_is_for_every_worker_of_the_card_and_for_what_it_will_hold_besides(
         comfy.model_management.current_loaded_models.clear()
     one = math.ceil(4 * GIB * 1.1 + comfy.model_management.minimum_inference_memory())
     assert left[0] - left[1] == pytest.approx(one, abs=2) and left[1] - left[2] == pytest.approx(2 * GIB, abs=2)
+
+
+def test_a_model_that_travels_leaves_its_device_and_no_other_is_asked(monkeypatch):
+    asked = []
+
+    def free(device, torch_free_too=False):
+        asked.append(device)
+        return _a_gib(device, torch_free_too)
+
+    monkeypatch.setattr("comfy.model_management.get_free_memory", free)
+    devices = [torch.device("cpu"), torch.device("cuda", 7)]
+    monkeypatch.setattr("comfy.model_management.get_all_torch_devices", lambda: devices)
+    patcher, other = model("flux").clone(), model("wan").clone()
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([patcher, other])
+        put_at_rest(patcher)
+    assert [entry.model for entry in comfy.model_management.current_loaded_models] == [other]
+    assert set(asked) == {torch.device("cpu")}
 
 
 def test_the_parents_copy_of_the_model_is_unloaded():

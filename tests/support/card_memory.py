@@ -27,6 +27,8 @@ class CardLauncher(LocalLauncher):
         self._folder, self._limit = folder, limit
 
     def open(self, devices: tuple[str, ...]) -> Any:
+        for path in self._folder.iterdir():  # what the workers before held went with them
+            SharedMemory(path).forget_others(0)
         site = super().open(("cpu",) * len(devices))
         start = site.start
 

@@ -384,6 +384,12 @@ class SharedMemory:
         """Says how much a process holds now."""
         struct.pack_into("<q", self._held, 8 * process, nbytes)
 
+    def forget_others(self, process: int) -> None:
+        """All other processes have ended."""
+        own = self.of(process)
+        self._held[:] = bytes(8 * self.PROCESSES)
+        self.hold(process, own)
+
     def of(self, process: int) -> int:
         """Bytes that a process holds."""
         return struct.unpack_from("<q", self._held, 8 * process)[0]

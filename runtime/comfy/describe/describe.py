@@ -21,11 +21,10 @@ from ..brownian_noise import RememberedNoise
 from .cfg_patches import reason_against_cfg
 from .conditions_per_call import asked_by, predicts_by_cfg
 from .customisations import scan_job
+from .exchanged_bytes import of_rows, of_tokens
 from .fingerprint import way_of_asking, workflow_of
 from .look_ahead_patches import reason_against_batched_calls, reason_against_look_ahead
 from .traits import traits_of
-
-TEXT_TOKENS = 512
 
 
 def describe(guider: Any, arguments: Any, *, count_calls: bool = False) -> JobFacts:
@@ -71,7 +70,7 @@ def model_facts(model: Any, noise: torch.Tensor) -> ModelFacts:
         kind,
         heads=None if rows else _heads(_attention(module, plan.actions), module),
         rows=lowest_rows(module, noise.shape[-2]) if rows else None,
-        exchanged_bytes=None if rows else _exchanged_bytes(_attention(module, plan.actions), model, noise),
+        exchanged_bytes=of_rows(model, noise) if rows else of_tokens(_attention(module, plan.actions), model, noise),
         splits_around_changes=bool(getattr(plan, "blocks", ()) or getattr(plan, "layers", ())),
         traits=traits,
     )
@@ -81,20 +80,6 @@ def _attention(module: torch.nn.Module, actions: tuple[Any, ...]) -> list[torch.
     """The modules whose attention is split."""
     paths = [action.path for action in actions if isinstance(action, AttentionScope)]
     return [scope for path in paths for _, scope in modules_at(module, path)]
-
-
-def _exchanged_bytes(scopes: list[torch.nn.Module], model: Any, noise: torch.Tensor) -> int | None:
-    """The keys and values of these modules for one batch entry, if each has them for all tokens at the model's width.
-
-    That width is the smaller side of its widest weight. The text is taken to be as long as usual text encoders make it.
-    """
-    widths = [max((min(w.shape) for w in scope.parameters() if w.ndim == 2), default=0) for scope in scopes]
-    if not all(widths):
-        return None
-    patch = getattr(model.diffusion_model, "patch_size", 1)
-    positions = patch**2 if isinstance(patch, int) else math.prod(patch)
-    tokens = math.prod(noise.shape[2:]) // positions + TEXT_TOKENS
-    return 2 * tokens * sum(widths) * model.get_dtype_inference().itemsize
 
 
 def _heads(scopes: list[torch.nn.Module], module: torch.nn.Module) -> int | None:

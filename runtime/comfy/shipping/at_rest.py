@@ -8,8 +8,11 @@ import comfy.model_patcher
 
 def put_at_rest(patcher: comfy.model_patcher.ModelPatcher) -> None:
     """Unload a model from its device, and unpatch what is applied to it for sampling here, such as a LoRA."""
-    loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
-    if any(model is not None and model.clone_base_uuid == patcher.clone_base_uuid for model in loaded):
-        comfy.model_management.unload_model_and_clones(patcher, unload_additional_models=False, all_devices=True)
+    entries = comfy.model_management.current_loaded_models
+    base = patcher.clone_base_uuid
+    own = [entry for entry in entries if entry.model is not None and entry.model.clone_base_uuid == base]
+    others = [entry for entry in entries if all(entry is not each for each in own)]
+    for device in {entry.device for entry in own}:  # asking another for its free memory would make a CUDA context there
+        comfy.model_management.free_memory(1e30, device, keep_loaded=others)
     if patcher.backup or patcher.object_patches_backup:
         patcher.unpatch_model(patcher.offload_device)
