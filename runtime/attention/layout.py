@@ -61,15 +61,20 @@ class TokenLayout:
         first, last = self.ranges(shard)[segment]
         return x.narrow(dim, first - offset, last - first).clone(memory_format=torch.contiguous_format)
 
-    def split_joint(self, x: Tensor, dim: int, shard: int) -> Tensor:
+    def split_joint(self, x: Tensor, dim: int, shard: int, group: int = 1) -> Tensor:
         """The tokens of shard `shard` from `x`, which holds the whole joint sequence along `dim`; a copy."""
-        return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(shard)], dim=dim)
+        return torch.cat([x.narrow(dim, first, last - first) for first, last in self.ranges(shard, group)], dim=dim)
 
-    def gathered_order(self, group: int = 1) -> Tensor:
-        """The position in the joint sequence of each token of the concatenated shards [t0, i0, t1, i1, ...] (N,)."""
-        merged = self.shards // group
-        return torch.cat([torch.arange(*span) for shard in range(merged) for span in self.ranges(shard, group)])
+    def gathered(self, x: Tensor, dim: int, group: int = 1) -> Tensor:
+        """Reorders `x` along `dim` from the joint sequence to the concatenated shards [t0, i0, t1, i1, ...].
 
-    def restore_order(self, group: int = 1) -> Tensor:
-        """The inverse of `gathered_order`: the place in the concatenated shards of each token of the sequence (N,)."""
-        return torch.argsort(self.gathered_order(group))
+        By slices: indices would have to be copied to the device of `x`, for which the host waits.
+        """
+        spans = [span for shard in range(self.shards // group) for span in self.ranges(shard, group)]
+        return torch.cat([x.narrow(dim, first, last - first) for first, last in spans], dim)
+
+    def restored(self, x: Tensor, dim: int, group: int = 1) -> Tensor:
+        """The inverse of `gathered`."""
+        segments = len(self.lengths)
+        spans = x.split([n for shard in range(self.shards // group) for n in self.local(shard, group)], dim)
+        return torch.cat([span for segment in range(segments) for span in spans[segment::segments]], dim)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
+from torch.backends import cuda
 
 _SCORES_PER_BLOCK = 1 << 26
+_MASK_ALIGNMENT = 16
+"""The efficient kernel reads rows of a mask that begin at multiples of 8 or 16 values, as torch's own callers know."""
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -29,32 +31,40 @@ def attention_with_lse(
     if k_BHND.shape[1] != heads:
         k_BHND, v_BHND = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_BHND, v_BHND))
     if q_BHLD.numel() == 0 or k_BHND.numel() == 0:
-        wide = torch.float64 if q_BHLD.dtype == torch.float64 else torch.float32
-        lse = torch.full(q_BHLD.shape[:3], -torch.inf, dtype=wide, device=q_BHLD.device)
+        lse = torch.full(q_BHLD.shape[:3], -torch.inf, dtype=_wide(q_BHLD.dtype), device=q_BHLD.device)
         return q_BHLD.new_zeros(*q_BHLD.shape[:3], v_BHND.shape[3]), lse
+    given = q_BHLD, k_BHND, v_BHND, scale, mask
+    found = _fused_attention(*given) if q_BHLD.shape[3] == v_BHND.shape[3] else None
+    return _plain_attention(*given) if found is None else found
+
+
+def _fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """`attention_with_lse` by a kernel of torch's; None where none takes these tensors."""
     aten = torch.ops.aten
-    if mask is None and q_BHLD.shape[3] == v_BHND.shape[3]:
-        if q_BHLD.device.type == "cpu" and q_BHLD.dtype in _CPU_DTYPES:
-            return aten._scaled_dot_product_flash_attention_for_cpu(q_BHLD, k_BHND, v_BHND, 0.0, False, scale=scale)
-        if q_BHLD.device.type == "cuda":
-            params = SDPAParams(q_BHLD, k_BHND, v_BHND, None, 0.0, False, False)
-            if q_BHLD.shape[3] % 8 == 0 and can_use_flash_attention(params):
-                out, lse = aten._scaled_dot_product_flash_attention(q_BHLD, k_BHND, v_BHND, 0.0, False, scale=scale)[:2]
-                return out, lse
-            if can_use_efficient_attention(params):
-                out, lse = aten._scaled_dot_product_efficient_attention(
-                    q_BHLD, k_BHND, v_BHND, None, True, 0.0, False, scale=scale
-                )[:2]
-                return out, lse[:, :, : q_BHLD.shape[2]]
-    return _plain_attention(q_BHLD, k_BHND, v_BHND, scale, mask)
+    if q.device.type == "cpu" and q.dtype in _CPU_DTYPES:
+        added = _additive(mask, _wide(q.dtype))
+        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=added, scale=scale)
+    if q.device.type != "cuda":
+        return None
+    added = _additive(mask, q.dtype)
+    if added is not None:
+        added = added.expand(*q.shape[:3], k.shape[2])
+    params = cuda.SDPAParams(q, k, v, added, 0.0, False, False)
+    if added is None and q.shape[3] % 8 == 0 and cuda.can_use_flash_attention(params):
+        out, lse = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, scale=scale)[:2]
+        return out, lse
+    if cuda.can_use_efficient_attention(params):
+        out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, added, True, 0.0, False, scale=scale)[:2]
+        return out, lse[:, :, : q.shape[2]]
+    return None
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """`attention_with_lse` in plain float32 (float64 for float64), some queries at a time to bound the memory."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    k_wide, v_wide = k.to(wide), v.to(wide)
-    if mask is not None:
-        mask = _additive(mask, wide)
+    wide = _wide(q.dtype)
+    k_wide, v_wide, mask = k.to(wide), v.to(wide), _additive(mask, wide)
     rows = max(1, _SCORES_PER_BLOCK // (q.shape[0] * q.shape[1] * k.shape[2]))
     outs, lses = [], []
     for start in range(0, q.shape[2], rows):
@@ -67,12 +77,23 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor
     return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as finite numbers to add: a row of -inf would turn a shard that is masked as a whole into NaN."""
-    lowest = torch.finfo(dtype).min / 4
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The mask as finite numbers to add: a row of -inf would turn a shard that is masked as a whole into NaN.
+
+    Its rows begin at multiples of _MASK_ALIGNMENT in memory.
+    """
+    if mask is None:
+        return None
+    lowest, keys = torch.finfo(dtype).min / 4, mask.shape[-1]
+    room = -(-keys // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+    added = torch.zeros(*mask.shape[:-1], room, dtype=dtype, device=mask.device)[..., :keys]
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, lowest)
-    return mask.to(dtype).clamp(min=lowest)
+        return added.masked_fill_(~mask, lowest)
+    return added.copy_(mask).clamp_(min=lowest)
 
 
 def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> tuple[Tensor, Tensor]:

@@ -234,11 +234,9 @@ class SequenceAttention:
             raise Unsupported(
                 f"The attention mask has shape {shape}, which does not fit a sequence of {total} tokens; {WAY_OUT}"
             )
-        order = layout.gathered_order(group).to(mask.device)
         if mask.shape[2] > 1:
-            start = sum(layout.chunk(r, group) for r in range(self.ring.index))
-            mask = mask.index_select(2, order[start : start + layout.chunk(self.ring.index, group)])
-        return mask.index_select(3, order)
+            mask = layout.split_joint(mask, 2, self.ring.index, group)
+        return layout.gathered(mask, 3, group)
 
     def _warn_of_function(self, func: Callable[..., Tensor]) -> None:
         name, keeps = getattr(func, "__name__", "an attention override"), self.exchange.keeps_function

@@ -55,5 +55,5 @@ def gather_tokens(
     for delivery, arrived in deliveries:
         delivery.unpack([[places[shard]] for shard in arrived])
     if len(layout.lengths) > 1:
-        gathered_BNC = gathered_BNC.index_select(1, layout.restore_order().to(x.device))
+        gathered_BNC = layout.restored(gathered_BNC, 1)
     return gathered_BNC.view(*gathered_BNC.shape[:2], *moved.shape[2:]).movedim(1, dim)

@@ -48,8 +48,9 @@ class LocalShard:
         entries = x.shape[dim]
         if entries == 1:
             return x
-        positions = torch.cat([torch.arange(first, last) for first, last in self.layout.ranges(self.index)])
-        return x.index_select(dim, positions.to(x.device) // -(-self.total // entries))
+        spans = self.layout.ranges(self.index)
+        positions = torch.cat([torch.arange(first, last, device=x.device) for first, last in spans])
+        return x.index_select(dim, positions // -(-self.total // entries))
 
     def position(self, token: int | None) -> int | None:
         """The number of local tokens before `token`, a position in the whole sequence; None (the end) stays None."""

@@ -43,21 +43,17 @@ class PaddedLayout(TokenLayout):
         if not self.has_padding(shard):
             return x
         front = x.shape[dim] - self.chunk(shard)
-        places = [*range(front), *(front + place for place in self._places(shard))]
-        return x.index_select(dim, torch.tensor(places, dtype=torch.long, device=x.device))
+        held = x.narrow(dim, front, self.chunk(shard)).split(self.local(shard), dim)
+        own = [part for part, length in zip(held, self.unpadded.local(shard)) if length]
+        return torch.cat([x.narrow(dim, 0, front), *own], dim)
 
     def with_padding(self, x: Tensor, dim: int, shard: int) -> Tensor:
         """The inverse: puts zeros where the padding was."""
         if not self.has_padding(shard):
             return x
-        whole = x.new_zeros(*x.shape[:dim], self.chunk(shard), *x.shape[dim + 1 :])
-        places = torch.tensor(self._places(shard), dtype=torch.long, device=x.device)
-        return whole.index_copy(dim, places, x)
-
-    def _places(self, shard: int) -> list[int]:
-        held, unpadded = self.local(shard), self.unpadded.local(shard)
-        firsts = [end - length for end, length in zip(accumulate(held), held)]
-        return [first + token for first, length in zip(firsts, unpadded) for token in range(length)]
+        own, spare = self.unpadded.local(shard), x.new_zeros(*x.shape[:dim], 1, *x.shape[dim + 1 :])
+        parts = [part if length else spare for part, length in zip(x.split(own, dim), own)]
+        return torch.cat([part for part, held in zip(parts, self.local(shard)) if held], dim)
 
 
 def attend_without_padding(

@@ -60,7 +60,7 @@ def digests(wire, rank):
 def arrived(attention, layout, call, given):
     """Errors of the K and V an attention was `given`: of own tokens, of others' text, of all others' tokens."""
     group, member = attention.ulysses.size, attention.ulysses.index
-    order = layout.gathered_order(group)
+    order = layout.gathered(torch.arange(layout.total), 0, group)
     own = torch.cat([torch.arange(*span) for span in layout.ranges(attention.shard_index)])
     own, text = torch.isin(order, own), order < LENGTHS[0]
     errors = [0.0, 0.0, 0.0]

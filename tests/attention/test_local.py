@@ -1,7 +1,10 @@
 import pytest
 import torch
+from compact_parallel.runtime.attention import local
 from compact_parallel.runtime.attention.local import attention_with_lse, merge
+from device import DEVICE
 from sequence_parts import relative_error
+from simulated_card import SimulatedCard
 
 
 def exact(q, k, v, scale, mask=None):
@@ -29,6 +32,52 @@ def test_output_and_log_sum_exp(dtype, limit, kv_heads, masked):
     assert relative_error(out, expected) < limit
     assert relative_error(lse, expected_lse) < 1e-5
     assert relative_error(attention_with_lse(q, k, v, 0.4, mask)[0], expected) > limit
+
+
+def a_mask(masked, dtype=torch.bool):
+    """(2, 1, 5, 17); of the first query it hides all keys, of the second the first nine."""
+    mask = torch.rand(2, 1, 5, 17) > 0.4
+    mask[:, :, 0], mask[:, :, 1, :9] = False, False
+    mask[:, :, 1:, 9:12] = True
+    return mask if masked == "bool" else torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+
+@pytest.mark.parametrize("dtype,limit", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("masked", ["bool", "additive"])
+@pytest.mark.parametrize("on_card", [False, pytest.param(True, marks=pytest.mark.skipif(DEVICE != "cpu", reason=""))])
+def test_parts_of_a_mask_go_to_fused_kernels_and_give_no_nan(monkeypatch, dtype, limit, masked, on_card):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 5, 16), torch.randn(2, 4, 17, 16), torch.randn(2, 4, 17, 16)
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    mask = a_mask(masked, dtype)
+    monkeypatch.setattr(local, "_plain_attention", None)
+    parts = []
+    with SimulatedCard() as card:
+        put = card.put if on_card else lambda x: x
+        for keys in (slice(0, 9), slice(9, 17)):  # rows of the mask's second part begin anywhere in memory
+            given = [put(q), *(put(x[:, :, keys]) for x in (k, v)), 0.25, put(mask)[..., keys]]
+            parts.append(card.take(attention_with_lse(*given)))
+        assert card.waits.total() == 0
+    (a, a_lse), (b, b_lse) = parts
+    assert all(torch.isfinite(x).all() for x in (a, a_lse, b, b_lse))
+    assert float(a_lse[:, :, :2].max()) < -1e4 and float(b_lse[:, :, 0].max()) < -1e4
+    out, lse = merge(a.to(a_lse.dtype), a_lse, b, b_lse)
+    expected, expected_lse = exact(q, k, v, 0.25, mask)
+    assert relative_error(out[:, :, 1:], expected[:, :, 1:]) < limit
+    assert float((lse - expected_lse)[:, :, 1:].abs().max()) < 1e-3
+    assert relative_error(out[:, :, 1:], exact(q, k, v, 0.25)[0][:, :, 1:]) > limit
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="here is a real card")
+def test_a_mask_whose_rows_are_not_aligned_is_refused_by_the_cards_kernel():
+    with SimulatedCard() as card:
+        q, k, mask = (card.put(torch.randn(shape)) for shape in ((1, 2, 5, 16), (1, 2, 17, 16), (5, 17)))
+        params = torch.backends.cuda.SDPAParams(q, k, k, mask, 0.0, False, False)
+        assert torch.backends.cuda.can_use_efficient_attention(params)
+        with pytest.raises(RuntimeError, match="not correctly aligned"):
+            torch.ops.aten._scaled_dot_product_efficient_attention(
+                q, k, k, mask.expand(1, 2, 5, 17), True, 0.0, False, scale=0.25
+            )
 
 
 @pytest.mark.parametrize("hidden_half", [False, True])

@@ -123,6 +123,8 @@ class SimulatedCard:
         for name, function in self._of_torch_cuda().items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, function, create=True))
         self._stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
+        for name, takes in {"flash": _flash_takes, "efficient": _on_ours}.items():
+            self._stack.enter_context(mock.patch.object(torch.backends.cuda, f"can_use_{name}_attention", takes))
         self._stack.enter_context(mock.patch.object(dist, "get_backend", lambda group=None: "nccl"))
         self._stack.enter_context(mock.patch.object(dist, "batch_isend_irecv", _exchange))
         self._stack.enter_context(mock.patch.object(dist, "P2POp", lambda op, x, peer, group: (op, x, peer, group)))
@@ -177,6 +179,8 @@ class SimulatedCard:
         name = getattr(func, "__name__", str(func))
         flat, spec = pytree.tree_flatten((args, kwargs))
         ours = [x for x in flat if isinstance(x, CardTensor)]
+        if name == "repeat_interleave" and not any(isinstance(x, Tensor) for x in flat[1:]):
+            name = "repeat_interleave by a number"  # for a tensor of repeats the host must know their sum
         if ours:
             self._look(name, ours, flat)
         plain_args, plain_kwargs = pytree.tree_unflatten([_raw(x) for x in flat], spec)
@@ -197,7 +201,7 @@ class SimulatedCard:
             elif on_card and not ours and name not in LAUNCHES_NOTHING:
                 self.launches[name, _place()] += 1
         plain_kwargs.pop("pin_memory", None)
-        out = func(*plain_args, **plain_kwargs)
+        out = KERNELS.get(name, func)(*plain_args, **plain_kwargs)
         if name == "data_ptr" or not on_card:
             return self._same_objects(out, flat)
         return pytree.tree_map(lambda x: self._wrap(x) if isinstance(x, Tensor) else x, self._same_objects(out, flat))
@@ -397,6 +401,35 @@ class SharedMemory:
     def of_others(self, process: int) -> int:
         """Bytes that all other processes hold."""
         return sum(self.of(other) for other in range(self.PROCESSES) if other != process)
+
+
+def _on_ours(params: Any) -> bool:
+    return _on_card(params.query) and params.query.dtype != torch.float64
+
+
+def _flash_takes(params: Any) -> bool:
+    return _on_ours(params) and params.attn_mask is None and params.query.dtype != torch.float32
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, with_lse: bool, *_: Any, scale: float
+) -> tuple[Tensor, Tensor]:
+    """In place of CUDA's memory-efficient attention: refuses what it refuses, and pads the log-sum-exp as it does."""
+    if bias is not None:
+        rows_begin = [*bias.stride()[:-1], bias.data_ptr() // bias.element_size()]
+        aligned = bias.stride(-1) == 1 and not any(begin % 8 for begin in rows_begin)
+        if bias.dtype != q.dtype or bias.shape != (*q.shape[:3], k.shape[2]) or not aligned:
+            raise RuntimeError(f"attn_bias {bias.dtype} {tuple(bias.shape)} {bias.stride()} is not correctly aligned")
+        bias = bias.float()
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias, scale=scale)
+    return out, torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=torch.inf)
+
+
+KERNELS = {
+    "_scaled_dot_product_flash_attention": lambda q, k, v, *_, scale: _attention(q, k, v, None, True, scale=scale),
+    "_scaled_dot_product_efficient_attention": _attention,
+}
+"""What runs in place of kernels that torch has for CUDA only."""
 
 
 class _Stream:
