@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..pool.errors import AgreedError, Cancelled
-from ..report.ledger import Ledger
+from ..report.ledger import COMPUTE, Ledger
 
 # Ranks on different devices may compute noise levels that differ in the last bits; a larger difference is divergence.
 SIGMA_TOLERANCE = 1e-4
@@ -124,42 +124,28 @@ class Agreement:
         self._memory = memory
         self._ledger = ledger
         self._cancelled = cancelled
-        self._finite: torch.Tensor | None = None
-        """Whether the last output held no NaN or Inf: a scalar on its device, read with the next latent."""
+        self._finite: torch.Tensor | bool = True
+        """Whether the last output held no NaN or Inf; as a scalar on its device it is read with the next latent."""
         self._calls = 0
 
     def __call__(
         self, executor: Callable, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """One model call: agree, then evaluate. `x` (B, ...) latent, `timestep` (B,) noise levels."""
-        own = self._own(self._calls, x, timestep)
-        self._ledger.begin_call(self._calls, own.sigma)
+        x, timestep, _ = self.agree(self._calls, x, timestep)
+        self._calls += 1
         with self._ledger.phase("model"):
-            x, timestep = self._agreed(own, x, timestep)
-            self._calls += 1
             denoised = executor(x, timestep, *args, **kwargs)
             self.seen(denoised)
         return denoised
 
-    def agree(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The `x` and `timestep` that all ranks use for model call `call`: rank 0's if any rank's differ.
+    def agree(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Begins model call `call`: the `x` and `timestep` that all ranks use, rank 0's if any rank's differ.
 
-        Raises Cancelled, NotFinite or Diverged, on all ranks.
+        Also returns the noise level. Raises Cancelled, NotFinite or Diverged, on all ranks.
         """
-        return self._agreed(self._own(call, x, timestep), x, timestep)
-
-    def _own(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> CallHeader:
-        """This rank's header. The host waits once for the device."""
-        parts = [_bytes(x), _bytes(timestep.reshape(-1)[:1].double())]
-        if self._finite is not None:
-            parts.append(_bytes(self._finite.to(x.device)))
-        data = torch.cat(parts).cpu().numpy()
-        split = parts[0].numel()
-        (sigma,) = struct.unpack("<d", data[split : split + 8].tobytes())
-        free = int(self._memory.free(x.device))
-        return CallHeader(call, sigma, zlib.crc32(data[:split]), free, self._cancelled(), bool(data[split + 8 :].all()))
-
-    def _agreed(self, own: CallHeader, x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        own = self._own(call, x, timestep)
+        self._ledger.begin_call(call, own.sigma)
         headers = self._gather(own)
         # All ranks see the same hashes, so all take part in the broadcasts or none does.
         if any(header.x_hash != headers[0].x_hash for header in headers):
@@ -169,7 +155,7 @@ class Agreement:
             timestep = _from_rank_0(timestep)
         free_memory = min(header.free_memory for header in headers)
         self._memory.pretend(free_memory)
-        return x, timestep
+        return x, timestep, headers[0].sigma
 
     def has_room(self, x: torch.Tensor, calls: int) -> bool:
         """Whether `calls` calls of latents like `x` (B, ...) fit into memory as one batch, on every rank.
@@ -182,10 +168,29 @@ class Agreement:
         """Record the model's output; NaN or Inf in it stops all ranks at the next agreement."""
         self._finite = torch.isfinite(denoised).all()
 
+    def finite(self, finite: bool) -> None:
+        """Record whether the model's output was free of NaN and Inf, where that is known already."""
+        self._finite = finite
+
     def end(self) -> None:
         """Agree once more after the sampler has returned: every rank has got here, and the last call was finite."""
-        finite = self._finite is None or bool(self._finite)
+        with self._ledger.phase(COMPUTE):
+            finite = bool(self._finite)
         self._gather(CallHeader(END_OF_RUN, 0.0, 0, 0, self._cancelled(), finite))
+
+    def _own(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> CallHeader:
+        """This rank's header. The host waits once for the device."""
+        parts = [_bytes(x), _bytes(timestep.reshape(-1)[:1].to(x.device, torch.float64))]
+        later = isinstance(self._finite, torch.Tensor)
+        if later:
+            parts.append(_bytes(self._finite.to(x.device)))
+        with self._ledger.phase(COMPUTE):  # of the last call, which the device may still be at
+            data = torch.cat(parts).cpu().numpy()
+        split = parts[0].numel()
+        (sigma,) = struct.unpack("<d", data[split : split + 8].tobytes())
+        finite = bool(data[split + 8]) if later else self._finite
+        free = int(self._memory.free(x.device))
+        return CallHeader(call, sigma, zlib.crc32(data[:split]), free, self._cancelled(), finite)
 
     def _gather(self, own: CallHeader) -> list[CallHeader]:
         rows = torch.empty(dist.get_world_size() * CallHeader.SIZE, dtype=torch.int64)

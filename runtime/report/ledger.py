@@ -18,6 +18,7 @@ from . import self_check as checks
 from .self_check import SelfCheck
 
 MODEL = "model"
+COMPUTE = "compute"
 EXPOSED = "exposed"
 BITS_UNCOMPRESSED = 16
 
@@ -193,7 +194,7 @@ def _phases(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     total: dict[str, float] = {}
     for record in records:
         for name, seconds in record["seconds"].items():
-            key = "compute" if name == MODEL else name
+            key = COMPUTE if name == MODEL else name
             total[key] = total.get(key, 0.0) + seconds
     return total
 

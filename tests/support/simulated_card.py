@@ -18,6 +18,7 @@ import contextlib
 import mmap
 import struct
 import sys
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -341,6 +342,7 @@ class SimulatedCard:
             "_lazy_init": lambda: None,
             "synchronize": lambda device=None: self._wait("synchronize"),
             "current_stream": lambda device=None: _Stream(self),
+            "Event": _Event,
             "get_rng_state": lambda device=None: torch.get_rng_state(),
             "set_rng_state": lambda state, device=None: None,
             "device": _Nothing,
@@ -439,6 +441,18 @@ class _Stream:
     def synchronize(self) -> None:
         """The host waits for all that is queued."""
         self._card._wait("synchronize")
+
+
+class _Event:
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._seconds = 0.0
+
+    def record(self, stream: _Stream | None = None) -> None:
+        self._seconds = time.perf_counter()
+
+    def elapsed_time(self, end: _Event) -> float:
+        """Milliseconds; nobody waits, both events must have passed."""
+        return 1000 * (end._seconds - self._seconds)
 
 
 class _Generator(torch.Generator):

@@ -39,7 +39,7 @@ class OneDevice:
     def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
         return [self._model(call.x, call.sigma, **extra) for call in calls]
 
-    def decide(self, accepted: int) -> int:
+    def decide(self, accepted: int, finite: bool) -> int:
         return accepted
 
     def stop(self) -> None:

@@ -14,15 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the model: latent `x` (B, ...), noise levels `sigma` (B,), equal for all entries."""
+    """One call of the model: latent `x` (B, ...), noise levels `sigma` (B,), equal for all entries.
+
+    `level`: the noise level as a number, so that nobody has to wait for the device to tell it.
+    """
 
     x: Tensor
     sigma: Tensor
-
-    @property
-    def level(self) -> float:
-        """The noise level as a number."""
-        return float(self.sigma.reshape(-1)[0])
+    level: float
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ that the sampler will reach, by which the former are judged.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +29,7 @@ def along_the_line(call: Call, levels: list[float], predict: Predict) -> list[Ca
     calls = [call]
     for place, (level, after) in enumerate(pairwise(levels)):
         slope = (calls[-1].x - predict(calls[-1], place)) / level
-        calls.append(Call(calls[-1].x + (after - level) * slope, torch.full_like(call.sigma, after)))
+        calls.append(Call(calls[-1].x + (after - level) * slope, torch.full_like(call.sigma, after), after))
     return calls
 
 
@@ -109,16 +109,19 @@ class Replay:
         levels = []
 
         def answer(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-            levels.append(float(sigma.reshape(-1)[0]))
+            levels.append(sigma.reshape(-1)[0])
             return torch.zeros_like(x)
 
         narrow = self._x[(slice(None), *(slice(1) for _ in self._x.shape[1:]))]
         with self._same_noise():
             self._run(narrow, answer)
-        return levels
+        return torch.stack(levels).tolist() if levels else []
 
-    def look_ahead(self, denoised: list[Tensor], count: int, predict: Predict) -> list[Call]:
-        """The next `count` calls after those whose predictions are `denoised`, if the model returns `predict`."""
+    def look_ahead(self, denoised: list[Tensor], levels: Sequence[float], predict: Predict) -> list[Call]:
+        """The next calls after those whose predictions are `denoised`, if the model returns `predict`.
+
+        `levels`: their noise levels, as many as there shall be calls.
+        """
         calls: list[Call] = []
         place = 0
 
@@ -127,8 +130,8 @@ class Replay:
             place += 1
             if place <= len(denoised):
                 return denoised[place - 1].to(x.device)
-            calls.append(Call(x.clone(), sigma))
-            if len(calls) == count:
+            calls.append(Call(x.clone(), sigma, levels[len(calls)]))
+            if len(calls) == len(levels):
                 raise _Reached
             return predict(calls[-1], len(calls) - 1)
 

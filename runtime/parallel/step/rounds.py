@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
+from operator import itemgetter
 from typing import Any, Protocol
 
 import torch
@@ -52,8 +53,11 @@ class Evaluator(Protocol):
     def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
         """The predictions of call `index` and of the guessed ones after it, the same tensors on every rank."""
 
-    def decide(self, accepted: int) -> int:
-        """How many calls of a round are accepted: rank 0's number; also sets `capacity` to rank 0's."""
+    def decide(self, accepted: int, finite: bool) -> int:
+        """How many calls of a round are accepted: rank 0's number; also sets `capacity` to rank 0's.
+
+        `finite`: whether the first prediction of the round was free of NaN and Inf.
+        """
 
     def stop(self) -> None:
         """From the next round on, evaluate no call ahead."""
@@ -104,13 +108,15 @@ class Rounds:
         self._rejections = 0
         self._rejected: list[_Evaluated] = []
         self._rejected_from = 0
+        self._same_path: list[Tensor] = []
+        """For each replay of this round, on the device: whether it came to the latent where the sampler is."""
 
     def model(self, model: Any) -> Answering:
         """The model to give to the sampler: `model`, answered from rounds."""
         return Answering(model, self._answer)
 
     def _answer(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-        call = Call(x, sigma)
+        call = Call(x, sigma, self._level(sigma))
         if not self._waiting:
             self._waiting = self._round(call, extra)
             self.accepted.append(len(self._waiting))
@@ -122,6 +128,10 @@ class Rounds:
         self._calls += 1
         return denoised
 
+    def _level(self, sigma: Tensor) -> float:
+        """The noise level of the sampler's call: the foreseen one, for which nobody waits."""
+        return self.levels[self._calls] if self._calls < len(self.levels) else float(sigma.reshape(-1)[0])
+
     def _round(self, call: Call, extra: dict) -> list[_Evaluated]:
         ahead = min(self._evaluator.capacity, len(self.levels) - self._config.tail_calls - self._calls)
         if self._calls < self._warmup or ahead < 2 or self._alone:
@@ -131,11 +141,12 @@ class Rounds:
         calls = self._follow(call, ahead, self._expected())
         predictions = self._evaluator.side_by_side(self._calls, calls, extra)
         evaluated = [_Evaluated(*pair) for pair in zip(calls, predictions)]
-        accepted = self._evaluator.decide(self._acceptable(evaluated))
+        acceptable, finite = self._acceptable(evaluated)
+        accepted = self._evaluator.decide(acceptable, finite[0])
         # One rejection may be chance; after more in a row, more and more calls are evaluated alone.
         self._rejections = self._rejections + 1 if accepted == 1 else 0
         self._alone = min(max(0, self._rejections - 1), MOST_ALONE)
-        self._rejected = list(takewhile(lambda guess: _finite(guess.denoised), evaluated[accepted:]))
+        self._rejected = [guess for guess, _ in takewhile(itemgetter(1), list(zip(evaluated, finite))[accepted:])]
         self._rejected_from = self._calls + accepted
         return evaluated[:accepted]
 
@@ -155,17 +166,14 @@ class Rounds:
         """`call` and the `count` - 1 calls after it, if the model's predictions were those of `predict`."""
         if self._kind.way == LINE:
             return along_the_line(call, self.levels[self._calls : self._calls + count], predict)
-        here, *ahead = self._replay.look_ahead(self._denoised, count, predict)
-        if not _close(here.x, call.x, SAME_PATH * self._process.deviation(call.level)):
-            self._evaluator.stop()
-            self._evaluator.warn(
-                "Step Reuse stopped: run again from its start, this sampler came to another latent, so the coming ones "
-                "cannot be foreseen; the rest of the steps ran one after the other."
-            )
+        levels = self.levels[self._calls : self._calls + count]
+        here, *ahead = self._replay.look_ahead(self._denoised, levels, predict)
+        self._same_path.append(_close(here.x, call.x, SAME_PATH * self._process.deviation(call.level)))
         return [call, *ahead]
 
-    def _acceptable(self, evaluated: list[_Evaluated]) -> int:
-        """How many calls, from the first, were evaluated close enough to where the sampler will be.
+    def _acceptable(self, evaluated: list[_Evaluated]) -> tuple[int, list[bool]]:
+        """How many calls, from the first, were evaluated close enough to where the sampler will be, and whether the
+        prediction of each is finite. The host waits for the device once.
 
         A guessed latent x~ is close to the sampler's latent x if RMS(x - x~) / f <= tolerance * RMS(D) in every batch
         entry; f is the standard deviation of latents at this noise level, and an error shrinks like f until the end.
@@ -174,16 +182,23 @@ class Rounds:
         that rises again an error may grow: rounds begin after the last rise, and the tolerance is divided by the growth
         (see rises.py).
         """
+        close = []
         if self._tolerance:
             there = self._follow(evaluated[0].call, len(evaluated), partial(self._said, evaluated))
-        for place, guess in enumerate(evaluated[1:], start=1):
-            if not _finite(guess.denoised):
-                return place
-            if self._tolerance:
+            for guess, reached in zip(evaluated[1:], there[1:]):
                 allowed = self._tolerance * _rms(guess.denoised) * self._process.deviation(guess.call.level)
-                if not _close(there[place].x, guess.call.x, allowed):
-                    return place
-        return len(evaluated)
+                close.append(_close(reached.x, guess.call.x, allowed))
+        finite = [torch.isfinite(guess.denoised).all() for guess in evaluated]
+        finite, close, same_path = _read(finite, close, self._same_path)
+        self._same_path.clear()
+        if not all(same_path):
+            self._evaluator.stop()
+            self._evaluator.warn(
+                "Step Reuse stopped: run again from its start, this sampler came to another latent, so the coming ones "
+                "cannot be foreseen; the rest of the steps ran one after the other."
+            )
+        good = takewhile(all, zip(finite[1:], close or finite[1:]))
+        return 1 + sum(1 for _ in good), finite
 
     def _said(self, evaluated: Sequence[_Evaluated], call: Call, place: int) -> Tensor:
         """The prediction evaluated at this place of the round, corrected for the latent of `call`."""
@@ -195,10 +210,12 @@ def _rms(x: Tensor) -> Tensor:
     return x.float().flatten(1).square().mean(1).sqrt()
 
 
-def _close(x: Tensor, y: Tensor, allowed: Tensor | float) -> bool:
-    """Whether the RMS of x - y is at most `allowed` in every batch entry; False if it is NaN."""
-    return bool((_rms(x - y) <= allowed).all())
+def _close(x: Tensor, y: Tensor, allowed: Tensor | float) -> Tensor:
+    """Whether the RMS of x - y is at most `allowed` in every batch entry; False if it is NaN. On the device."""
+    return (_rms(x - y) <= allowed).all()
 
 
-def _finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
+def _read(*groups: list[Tensor]) -> list[list[bool]]:
+    """Groups of yes and no on the device, as the host sees them."""
+    read = iter(torch.stack([x for group in groups for x in group]).tolist())
+    return [[next(read) for _ in group] for group in groups]

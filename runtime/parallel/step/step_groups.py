@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,7 @@ class StepGroups:
         self._ledger = ledger
         self._levels: list[float] = []
         self._capacity = Capacity.first(look_ahead, axis.size, batches=batches)
+        self._timed: _Timed | None = None
 
     @property
     def capacity(self) -> int:
@@ -62,21 +64,20 @@ class StepGroups:
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
         """The prediction of one call, evaluated by all ranks together."""
-        self._ledger.begin_call(index, call.level)
         self._alone()
         self._come_to(index, [call], 0, extra)
+        call = self.together(index, call, extra)
         with self._ledger.phase(MODEL):
-            x, sigma = self._agreement.agree(index, call.x, call.sigma)
-            started = _now(x)
-            denoised = self._model(x, sigma, **extra)
+            started = _mark(call.x)
+            denoised = self._model(call.x, call.sigma, **extra)
+            self._timed = _Timed(call.x, 1, started, _mark(call.x))
             self._agreement.seen(denoised)
         if self._axis.size == 1:
-            self._judge(x, 1, _now(x) - started)
+            self._judge()
         return denoised
 
     def together(self, index: int, call: Call, extra: dict) -> Call:
         """`call` as all ranks agree to see it."""
-        self._ledger.begin_call(index, call.level)
         return Call(*self._agreement.agree(index, call.x, call.sigma))
 
     def side_by_side(self, index: int, calls: Sequence[Call], extra: dict) -> list[Tensor]:
@@ -84,15 +85,15 @@ class StepGroups:
         own = range(self._axis.index, len(calls), self._axis.size)
         self._apart()
         self._come_to(index, calls, self._axis.index, extra)
-        started = _now(calls[0].x)
+        started = _mark(calls[0].x)
         evaluated = self._evaluate(index, [(place, calls[place]) for place in own], extra)
-        self._judge(calls[0].x, len(own), _now(calls[0].x) - started)
-        predictions = self._share(len(calls), evaluated, calls[0].x)
-        self._agreement.seen(predictions[0])
-        return predictions
+        self._timed = _Timed(calls[0].x, len(own), started, _mark(calls[0].x))
+        return self._share(len(calls), evaluated, calls[0].x)
 
-    def decide(self, accepted: int) -> int:
+    def decide(self, accepted: int, finite: bool) -> int:
         """Returns rank 0's number of accepted calls of a round, and sets `capacity` for the next round to rank 0's."""
+        self._agreement.finite(finite)
+        self._judge()
         if dist.get_world_size() > 1:
             decision = torch.tensor([accepted, self.capacity])
             with self._ledger.phase("exposed"):
@@ -125,9 +126,14 @@ class StepGroups:
             sigma = torch.cat([call.sigma for _, call in own])
             return list(self._model(x, sigma, **extra).chunk(len(own)))
 
-    def _judge(self, x: Tensor, calls: int, seconds: float) -> None:
-        """Revise how many calls a round may have, by the time that a group took for `calls` calls."""
-        self._capacity = self._capacity.revise(calls, seconds, lambda most: self._agreement.has_room(x, most))
+    def _judge(self) -> None:
+        """Revise how many calls a round may have, by the time that the group took for its last ones.
+
+        The host must have waited for them.
+        """
+        x, calls, started, ended = self._timed
+        has_room = partial(self._agreement.has_room, x)
+        self._capacity = self._capacity.revise(calls, _seconds(started, ended), has_room)
         if reason := self._capacity.given_up:
             self.warn(f"Step Reuse evaluates one call per worker at a time: {reason}.")
 
@@ -147,8 +153,24 @@ class StepGroups:
         return [gathered[place % size][place // size] for place in range(count)]
 
 
-def _now(x: Tensor) -> float:
-    """The clock in seconds, after the device of `x` has finished its queued work."""
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()
+class _Timed(NamedTuple):
+    """An evaluation of `calls` calls with latents like `x`, and the moments before and after it."""
+
+    x: Tensor
+    calls: int
+    started: torch.cuda.Event | float
+    ended: torch.cuda.Event | float
+
+
+def _mark(x: Tensor) -> torch.cuda.Event | float:
+    """This moment in the work of the device of `x`. Nobody waits for it."""
+    if x.device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(x.device))
+    return event
+
+
+def _seconds(started: torch.cuda.Event | float, ended: torch.cuda.Event | float) -> float:
+    """Between two moments, both of which have passed."""
+    return ended - started if isinstance(ended, float) else started.elapsed_time(ended) / 1000

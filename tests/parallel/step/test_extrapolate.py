@@ -22,7 +22,7 @@ LEVELS = [1.0, 0.9, 0.78, 0.7, 0.61, 0.5]
 
 def call(level, batch=2):
     """A call at a noise level, at latent zero: there D is b times what is kept of it."""
-    return Call(torch.zeros(batch, 3), torch.full((batch,), float(level)))
+    return Call(torch.zeros(batch, 3), torch.full((batch,), float(level)), float(level))
 
 
 def known(predictor, values, space=None, reach=2):
@@ -95,8 +95,8 @@ def test_with_one_call_known_every_predictor_holds():
 @pytest.mark.parametrize("space", SPACES)
 def test_what_is_kept_gives_the_prediction_back(space):
     x, denoised = torch.randn(2, 3), torch.randn(2, 3)
-    here = Call(x, torch.full((2,), 0.3))
+    here = Call(x, torch.full((2,), 0.3), 0.3)
     torch.testing.assert_close(decode(space, here, encode(space, here, denoised)), denoised)
     assert torch.equal(moved(space, denoised, here, here), denoised)
-    there = Call(x + 1, here.sigma)
+    there = Call(x + 1, here.sigma, here.level)
     torch.testing.assert_close(moved(space, denoised, here, there), denoised + space.follows(0.3))
