@@ -2,6 +2,8 @@
 
 import ipaddress
 import os
+import subprocess
+import sys
 
 import pytest
 from compact_parallel.runtime.pool.local import environment as local_environment
@@ -15,6 +17,18 @@ def test_cpu_workers_share_the_cores(workers, threads, monkeypatch):
     monkeypatch.setattr(local_environment, "_cores", lambda: 12)
     environment = local_environment.worker_environment("cpu", workers)
     assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == (threads, threads)
+
+
+def test_a_worker_can_print_any_text_whatever_the_encoding_of_the_system(monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    command = [sys.executable, "-c", "print('\\u65e5\\u672c \\ud800')"]
+    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode
+    printed = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env=local_environment.worker_environment("cpu", 1)
+    ).stdout
+    assert printed.decode().rstrip() == "\u65e5\u672c \\ud800"
 
 
 def test_a_gpu_worker_keeps_the_users_threads(monkeypatch):

@@ -17,6 +17,8 @@ def worker_environment(device: str, cpu_workers: int) -> dict[str, str]:
     `cpu_workers`: how many workers share the machine's cores.
     """
     environment = dict(os.environ)
+    # Windows would give the worker's log an encoding in which many texts cannot be printed.
+    environment.setdefault("PYTHONIOENCODING", "utf-8:backslashreplace")
     if device == "cpu":
         threads = str(max(1, _cores() // cpu_workers))
         environment.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)

@@ -84,7 +84,7 @@ class FolderStore:
             current, previous = sorted(weights), current
             text = json.dumps([current, previous])
             try:
-                listing.write_text(text)
+                listing.write_text(text, encoding="utf-8")
             except OSError as error:
                 what = f"The list of what is stored, {_size(len(text))},"
                 raise OSError(_not_written(self.directory, what, error)) from error
@@ -128,7 +128,7 @@ def _size(nbytes: int) -> str:
 def _listed(listing: Path) -> tuple[list[str], list[str]]:
     """The keys of the current and the previous models. If the listing is lost or broken, tensors are written again."""
     try:
-        current, previous = json.loads(listing.read_text())
+        current, previous = json.loads(listing.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return [], []
     return current, previous
