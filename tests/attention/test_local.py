@@ -69,6 +69,17 @@ def test_parts_of_a_mask_go_to_fused_kernels_and_give_no_nan(monkeypatch, dtype,
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="here is a real card")
+@pytest.mark.parametrize(("dtype", "kernel"), [(torch.float16, "flash"), (torch.float32, "efficient")])
+def test_without_a_mask_the_card_has_two_kernels(dtype, kernel):
+    q, k, v = (torch.randn(1, 2, tokens, 16).to(dtype) for tokens in (5, 17, 17))
+    with SimulatedCard() as card:
+        out, lse = map(card.take, attention_with_lse(*map(card.put, (q, k, v)), 0.25))
+        assert [name for name, _ in card.launches if "attention" in name] == [f"_scaled_dot_product_{kernel}_attention"]
+    expected, expected_lse = exact(q, k, v, 0.25)
+    assert relative_error(out, expected) < 1e-3 and relative_error(lse, expected_lse) < 1e-4
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="here is a real card")
 def test_a_mask_whose_rows_are_not_aligned_is_refused_by_the_cards_kernel():
     with SimulatedCard() as card:
         q, k, mask = (card.put(torch.randn(shape)) for shape in ((1, 2, 5, 16), (1, 2, 17, 16), (5, 17)))

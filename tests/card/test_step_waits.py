@@ -6,14 +6,8 @@ from unittest import mock
 
 import pytest
 import torch
-from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.parallel.agreement import Agreement
 from compact_parallel.runtime.parallel.step import rounds
-from compact_parallel.runtime.parallel.step.parametrization import Process
-from compact_parallel.runtime.parallel.step.replay import Replay
-from compact_parallel.runtime.parallel.step.rounds import Rounds
-from compact_parallel.runtime.parallel.step.samplers import kind_of
-from compact_parallel.runtime.parallel.step.step_groups import StepGroups
 from compact_parallel.runtime.report.ledger import Ledger
 from device import DEVICE
 from distributed import launch
@@ -28,23 +22,6 @@ MOST = 2
 SAMPLERS = ["euler", "dpmpp_2m", "heun", "uni_pc", "euler_ancestral"]
 
 
-class PlentyOfMemory:
-    """The memory of a rank that is never short of it."""
-
-    def free(self, device):
-        return 1 << 40
-
-    def pretend(self, free):
-        pass
-
-    def holds(self, shape, device):
-        return True
-
-
-def nothing(*_):
-    pass
-
-
 def moved_by_the_device(space, denoised, made, asked):
     """`moved` as it would be if a call's noise level were asked of the device."""
     return denoised + space.follows(float(asked.sigma.reshape(-1)[0])) * (asked.x - made.x)
@@ -52,44 +29,34 @@ def moved_by_the_device(space, denoised, made, asked):
 
 @torch.inference_mode()
 def waits_of_a_run(rank, world, samplers, spoilt):
-    """{sampler: (calls, rounds, waits in this pack by place, samples)} of a run with two step groups."""
-    import comfy.samplers
-    from stepping import Mixture
+    """{sampler: (calls of each round, waits in this pack by place, samples)} of a run with two step groups."""
+    from stepping import sample_in_groups
 
-    axis = axes(rank, 1, world)[1]
-    found = {}
+    axis, found = axes(rank, 1, world)[1], {}
     for name in samplers:
-        model, ledger = Mixture(flow=True, seed=1), Ledger()
-        x, sigmas, chosen = model.noise(1, STEPS, 2), model.sigmas(STEPS), comfy.samplers.sampler_object(name)
-        agreement = Agreement(PlentyOfMemory(), ledger, lambda: False)
-        with SimulatedCard() as card:
-            model._mean_KC = card.put(model._mean_KC)
-            card.put(model.model_sampling)
-            groups = StepGroups(
-                model, axis, agreement, nothing, nothing, nothing, ledger, look_ahead=2 * world, batches=True
-            )
-            replay = Replay(chosen.sampler_function, model, card.put(x), card.put(sigmas), {"seed": 1}, {})
-            torch.manual_seed(1)
-            with mock.patch.object(rounds, "moved", moved_by_the_device if spoilt else rounds.moved):
-                run = Rounds(StepReuseConfig(mode="look_ahead"), kind_of(chosen), groups, replay, Process(True))
-                samples = card.take(replay.run(run.model(model), None, True))
-            agreement.end()
+        with (
+            SimulatedCard() as card,
+            mock.patch.object(rounds, "moved", moved_by_the_device if spoilt else rounds.moved),
+        ):
+            samples, accepted = sample_in_groups(axis, name, STEPS, card)
         ours = {at: count for at, count in card.waits.items() if at[1].startswith("runtime/")}
-        found[name] = sum(run.accepted), len(run.accepted), ours, samples
+        found[name] = accepted, ours, card.take(samples)
     return found
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_step_reuse_waits_at_most_twice_per_call(tmp_path, spoilt):
     for found in launch(waits_of_a_run, 2, tmp_path, SAMPLERS[: 1 if spoilt else None], spoilt):
-        for name, (calls, rounds_of_calls, waits, samples) in found.items():
-            assert rounds_of_calls < 0.8 * calls and torch.isfinite(samples).all()
-            assert (sum(waits.values()) <= MOST * calls) != spoilt, (name, waits)
+        for name, (accepted, waits, samples) in found.items():
+            assert len(accepted) < 0.8 * sum(accepted) and torch.isfinite(samples).all()
+            assert (sum(waits.values()) <= MOST * sum(accepted)) != spoilt, (name, waits)
 
 
 @torch.inference_mode()
 def waits_of_agreed_calls(rank, world):
     """The waits of three calls to which the ranks agree without Step Reuse, by place."""
+    from stepping import PlentyOfMemory
+
     agreement = Agreement(PlentyOfMemory(), Ledger(), lambda: False)
     with SimulatedCard() as card:
         x, sigma = card.put(torch.ones(2, 4, 8, 8)), card.put(torch.full((2,), 0.5))

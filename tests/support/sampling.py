@@ -21,7 +21,7 @@ from compact_parallel.runtime.config import (
     StrategyConfig,
 )
 from compact_parallel.runtime.report.history import runs
-from device import DEVICE, EXACT
+from device import EXACT, devices
 
 import nodes as stock
 
@@ -55,7 +55,7 @@ def model(family: str):
 def config(world: int, compression: CompressionConfig | None = None, **strategy) -> ParallelConfig:
     """The configuration of a run on the pool of `world` workers that all tests share."""
     return ParallelConfig(
-        pool=PoolConfig(devices=f"{DEVICE}*{world}", name=f"test-{world}"),
+        pool=PoolConfig(devices=",".join(devices(world)), name=f"test-{world}"),
         strategy=StrategyConfig(mode="manual", **strategy) if strategy else StrategyConfig(),
         compression=compression or CompressionConfig(mode="off"),
     )
@@ -63,7 +63,7 @@ def config(world: int, compression: CompressionConfig | None = None, **strategy)
 
 def pool(world: int):
     """The shared pool of `world` workers."""
-    return pool_for(config(world), (DEVICE,) * world)
+    return pool_for(config(world), devices(world))
 
 
 def parallel(

@@ -413,7 +413,7 @@ def _flash_takes(params: Any) -> bool:
     return _on_ours(params) and params.attn_mask is None and params.query.dtype != torch.float32
 
 
-def _attention(
+def _efficient_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, with_lse: bool, *_: Any, scale: float
 ) -> tuple[Tensor, Tensor]:
     """In place of CUDA's memory-efficient attention: refuses what it refuses, and pads the log-sum-exp as it does."""
@@ -427,9 +427,14 @@ def _attention(
     return out, torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=torch.inf)
 
 
+def _flash_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, scale: float) -> tuple[Tensor, Tensor]:
+    """In place of CUDA's flash attention."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+
+
 KERNELS = {
-    "_scaled_dot_product_flash_attention": lambda q, k, v, *_, scale: _attention(q, k, v, None, True, scale=scale),
-    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_flash_attention": _flash_attention,
+    "_scaled_dot_product_efficient_attention": _efficient_attention,
 }
 """What runs in place of kernels that torch has for CUDA only."""
 

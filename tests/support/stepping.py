@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
+from typing import Any
 
 import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
+from compact_parallel.runtime.attention.axis import Axis
 from compact_parallel.runtime.comfy.brownian_noise import RememberedNoise
 from compact_parallel.runtime.comfy.wrappers.step_sampling import StepParallel
 from compact_parallel.runtime.config import StepReuseConfig
+from compact_parallel.runtime.parallel.agreement import Agreement
 from compact_parallel.runtime.parallel.step.parametrization import Call, Process
 from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rounds import Rounds
 from compact_parallel.runtime.parallel.step.samplers import Kind, kind_of
+from compact_parallel.runtime.parallel.step.step_groups import StepGroups
+from compact_parallel.runtime.report.ledger import Ledger
 from torch import Tensor
 
 
@@ -124,6 +129,41 @@ def sample_mixture(
     replay = Replay(chosen.sampler_function, model, x, sigmas, extra, {}, RememberedNoise().in_use)
     rounds = Rounds(reuse, kind or kind_of(chosen), OneDevice(model, reuse.look_ahead), replay, Process(model.flow))
     return replay.run(rounds.model(model), None, True), rounds.accepted
+
+
+class PlentyOfMemory:
+    """The memory of a rank (see agreement.Memory) that is never short of it."""
+
+    def free(self, device: torch.device) -> int:
+        return 1 << 40
+
+    def pretend(self, free: int) -> None:
+        pass
+
+    def holds(self, shape: Sequence[int], device: torch.device) -> bool:
+        return True
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@torch.inference_mode()
+def sample_in_groups(axis: Axis, sampler: str, steps: int, card: Any) -> tuple[Tensor, list[int]]:
+    """The samples of a mixture by step groups on the axis, on a card that can `put` tensors, and the calls by round."""
+    model, ledger = Mixture(flow=True, seed=1), Ledger()
+    chosen, x, sigmas = comfy.samplers.sampler_object(sampler), model.noise(1, steps, 2), model.sigmas(steps)
+    model._mean_KC = card.put(model._mean_KC)
+    card.put(model.model_sampling)
+    agreement = Agreement(PlentyOfMemory(), ledger, lambda: False)
+    around = (_nothing, _nothing, _nothing)
+    groups = StepGroups(model, axis, agreement, *around, ledger, look_ahead=2 * axis.size, batches=True)
+    replay = Replay(chosen.sampler_function, model, card.put(x), card.put(sigmas), {"seed": 1}, {})
+    torch.manual_seed(1)
+    rounds = Rounds(StepReuseConfig(mode="look_ahead"), kind_of(chosen), groups, replay, Process(flow=True))
+    samples = replay.run(rounds.model(model), None, True)
+    agreement.end()
+    return samples, rounds.accepted
 
 
 def in_rounds(patcher, reuse: StepReuseConfig):
