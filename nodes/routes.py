@@ -14,6 +14,7 @@ from ..runtime.pool.registry import pools
 from ..runtime.report.history import runs
 from ..runtime.report.plot import draw
 from ..runtime.report.wording import result_line
+from .about import issue
 from .live import pool_view, pool_views
 from .locales import words_of
 from .settings import set_idle_minutes
@@ -78,6 +79,11 @@ async def _plot(request: web.Request) -> web.Response:
     return web.Response(body=await asyncio.to_thread(to_png), content_type="image/png")
 
 
+async def _issue(request: web.Request) -> web.Response:
+    """The newest report with versions and devices, as {"text"} to be put into an issue."""
+    return web.json_response({"text": await asyncio.to_thread(issue)})
+
+
 async def _settings(request: web.Request) -> web.Response:
     """GET answers {"idle_minutes"} of the pools; POST sets it, at once for every pool."""
     if request.method == "POST":
@@ -96,5 +102,6 @@ def add_routes(routes: web.RouteTableDef) -> None:
     routes.get("/parallel/runs/latest")(_latest_run)
     routes.get("/parallel/runs/{run_id}/plot")(_plot)
     routes.get("/parallel/runs")(_list_runs)
+    routes.get("/parallel/issue")(_issue)
     routes.get("/parallel/settings")(_settings)
     routes.post("/parallel/settings")(_settings)

@@ -65,10 +65,7 @@ export function makeMessage(label) {
   const text = make("pre", { tabIndex: 0, "aria-label": label });
   const copy = make("button", { type: "button", class: "parallel-button" }, t("Copy"));
   const element = make("div", { class: "parallel-error", role: "alert", hidden: true }, text, copy);
-  copy.addEventListener("click", async () => {
-    setText(copy, (await copied(text)) ? t("Copied") : t("Press Ctrl+C"));
-    setTimeout(() => setText(copy, t("Copy")), 2000);
-  });
+  copy.addEventListener("click", () => copyOf(text, copy, t("Copy")));
   return {
     element,
     set(message) {
@@ -76,6 +73,35 @@ export function makeMessage(label) {
       setText(text, message);
     },
   };
+}
+
+/**
+ * A button that gets a text, shows it whole below and copies it.
+ * @param {string} label
+ * @param {string} hint
+ * @param {() => Promise<string>} get
+ * @returns {HTMLElement}
+ */
+export function makeCopier(label, hint, get) {
+  const text = make("pre", { tabIndex: 0, "aria-label": label, hidden: true });
+  const copy = make("button", { type: "button", class: "parallel-button", title: hint }, label);
+  copy.addEventListener("click", async () => {
+    text.hidden = false;
+    try {
+      setText(text, await get());
+    } catch (error) {
+      setText(text, t("ComfyUI does not answer: {reason}", { reason: error.message }));
+      return;
+    }
+    await copyOf(text, copy, label);
+  });
+  return make("div", { class: "parallel-copier" }, copy, text);
+}
+
+/** Copy an element's text, and say so on the button for a while. @param {HTMLElement} text @param {string} label */
+async function copyOf(text, button, label) {
+  setText(button, (await copied(text)) ? t("Copied") : t("Press Ctrl+C"));
+  setTimeout(() => setText(button, label), 2000);
 }
 
 /**

@@ -1,9 +1,10 @@
 /** The runs since ComfyUI started, newest first; each opens to its figures, warnings and plot. */
 
 import { api } from "../../scripts/api.js";
-import { make, makeFigures } from "./elements.js";
+import { make, makeCopier, makeFigures } from "./elements.js";
 import { formatTime } from "./format.js";
 import { reported } from "./figures.js";
+import { ask } from "./store.js";
 import { t } from "./words.js";
 
 const SHOWN = 20;
@@ -13,7 +14,10 @@ export class RunList {
     this.empty = make("p", { class: "parallel-about" }, t("No run since ComfyUI started."));
     this.list = make("ol", { class: "parallel-runs", reversed: true });
     const title = make("h3", {}, t("Recent runs"));
-    this.element = make("section", { "aria-label": t("Recent runs") }, title, this.empty, this.list);
+    const label = t("Copy report for an issue");
+    const hint = t("The last run's report, versions and devices, without paths and prompts");
+    const copier = makeCopier(label, hint, async () => (await ask("/parallel/issue")).text);
+    this.element = make("section", { "aria-label": t("Recent runs") }, title, this.empty, this.list, copier);
     /** @type {Map<string, HTMLElement>} */
     this.items = new Map();
   }
