@@ -9,14 +9,13 @@ from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.report.metrics import difference
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.token_sharding import TokenSharding
+from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from device import DEVICE, EXACT
 from distributed import launch
 from evaluating import evaluate_split, evaluate_whole
 from sequence_parts import axes, batch_of
 from simulated_card import Mismatch, SimulatedCard
-from tiny_diffusion import cases, needs_comfyui
+from tiny_diffusion import cascade, cases, needs_comfyui, unet
 
 pytestmark = [needs_comfyui, pytest.mark.skipif(DEVICE != "cpu", reason="here are real cards")]
 SLOTS = batch_slots({"uuids": ["first", "second"]}, 2)
@@ -33,16 +32,15 @@ def families_on_the_card(rank, world, ways):
     """{(case, way): relative error, or the mismatch}. The cases take the ways in turn."""
     by_degrees = {way[:2]: axes(rank, *way[:2]) for way in ways}
     found = {}
-    for number, (name, (build, given)) in enumerate(cases().items()):
+    for number, (name, (build, given)) in enumerate(every_case().items()):
         way = ways[number % len(ways)]
-        module = build()
-        plan = plan_for(module)
-        whole = evaluate_whole(TokenSharding(module, plan, attention_of(by_degrees, way)), **given)
+        module, slots = build(), slots_of(name, given)
+        whole = evaluate_whole(split_over_ranks(module, attention_of(by_degrees, way)), **given)
         with SimulatedCard() as card:
             card.put(module)
-            sharding = TokenSharding(module, plan, attention_of(by_degrees, way))
+            sharding = split_over_ranks(module, attention_of(by_degrees, way))
             try:
-                split = evaluate_split(sharding, SLOTS[: batch_of(given)], **card.put(given))
+                split = evaluate_split(sharding, slots, **card.put(given))
                 found[name, way] = difference(card.take(split), whole)
             except Mismatch as mismatch:
                 found[name, way] = str(mismatch)
@@ -50,10 +48,21 @@ def families_on_the_card(rank, world, ways):
     with SimulatedCard() as card:
         module = card.put(build())
         module.img_in.register_forward_hook(made_on_the_cpu)
-        sharding = TokenSharding(module, plan_for(module), attention_of(by_degrees, ways[0]))
+        sharding = split_over_ranks(module, attention_of(by_degrees, ways[0]))
         with pytest.raises(Mismatch):
             evaluate_split(sharding, SLOTS[: batch_of(given)], **card.put(given))
     return found
+
+
+def every_case():
+    """Those whose tokens are split, and the UNets."""
+    return cases() | unet.cases() | cascade.cases()
+
+
+def slots_of(name, given):
+    """One cond per batch entry; of a UNet two conds, each of a film where the batch is its frames."""
+    rows = name in unet.cases() | cascade.cases()
+    return batch_slots({"uuids": ["first", "second"]}, len(given["x"])) if rows else SLOTS[: batch_of(given)]
 
 
 def attention_of(by_degrees, way):
@@ -62,5 +71,5 @@ def attention_of(by_degrees, way):
 
 def test_no_tensors_of_two_devices_meet(tmp_path):
     for found in launch(families_on_the_card, 2, tmp_path, WAYS, timeout_s=600):
-        assert {name for name, _ in found} == set(cases())
+        assert {name for name, _ in found} == set(every_case())
         assert {case: error for case, error in found.items() if isinstance(error, str) or not error < EXACT} == {}

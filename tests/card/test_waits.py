@@ -13,14 +13,13 @@ from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.sharding.batch_entries import batch_slots
-from compact_parallel.runtime.sharding.plans import plan_for
-from compact_parallel.runtime.sharding.token_sharding import TokenSharding
+from compact_parallel.runtime.sharding.parallelize import split_over_ranks
 from device import DEVICE
 from distributed import launch
 from evaluating import evaluate_split
 from sequence_parts import axes, batch_of
 from simulated_card import SimulatedCard
-from tiny_diffusion import cases, needs_comfyui
+from tiny_diffusion import cases, needs_comfyui, unet
 
 pytestmark = [needs_comfyui, pytest.mark.skipif(DEVICE != "cpu", reason="here are real cards")]
 ENTRIES = batch_slots({"uuids": ["first", "second"]}, 2)
@@ -54,9 +53,9 @@ SPOILS = {"layer": waiting_layer, "order": lambda module: mock.patch.object(Toke
 @torch.inference_mode()
 def waits_of_a_call(rank, world, config, families, spoil):
     """{(family, way, whether it is spoilt): waits by place of the fourth call}. `spoil` is one of SPOILS."""
-    found = {}
+    found, every_case = {}, cases() | unet.cases()
     for family in families:
-        build, given = cases()[family]
+        build, given = every_case[family]
         for way in WAYS:
             for spoilt, spoiling in ((False, nullcontext), (True, SPOILS[spoil])):
                 ledger = Ledger()
@@ -64,7 +63,7 @@ def waits_of_a_call(rank, world, config, families, spoil):
                 attention = SequenceAttention(*axes(rank, *way[:2]), way[2], wire, ledger)
                 with SimulatedCard() as card:
                     module = card.put(build())
-                    sharding = TokenSharding(module, plan_for(module), attention)
+                    sharding = split_over_ranks(module, attention)
                     with attention, spoiling(module):
                         for _ in range(4):
                             card.reset()
@@ -73,7 +72,7 @@ def waits_of_a_call(rank, world, config, families, spoil):
     return found
 
 
-@pytest.mark.parametrize(("families", "spoil"), [(["flux", "wan"], "layer"), (MASKED, "order")])
+@pytest.mark.parametrize(("families", "spoil"), [(["flux", "wan", "sd3", "unet xl"], "layer"), (MASKED, "order")])
 def test_exact_exchanges_make_nobody_wait(tmp_path, families, spoil):
     for found in launch(waits_of_a_call, 2, tmp_path, CompressionConfig(mode="off"), families, spoil):
         totals = {case: sum(waits.values()) for case, waits in found.items()}
