@@ -44,11 +44,11 @@ def _fused_attention(
     """`attention_with_lse` by a kernel of torch's; None where none takes these tensors."""
     aten = torch.ops.aten
     if q.device.type == "cpu" and q.dtype in _CPU_DTYPES:
-        added = _additive(mask, _wide(q.dtype))
+        added = _additive(mask, _wide(q.dtype), k.shape[2])
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=added, scale=scale)
     if q.device.type != "cuda":
         return None
-    added = _additive(mask, q.dtype)
+    added = _additive(mask, q.dtype, k.shape[2])
     if added is not None:
         added = added.expand(*q.shape[:3], k.shape[2])
     params = cuda.SDPAParams(q, k, v, added, 0.0, False, False)
@@ -64,7 +64,7 @@ def _fused_attention(
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """`attention_with_lse` in plain float32 (float64 for float64), some queries at a time to bound the memory."""
     wide = _wide(q.dtype)
-    k_wide, v_wide, mask = k.to(wide), v.to(wide), _additive(mask, wide)
+    k_wide, v_wide, mask = k.to(wide), v.to(wide), _additive(mask, wide, k.shape[2])
     rows = max(1, _SCORES_PER_BLOCK // (q.shape[0] * q.shape[1] * k.shape[2]))
     outs, lses = [], []
     for start in range(0, q.shape[2], rows):
@@ -81,14 +81,14 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _additive(mask: Tensor | None, dtype: torch.dtype, keys: int) -> Tensor | None:
     """The mask as finite numbers to add: a row of -inf would turn a shard that is masked as a whole into NaN.
 
-    Its rows begin at multiples of _MASK_ALIGNMENT in memory.
+    Its rows, one value per key, begin at multiples of _MASK_ALIGNMENT in memory.
     """
     if mask is None:
         return None
-    lowest, keys = torch.finfo(dtype).min / 4, mask.shape[-1]
+    lowest = torch.finfo(dtype).min / 4
     room = -(-keys // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
     added = torch.zeros(*mask.shape[:-1], room, dtype=dtype, device=mask.device)[..., :keys]
     if mask.dtype == torch.bool:

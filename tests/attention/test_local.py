@@ -23,10 +23,11 @@ def some(kv_heads=4, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype,limit", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("masked", ["", "bool", "additive"])
+@pytest.mark.parametrize("masked", ["", "bool", "additive", "of queries"])
 def test_output_and_log_sum_exp(dtype, limit, kv_heads, masked):
     q, k, v = some(kv_heads, dtype)
-    mask = {"": None, "bool": torch.rand(2, 1, 5, 9) > 0.4, "additive": torch.randn(1, 4, 1, 9)}[masked]
+    mask = {"": None, "bool": torch.rand(2, 1, 5, 9) > 0.4, "additive": torch.randn(1, 4, 1, 9),
+            "of queries": torch.randn(2, 1, 5, 1)}[masked]  # fmt: skip
     out, lse = attention_with_lse(q, k, v, 0.3, mask)
     expected, expected_lse = exact(q, k, v, 0.3, mask)
     assert relative_error(out, expected) < limit
