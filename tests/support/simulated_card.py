@@ -30,6 +30,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from card_kernels import KERNELS, TAKES
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -124,8 +125,8 @@ class SimulatedCard:
         for name, function in self._of_torch_cuda().items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, function, create=True))
         self._stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
-        for name, takes in {"flash": _flash_takes, "efficient": _on_ours}.items():
-            self._stack.enter_context(mock.patch.object(torch.backends.cuda, f"can_use_{name}_attention", takes))
+        for name, takes in TAKES.items():
+            self._stack.enter_context(mock.patch.object(torch.backends.cuda, name, takes))
         self._stack.enter_context(mock.patch.object(dist, "get_backend", lambda group=None: "nccl"))
         self._stack.enter_context(mock.patch.object(dist, "batch_isend_irecv", _exchange))
         self._stack.enter_context(mock.patch.object(dist, "P2POp", lambda op, x, peer, group: (op, x, peer, group)))
@@ -403,40 +404,6 @@ class SharedMemory:
     def of_others(self, process: int) -> int:
         """Bytes that all other processes hold."""
         return sum(self.of(other) for other in range(self.PROCESSES) if other != process)
-
-
-def _on_ours(params: Any) -> bool:
-    return _on_card(params.query) and params.query.dtype != torch.float64
-
-
-def _flash_takes(params: Any) -> bool:
-    return _on_ours(params) and params.attn_mask is None and params.query.dtype != torch.float32
-
-
-def _efficient_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, with_lse: bool, *_: Any, scale: float
-) -> tuple[Tensor, Tensor]:
-    """In place of CUDA's memory-efficient attention: refuses what it refuses, and pads the log-sum-exp as it does."""
-    if bias is not None:
-        rows_begin = [*bias.stride()[:-1], bias.data_ptr() // bias.element_size()]
-        aligned = bias.stride(-1) == 1 and not any(begin % 8 for begin in rows_begin)
-        if bias.dtype != q.dtype or bias.shape != (*q.shape[:3], k.shape[2]) or not aligned:
-            raise RuntimeError(f"attn_bias {bias.dtype} {tuple(bias.shape)} {bias.stride()} is not correctly aligned")
-        bias = bias.float()
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias, scale=scale)
-    return out, torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=torch.inf)
-
-
-def _flash_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, scale: float) -> tuple[Tensor, Tensor]:
-    """In place of CUDA's flash attention."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-
-
-KERNELS = {
-    "_scaled_dot_product_flash_attention": _flash_attention,
-    "_scaled_dot_product_efficient_attention": _efficient_attention,
-}
-"""What runs in place of kernels that torch has for CUDA only."""
 
 
 class _Stream:
