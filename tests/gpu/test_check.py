@@ -18,8 +18,10 @@ MOST = 2
 
 
 def check(out: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(CHECK), "--out", str(out), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=os.environ | environ)
+    """A run in this ComfyUI, named as a user does; an argument --comfyui names another one."""
+    environ = os.environ | environ
+    command = [sys.executable, str(CHECK), "--out", str(out), "--comfyui", environ.pop("COMFYUI_PATH"), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environ)
 
 
 def found_in(out: Path) -> dict[str, dict]:
