@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 
 from ..runtime.host import installed
@@ -24,7 +24,8 @@ _PACKAGES = ("triton", "comfy-kitchen", "comfy-aimdo", "safetensors")
 
 def issue() -> str:
     """The text for an issue; see `issue_text`."""
-    return issue_text(runs().latest(), about(), (PACK, folder_paths.base_path))
+    comfyui = Path(sys.modules["comfy"].__path__[0]).parent
+    return issue_text(runs().latest(), about(), (PACK, comfyui))
 
 
 def about() -> dict[str, Any]:
