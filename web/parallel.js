@@ -38,7 +38,7 @@ app.registerExtension({
       category: ["Parallel", "Workers", "Default devices"],
       name: "Devices of a Parallel Model without a pool",
       tooltip:
-        "What a Parallel Worker Pool takes: auto (every CUDA device, else two CPU workers), or a list such as " +
+        "What a Parallel Worker Pool takes: auto (all CUDA devices of about one size, else two CPU workers), or a list such as " +
         "cuda:0,cuda:1. It holds for the next run.",
       type: "text",
       defaultValue: "auto",

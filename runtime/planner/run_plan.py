@@ -153,4 +153,4 @@ def plan_run(
     ahead = limited(ahead, degrees, auto=auto)
     memory = memory_need(facts, (degrees, alone) if ahead.config.enabled else (degrees,), compression)
     warnings = (against,) if too_slow else ()
-    return RunPlan(config, degrees, alone, ahead, compression, facts.sees_batch, warnings, memory)
+    return RunPlan(config, degrees, alone, ahead, compression, facts.sees_batch, warnings=warnings, memory=memory)
