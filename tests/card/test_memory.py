@@ -19,6 +19,7 @@ import comfy.taesd.taesd
 import pytest
 import safetensors.torch
 import torch
+from card_shared_memory import SharedMemory
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.comfy.run import outer_sample
@@ -29,7 +30,7 @@ from compact_parallel.runtime.pool.registry import pools
 from compact_parallel.tests.support.card_memory import HANDLER, CardLauncher
 from device import DEVICE
 from sampling import ksampler, relative_error, report
-from simulated_card import SharedMemory, SimulatedCard
+from simulated_card import SimulatedCard
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.skipif(DEVICE != "cpu" or sys.platform != "linux", reason="needs /proc, and no real cards")

@@ -14,7 +14,11 @@ from ...runtime.pool.launcher import Deliver
 from ...runtime.pool.local.subprocess_launcher import LocalLauncher
 from ...runtime.pool.orders import Orders
 from ...runtime.pool.worker import JobHandler
-from .simulated_card import SharedMemory, SimulatedCard
+
+sys.path.insert(0, str(Path(__file__).parent))  # in a worker, which knows the pack alone
+
+from card_shared_memory import SharedMemory
+from simulated_card import SimulatedCard
 
 HANDLER = "tests.support.card_memory:on_a_card"
 

@@ -15,22 +15,21 @@ Messages between ranks travel as with NCCL: the device waits for them, not the h
 from __future__ import annotations
 
 import contextlib
-import mmap
-import struct
 import sys
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from card_functions import CROSSES, LAUNCHES_NOTHING, WAITS
 from card_kernels import KERNELS, TAKES
+from card_objects import Event, Generator, Nothing
+from card_shared_memory import SharedMemory
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -38,31 +37,6 @@ from torch.utils import _pytree as pytree
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 _plain = torch._C.DisableTorchFunctionSubclass
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-WAITS = _names(
-    "item tolist __float__ __int__ __bool__ __index__ nonzero masked_select unique equal __contains__ allclose "
-    "is_nonzero argwhere bincount linalg_eigh"
-)
-"""Functions that make the host wait for the device."""
-CROSSES = _names(
-    "copy_ __getitem__ __setitem__ to cpu cuda type_as __get__ __set__ index_put_ _has_compatible_shallow_copy_type"
-)
-"""Functions that may be given tensors of both devices."""
-LAUNCHES_NOTHING = _names(
-    "__get__ __set__ __getitem__ view view_as reshape flatten unflatten transpose permute expand expand_as narrow "
-    "split chunk unbind squeeze unsqueeze select movedim swapaxes t tensor_split detach as_strided data_ptr size "
-    "stride dim numel element_size is_contiguous is_floating_point is_complex storage_offset untyped_storage "
-    "unfold split_with_sizes as_subclass __len__ requires_grad_ is_inference empty new_empty empty_like "
-    "empty_strided record_stream ndimension contiguous result_type promote_types broadcast_tensors is_pinned "
-    "_has_compatible_shallow_copy_type __hash__ __repr__ __format__ __class__"
-)
-"""Functions that look at a tensor or allocate memory, without a kernel. Copies by `reshape` and `contiguous` are not
-seen."""
 
 
 class Mismatch(RuntimeError):
@@ -124,7 +98,7 @@ class SimulatedCard:
         CardTensor.card = self
         for name, function in self._of_torch_cuda().items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, function, create=True))
-        self._stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
+        self._stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         for name, takes in TAKES.items():
             self._stack.enter_context(mock.patch.object(torch.backends.cuda, name, takes))
         self._stack.enter_context(mock.patch.object(dist, "get_backend", lambda group=None: "nccl"))
@@ -343,10 +317,10 @@ class SimulatedCard:
             "_lazy_init": lambda: None,
             "synchronize": lambda device=None: self._wait("synchronize"),
             "current_stream": lambda device=None: _Stream(self),
-            "Event": _Event,
+            "Event": Event,
             "get_rng_state": lambda device=None: torch.get_rng_state(),
             "set_rng_state": lambda state, device=None: None,
-            "device": _Nothing,
+            "device": Nothing,
             "is_available": lambda: True,
             "is_bf16_supported": lambda *given: True,
             "current_device": lambda: self.device.index,
@@ -366,46 +340,6 @@ class SimulatedCard:
         }
 
 
-def mapped_from_file(address: int) -> bool:
-    """Whether this address of the process is in a mapping of a file."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, *_, name = f"{line} -".split(maxsplit=5)
-        first, last = (int(end, 16) for end in span.split("-"))
-        if first <= address < last:
-            return name.startswith("/")
-    return False
-
-
-class SharedMemory:
-    """How much each process holds of one card, in a file that they share: a number per process."""
-
-    PROCESSES = 8
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            path.write_bytes(bytes(8 * self.PROCESSES))
-        with path.open("r+b") as file:
-            self._held = mmap.mmap(file.fileno(), 0)
-
-    def hold(self, process: int, nbytes: int) -> None:
-        """Says how much a process holds now."""
-        struct.pack_into("<q", self._held, 8 * process, nbytes)
-
-    def forget_others(self, process: int) -> None:
-        """All other processes have ended."""
-        own = self.of(process)
-        self._held[:] = bytes(8 * self.PROCESSES)
-        self.hold(process, own)
-
-    def of(self, process: int) -> int:
-        """Bytes that a process holds."""
-        return struct.unpack_from("<q", self._held, 8 * process)[0]
-
-    def of_others(self, process: int) -> int:
-        """Bytes that all other processes hold."""
-        return sum(self.of(other) for other in range(self.PROCESSES) if other != process)
-
-
 class _Stream:
     def __init__(self, card: SimulatedCard) -> None:
         self._card = card
@@ -413,36 +347,6 @@ class _Stream:
     def synchronize(self) -> None:
         """The host waits for all that is queued."""
         self._card._wait("synchronize")
-
-
-class _Event:
-    def __init__(self, enable_timing: bool = False) -> None:
-        self._seconds = 0.0
-
-    def record(self, stream: _Stream | None = None) -> None:
-        self._seconds = time.perf_counter()
-
-    def elapsed_time(self, end: _Event) -> float:
-        """Milliseconds; nobody waits, both events must have passed."""
-        return 1000 * (end._seconds - self._seconds)
-
-
-class _Generator(torch.Generator):
-    """A generator that says it is on a device that is not there."""
-
-    def __new__(cls, device: str | torch.device = "cpu") -> _Generator:
-        return super().__new__(cls, "cpu")
-
-
-class _Nothing:
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __enter__(self) -> _Nothing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def _exchange(operations: list[tuple]) -> list:
