@@ -32,8 +32,8 @@ class CompactParallelPool(io.ComfyNode):
                     default=DEFAULT.devices,
                     optional=True,
                     tooltip=(
-                        'One device per worker: "auto" (all CUDA devices of about one size, else two CPU workers), "cuda:0,cuda:1", '
-                        '"cpu,cpu", "cpu*4", or "cuda:0*2" for two workers on one device.'
+                        'One device per worker: "auto" (all CUDA devices of about one size, else two CPU workers), '
+                        '"cuda:0,cuda:1", "cpu,cpu", "cpu*4", or "cuda:0*2" for two workers on one device.'
                     ),
                 ),
                 io.Combo.Input(

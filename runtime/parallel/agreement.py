@@ -180,7 +180,7 @@ class Agreement:
 
     def _own(self, call: int, x: torch.Tensor, timestep: torch.Tensor) -> CallHeader:
         """This rank's header. The host waits once for the device."""
-        parts = [_bytes(x), _bytes(timestep.reshape(-1)[:1].to(x.device, torch.float64))]
+        parts = [_bytes(x), _bytes(timestep.reshape(-1)[0].to(x.device, torch.float64))]
         later = isinstance(self._finite, torch.Tensor)
         if later:
             parts.append(_bytes(self._finite.to(x.device)))

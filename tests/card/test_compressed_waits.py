@@ -65,7 +65,7 @@ class Room:
 def waits_of_a_call(rank, world, families, ways, codecs, kernels=False, on_purpose=False):
     """{(family, way, codec): waits by place of the fourth call, from the agreement to the settled wire}.
 
-    `kernels`: with Triton's, which the interpreter runs slowly. `on_purpose`: a hook of the model waits.
+    `kernels`: with Triton's, which the interpreter runs slowly. `on_purpose`: hooks of the model wait.
     """
     if not kernels:
         ops.usable = lambda codec, channels, device: False
@@ -81,8 +81,8 @@ def _waits(rank, build, given, way, config, on_purpose):
     with SimulatedCard() as card:
         module = card.put(build())
         if on_purpose:
-            layer = next(m for m in module.modules() if isinstance(m, torch.nn.Linear))
-            layer.register_forward_hook(lambda module, args, output: output * output.sum().item())
+            for layer in [m for m in module.modules() if isinstance(m, torch.nn.Linear)]:
+                layer.register_forward_hook(lambda module, args, output: output * output.sum().item())
         agreement = Agreement(Room(), ledger, lambda: False)
         return _count(card, split_over_ranks(module, attention), agreement, card.put(given))
 
@@ -133,7 +133,7 @@ def test_a_model_call_with_kernels_waits_twice_at_most(tmp_path):
 
 
 def test_waits_that_are_there_are_counted(tmp_path):
-    """The negative control: one .item() in a layer."""
+    """The negative control: one .item() in each layer."""
     for found in launch(waits_of_a_call, 2, tmp_path, ["flux"], WAYS[:1], ["off", "2bit"], False, True):
         assert all(sum(waits.values()) > MOST for waits in found.values())
 

@@ -214,7 +214,7 @@ def without_mappings(executor, *args, **kwargs):
 
 def note_loaded(executor, *args, **kwargs):
     """Runs in a worker: notes how many bytes it has copied to its card before and after the run."""
-    from compact_parallel.tests.support.simulated_card import CardTensor
+    from simulated_card import CardTensor  # the card that this worker is on
 
     card = CardTensor.card
     before = card.copied["H2D"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import comfy.model_management
 import comfy.sd
@@ -13,6 +12,7 @@ from card.test_memory import model_file  # noqa: F401 - a fixture
 from compact_parallel.runtime.comfy.shipping.mapped import MappedPatcher, is_mapped
 from compact_parallel.runtime.comfy.shipping.patcher import mapped_weights
 from device import DEVICE
+from mapped_files import mapped_from_file
 from sampling import ksampler
 from simulated_card import SimulatedCard
 
@@ -28,16 +28,6 @@ def loaded(model_file, monkeypatch):  # noqa: F811
     monkeypatch.setattr(comfy.model_management, "TOTAL_PINNED_MEMORY", 0)
     with SimulatedCard(int(0.7 * model_file.stat().st_size)) as card, torch.inference_mode(), mapped_weights():
         yield card, comfy.sd.load_diffusion_model(str(model_file))
-
-
-def mapped_from_file(address: int) -> bool:
-    """Whether this address of the process is in a mapping of a file."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, *_, name = f"{line} -".split(maxsplit=5)
-        first, last = (int(end, 16) for end in span.split("-"))
-        if first <= address < last:
-            return name.startswith("/")
-    return False
 
 
 def mapped(patcher) -> int:

@@ -30,6 +30,7 @@ from card_functions import CROSSES, LAUNCHES_NOTHING, WAITS
 from card_kernels import KERNELS, TAKES
 from card_objects import Event, Generator, Nothing
 from card_shared_memory import SharedMemory
+from mapped_files import mapped_from_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -326,7 +327,7 @@ class SimulatedCard:
             "current_device": lambda: self.device.index,
             "device_count": lambda: self.device.index + 1,
             "get_device_properties": lambda device=None: SimpleNamespace(
-                name="simulated", major=9, minor=0, total_memory=self.limit
+                name="simulated", major=9, minor=0, total_memory=self.limit, is_integrated=0
             ),
             "cudart": lambda: SimpleNamespace(cudaHostRegister=self._pin, cudaHostUnregister=self._unpin),
             "ipc_collect": lambda: None,
