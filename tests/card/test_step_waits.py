@@ -6,9 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from compact_parallel.runtime.parallel.agreement import Agreement
 from compact_parallel.runtime.parallel.step import rounds
-from compact_parallel.runtime.report.ledger import Ledger
 from device import DEVICE
 from distributed import launch
 from sequence_parts import axes
@@ -52,19 +50,8 @@ def test_step_reuse_waits_at_most_twice_per_call(tmp_path, spoilt):
             assert (sum(waits.values()) <= MOST * sum(accepted)) != spoilt, (name, waits)
 
 
-@torch.inference_mode()
-def waits_of_agreed_calls(rank, world):
-    """The waits of three calls to which the ranks agree without Step Reuse, by place."""
-    from stepping import PlentyOfMemory
-
-    agreement = Agreement(PlentyOfMemory(), Ledger(), lambda: False)
-    with SimulatedCard() as card:
-        x, sigma = card.put(torch.ones(2, 4, 8, 8)), card.put(torch.full((2,), 0.5))
-        for _ in range(3):
-            agreement(lambda x, sigma: x * sigma[0], x, sigma)
-    return dict(card.waits)
-
-
-def test_the_agreement_waits_once_per_call(tmp_path):
-    for waits in launch(waits_of_agreed_calls, 2, tmp_path):
-        assert sum(waits.values()) == 3, waits
+def test_so_does_one_worker_that_times_its_calls(tmp_path):
+    (found,) = launch(waits_of_a_run, 1, tmp_path, ["euler"], False)
+    accepted, waits, samples = found["euler"]
+    assert max(accepted) > 1 and torch.isfinite(samples).all()
+    assert 0 < sum(waits.values()) <= MOST * sum(accepted), waits

@@ -156,8 +156,6 @@ class SimulatedCard:
         name = getattr(func, "__name__", str(func))
         flat, spec = pytree.tree_flatten((args, kwargs))
         ours = [x for x in flat if isinstance(x, CardTensor)]
-        if name == "repeat_interleave" and not any(isinstance(x, Tensor) for x in flat[1:]):
-            name = "repeat_interleave by a number"  # for a tensor of repeats the host must know their sum
         if ours:
             self._look(name, ours, flat)
         plain_args, plain_kwargs = pytree.tree_unflatten([_raw(x) for x in flat], spec)
