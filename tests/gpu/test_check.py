@@ -14,7 +14,7 @@ from tiny_diffusion import needs_comfyui
 pytestmark = needs_comfyui
 CHECK = Path(__file__).resolve().parent / "check.py"
 MOST = 2
-"""The most waits of an exact model call."""
+"""The most waits of a model call; with a bound on the error it waits for every message."""
 
 
 def check(out: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
@@ -37,8 +37,8 @@ def test_on_a_simulated_card(tmp_path):
     assert not any("plain" in kernel for kernel in found["attention"]["kernels"])
     assert found["families"]["raised"] == {} and found["families"]["within_1e_4"] == found["families"]["cases"] > 40
     waits = found["waits"]["waits_per_call"]
-    assert {mode: count for mode, count in waits.items() if mode.startswith("exact") and count > MOST} == {}
-    assert 0 < waits["Step Reuse, a step"] <= MOST
+    assert {mode: count for mode, count in waits.items() if mode != "quality" and count > MOST} == {}
+    assert waits["Step Reuse, a step"] > 0
     assert {"2bit, all_gather", "ratio", "quality", "displaced"} < waits.keys()
     assert len(done.stdout.splitlines()) == len(found)
 

@@ -1,6 +1,6 @@
 """Counts how often the host waits for the card, by source line: in a message of each codec, in a model call by mode.
 
-The agreement of the ranks waits twice more per call; only the step of Step Reuse holds it.
+The agreement of the ranks waits once more per call; only the step of Step Reuse holds it.
 Two processes on one card talk by gloo, which waits where it copies through the host (attention/axis.py): those waits
 are counted apart. On the simulated card, and between two cards, they talk by NCCL.
 """
@@ -34,7 +34,7 @@ STEPS = 20
 
 
 def of_a_message(codec: str) -> dict[str, dict]:
-    """Waits while packing and while unpacking the fourth message of K and V."""
+    """Waits while packing and while unpacking the last of CALLS messages of K and V, and at the end of its call."""
     import torch
     from compact_parallel.runtime.compression.residual_wire import make_wire
     from compact_parallel.runtime.compression.wire import Spec, Tag
@@ -55,7 +55,9 @@ def of_a_message(codec: str) -> dict[str, dict]:
             given = [y + 0.1 * torch.randn_like(y) for y in x]
             packing = card.waits_of(lambda given=given, held=held: held.append(sender.pack(given, spec)))
             unpacking = card.waits_of(lambda held=held: receiver.expect(0, spec).unpack(held[0], out))
-            found = {"pack": dict(packing), "unpack": dict(unpacking)}
+            settling = card.waits_of(sender.settle)  # once per call, for all its messages
+            receiver.settle()
+            found = {"pack": dict(packing), "unpack": dict(unpacking), "settle": dict(settling)}
     return found
 
 
@@ -89,9 +91,12 @@ def of_calls(rank: int, world: int, folder: str) -> dict[str, dict[str, int]]:
             with attention:
                 for call in range(CALLS):
                     ledger.begin_call(call, 0.0)
-                    waits = card.waits_of(
-                        lambda of=sharding, given=given: evaluate_split(of, slots[: batch_of(given)], **given)
-                    )
+
+                    def one_call(sharding: Any = sharding, given: dict = given, wire: Any = wire) -> None:
+                        evaluate_split(sharding, slots[: batch_of(given)], **given)
+                        wire.settle()
+
+                    waits = card.waits_of(one_call)
         found[mode] = dict(waits.most_common())
     with the_card() as card:
         waits = card.waits_of(lambda: sample_in_groups(by_degrees[1, 2][1], "euler", STEPS, card))
