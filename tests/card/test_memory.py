@@ -268,3 +268,17 @@ def test_what_was_parked_is_loaded_again_and_no_more(machine, tmp_path):
     assert torch.equal(samples, expected)
     of_all = comfy.model_management.MAX_PINNED_MEMORY
     assert float((tmp_path / "may pin").read_text()) == of_all / 3  # the two workers, and this process
+
+
+def as_with_highvram(executor, *args, **kwargs):
+    """Runs in a worker: from now on weights have no place on the host."""
+    comfy.model_management.unet_offload_device = comfy.model_management.get_torch_device
+    return executor(*args, **kwargs)
+
+
+def test_with_highvram_all_is_dropped(machine):
+    expected = machine.parallel(machine.model, as_with_highvram)
+    machine.decode()
+    assert machine.held() == [pytest.approx(0, abs=1 << 20), pytest.approx(machine.size, rel=0.01)]
+    assert torch.equal(machine.parallel(machine.model), expected)
+    pools().find("card").stop()

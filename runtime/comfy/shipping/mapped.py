@@ -22,7 +22,8 @@ def is_mapped(tensor: Tensor) -> bool:
     torch cannot tell where memory is from that it has not allocated itself; in a model's weights it is a mapping.
     """
     stored = getattr(tensor, "_qdata", tensor)
-    return stored.device.type == "cpu" and not stored.untyped_storage().resizable()
+    plain = type(stored) in (Tensor, torch.nn.Parameter) and stored.device.type == "cpu"
+    return plain and not stored.untyped_storage().resizable()
 
 
 class MappedPatcher(ModelPatcher):
@@ -71,7 +72,7 @@ class MappedPatcher(ModelPatcher):
         What is pinned is a copy, within what this process may pin: CUDA refuses a mapping, or copies it page by page.
         A weight that is parked is needed no more.
         """
-        management, mapping = comfy.model_management, self.model.mapped_weights.get(key)
+        management, mapping = comfy.model_management, self._mapped.get(key)
         if mapping is None or comfy.utils.get_attr(self.model, key).data_ptr() != mapping.data_ptr():
             super().pin_weight_to_device(key)
         elif not self._unloading and management.TOTAL_PINNED_MEMORY + mapping.nbytes <= management.MAX_PINNED_MEMORY:
@@ -82,14 +83,19 @@ class MappedPatcher(ModelPatcher):
 
     def unpin_weight(self, key: str) -> None:
         """See ModelPatcher.unpin_weight."""
-        pinned, mapping = key in self.pinned, self.model.mapped_weights.get(key)
+        pinned, mapping = key in self.pinned, self._mapped.get(key)
         super().unpin_weight(key)
         if pinned and mapping is not None and key not in self.backup:
             comfy.utils.set_attr_param(self.model, key, mapping)
 
+    @property
+    def _mapped(self) -> dict[str, Tensor]:
+        """The mappings by name; none for a model that another node has put into a clone."""
+        return getattr(self.model, "mapped_weights", {})
+
     @contextmanager
     def _returning(self) -> Iterator[None]:
-        mapped = self.model.mapped_weights
+        mapped = self._mapped
         changed = self.backup.keys() | self.hook_backup.keys()
         unchanged = {
             id(weight): (weight, mapped[name])
