@@ -205,6 +205,24 @@ def test_two_workers_on_one_card_take_a_half_each(machine, monkeypatch):
         assert sum(warning.startswith("The model does not fit on cuda:0") for warning in report()["warnings"]) >= 1
 
 
+def test_two_models_in_turn_on_a_card_that_holds_one(machine, model_file, tmp_path):
+    """As the workflows of Wan 2.2 sample with two."""
+    weights = safetensors.torch.load_file(model_file)
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({name: weight * 0.9 for name, weight in weights.items()}, path)
+    other = comfy.sd.load_diffusion_model(str(path))
+    samples, host = [], []
+    for _ in range(2):
+        for patcher in (machine.model, other):
+            samples.append(machine.parallel(patcher))
+            host.append(machine.host())
+            assert min(machine.held()) > 0.99 * machine.size
+    assert torch.equal(samples[0], samples[2]) and torch.equal(samples[1], samples[3])
+    assert relative_error(samples[0], samples[1]) > 0.01
+    for worker in zip(*host):
+        assert max(worker) - worker[0] < 0.05 * machine.size, host
+
+
 def without_mappings(executor, *args, **kwargs):
     """Runs in a worker: from now on its models are unloaded as ComfyUI does it."""
     patcher = executor.class_obj.model_patcher
