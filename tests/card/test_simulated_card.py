@@ -97,3 +97,17 @@ def test_memory_is_that_of_the_living_tensors_and_has_a_limit():
         del y
         gc.collect()
         assert card.held == 0
+
+
+def test_the_time_between_events_is_known_once_somebody_has_waited():
+    with SimulatedCard() as card:
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        started.record()
+        x = card.put(torch.ones(3)) + 1
+        ended.record()
+        with pytest.raises(RuntimeError, match="not ready"):
+            started.elapsed_time(ended)
+        x.sum().item()
+        assert started.elapsed_time(ended) >= 0
+        ended.synchronize()
+        assert card.waits.total() == 2

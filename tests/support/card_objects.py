@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from simulated_card import SimulatedCard
+
 
 class Event:
-    def __init__(self, enable_timing: bool = False) -> None:
-        self._seconds = 0.0
+    """A moment in the work of the card, known to have passed once the host has waited for anything after it."""
+
+    def __init__(self, card: SimulatedCard, enable_timing: bool = False) -> None:
+        self._card = card
+        self._seconds, self._waits = 0.0, 0
 
     def record(self, stream: Any | None = None) -> None:
-        self._seconds = time.perf_counter()
+        self._seconds, self._waits = time.perf_counter(), self._card.waits.total()
+
+    def synchronize(self) -> None:
+        """The host waits for it."""
+        self._card._wait("synchronize")
 
     def elapsed_time(self, end: Event) -> float:
-        """Milliseconds; nobody waits, both events must have passed."""
+        """Milliseconds. Nobody waits; as on a real card both events must have passed."""
+        if self._card.waits.total() == end._waits:
+            raise RuntimeError("device not ready: nobody has waited for this event")
         return 1000 * (end._seconds - self._seconds)
 
 

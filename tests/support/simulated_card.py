@@ -20,6 +20,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -316,7 +317,7 @@ class SimulatedCard:
             "_lazy_init": lambda: None,
             "synchronize": lambda device=None: self._wait("synchronize"),
             "current_stream": lambda device=None: _Stream(self),
-            "Event": Event,
+            "Event": partial(Event, self),
             "get_rng_state": lambda device=None: torch.get_rng_state(),
             "set_rng_state": lambda state, device=None: None,
             "device": Nothing,

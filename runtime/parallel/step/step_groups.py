@@ -73,6 +73,7 @@ class StepGroups:
             self._timed = _Timed(call.x, 1, started, _mark(call.x))
             self._agreement.seen(denoised)
         if self._axis.size == 1:
+            _wait_until(self._timed.ended)
             self._judge()
         return denoised
 
@@ -169,6 +170,12 @@ def _mark(x: Tensor) -> torch.cuda.Event | float:
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(x.device))
     return event
+
+
+def _wait_until(moment: torch.cuda.Event | float) -> None:
+    """Waits until the device has come to a moment."""
+    if not isinstance(moment, float):
+        moment.synchronize()
 
 
 def _seconds(started: torch.cuda.Event | float, ended: torch.cuda.Event | float) -> float:
