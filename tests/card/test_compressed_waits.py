@@ -82,7 +82,7 @@ def _waits(rank, build, given, way, config, on_purpose):
         module = card.put(build())
         if on_purpose:
             for layer in [m for m in module.modules() if isinstance(m, torch.nn.Linear)]:
-                layer.register_forward_hook(lambda module, args, output: output * output.sum().item())
+                layer.register_forward_hook(lambda module, args, output: output + 0 * output.sum().item())
         agreement = Agreement(Room(), ledger, lambda: False)
         return _count(card, split_over_ranks(module, attention), agreement, card.put(given))
 

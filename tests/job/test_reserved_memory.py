@@ -14,7 +14,7 @@ SHAPE = (2, 16, 30, 14)
 
 
 def orders(backend: str, world: int) -> Orders:
-    return Orders(0, world, "cpu", backend, "", (), "")
+    return Orders(0, world, "cpu", backend, "", (), "", 60.0)
 
 
 @pytest.mark.parametrize(("backend", "world", "library"), [("gloo", 2, 0), ("nccl", 1, 0), ("nccl", 2, NCCL_BYTES)])
