@@ -25,6 +25,7 @@ from distributed import launch
 from evaluating import evaluate_split
 from sequence_parts import axes, batch_of
 from simulated_card import SimulatedCard
+from stepping import PlentyOfMemory
 from tiny_diffusion import cases, needs_comfyui, unet
 from wire_link import TAG, Link, drift
 
@@ -46,19 +47,6 @@ MOST = 2
 """The most waits of a model call, whatever the number of layers and messages."""
 LAUNCHES = {"pack": 4, "unpack": 3}
 """The most kernels of a message, for all its tensors together."""
-
-
-class Room:
-    """A memory that always has room: agreeing is what is counted."""
-
-    def free(self, device):
-        return 1 << 40
-
-    def pretend(self, free):
-        pass
-
-    def holds(self, shape, device):
-        return True
 
 
 @torch.inference_mode()
@@ -83,7 +71,7 @@ def _waits(rank, build, given, way, config, on_purpose):
         if on_purpose:
             for layer in [m for m in module.modules() if isinstance(m, torch.nn.Linear)]:
                 layer.register_forward_hook(lambda module, args, output: output + 0 * output.sum().item())
-        agreement = Agreement(Room(), ledger, lambda: False)
+        agreement = Agreement(PlentyOfMemory(), ledger, lambda: False)
         return _count(card, split_over_ranks(module, attention), agreement, card.put(given))
 
 
