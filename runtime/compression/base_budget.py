@@ -34,6 +34,8 @@ class BaseBudget:
         self._limit = limit_gb * GIB
         self._peers: set[int] = set()
         self._one_base = {False: 0, True: 0}
+        self._counted: dict[Stream, tuple[int, int]] = {}
+        """(bytes held, bases kept) of each stream, as they stand in the totals."""
         self.held = 0
         """Bytes of the bases of all streams at present."""
 
@@ -41,9 +43,10 @@ class BaseBudget:
         """Records that rank `source` sends to this rank."""
         self._peers.add(source)
 
-    def changed(self, stream: Stream, before: tuple[int, int]) -> None:
-        """Updates the totals after a message of `stream`, whose (bytes held, bases kept) were `before`."""
-        held, kept = before
+    def changed(self, stream: Stream) -> None:
+        """Updates the totals after a message of `stream`."""
+        held, kept = self._counted.get(stream, (0, 0))
+        self._counted[stream] = stream.held, stream.keep
         self.held += stream.held - held
         if bool(stream.keep) != bool(kept):
             for small in self._one_base:

@@ -148,16 +148,14 @@ class ResidualWire:
         """Writes the headers of a message, of which all is known, and advances its streams. Returns the supplements."""
         headers, supplements = bytearray(), []
         for place, (sender, task) in enumerate(zip(message.senders, message.tasks)):
-            before = sender.held, sender.keep
             sent = sender.encoded(task, coded[place], totals[place])
-            self.budget.changed(sender, before)
+            self.budget.changed(sender)
             headers += sent.header.to_bytes()
             if sent.supplement is not None:
                 supplements.append(sent.supplement)
             self._record(message.tag, place, sent.header, sent.error, 8 * sent.nbytes, message.values)
             if shared is not None and sent.x_hat_NC is not None:
-                index, slot = divmod(place, len(message.tag.slots))
-                shared[index][slot, -len(sent.x_hat_NC) :] = sent.x_hat_NC
+                message.share(place, sent.x_hat_NC, shared)
         parts.headers.copy_(torch.frombuffer(headers, dtype=torch.uint8), non_blocking=True)
         return supplements
 
@@ -179,22 +177,19 @@ class ResidualWire:
         data = b"".join(template.to_bytes() for template in templates)
         x_hats, found = on_device.encode_all(message.tasks, parts, data)
         for place, (sender, task, x_hat_NC) in enumerate(zip(message.senders, message.tasks, x_hats)):
-            before = sender.held, sender.keep
             sender.hold(x_hat_NC, task)
-            self.budget.changed(sender, before)
+            self.budget.changed(sender)
             if shared is not None and x_hat_NC is not None:
                 finite = (parts.words[place, layout.FLAGS] & layout.FINITE) > 0
-                index, slot = divmod(place, len(message.tag.slots))
-                shared[index][slot, -len(x_hat_NC) :] = torch.where(finite, x_hat_NC, torch.nan)
+                message.share(place, torch.where(finite, x_hat_NC, torch.nan), shared)
         self.settle_later(found, partial(self._sent, message.tag, message.senders, message.values))
         return []
 
     def _sent(self, tag: Tag, senders: Sequence[Sender], values: Sequence[int], data: bytes) -> None:
         """Advances the streams of a message that was sent by its records."""
         for place, (sender, record) in enumerate(zip(senders, records.sent(data))):
-            before = sender.held, sender.keep
             sender.settle(record.header)
-            self.budget.changed(sender, before)
+            self.budget.changed(sender)
             self._record(tag, place, record.header, record.error, 8 * (Header.SIZE + record.header.length), values)
 
     def _record(self, tag: Tag, place: int, header: Header, error: float, bits: int, values: Sequence[int]) -> None:
@@ -257,6 +252,11 @@ class _Outgoing(NamedTuple):
     tasks: Sequence[Encoding | None]
     values: Sequence[int]
 
+    def share(self, place: int, x_hat_NC: Tensor, shared: Sequence[Tensor]) -> None:
+        """Writes the coded tokens of stream number `place` into `shared`, (B, N, C) each, as the receivers get them."""
+        index, slot = divmod(place, len(self.tag.slots))
+        shared[index][slot, -len(x_hat_NC) :] = x_hat_NC
+
 
 class _ResidualMessage:
     """See `ExpectedMessage`. A payload whose headers are read at once is checked before any state advances."""
@@ -303,9 +303,8 @@ class _ResidualMessage:
         else:
             x_hats, _ = on_device.decode_all(tasks, parts)
         for place, (stream, header, x_hat_NC) in enumerate(zip(streams, headers, x_hats)):
-            before = stream.held, stream.keep
             stream.decoded(header, x_hat_NC, supplements[place], entries[place])
-            wire.budget.changed(stream, before)
+            wire.budget.changed(stream)
             if not header.finite:
                 wire.not_finite(self._spec.tag, place)
 
@@ -316,22 +315,20 @@ class _ResidualMessage:
         tasks = [stream.decoding(body, entry) for stream, body, entry in given]
         x_hats, found = on_device.decode_all(tasks, parts)
         for stream, x_hat_NC in zip(self._streams, x_hats):
-            before = stream.held, stream.keep
             stream.hold(x_hat_NC)
-            self._wire.budget.changed(stream, before)
+            self._wire.budget.changed(stream)
         self._wire.settle_later(found, self._received)
 
     def _received(self, data: bytes) -> None:
         """Advances the streams by the message's records. Raises WireError if it was damaged, or was another one."""
         wire, tag = self._wire, self._spec.tag
         for place, (stream, record) in enumerate(zip(self._streams, records.received(data))):
-            before = stream.held, stream.keep
             try:
                 header = Header.from_bytes(record.header)
                 stream.settle(header, record.total)
             except WireError as error:
                 raise WireError(f"{tag.layer} {tag.name}, from rank {self._source}: {error}") from error
-            wire.budget.changed(stream, before)
+            wire.budget.changed(stream)
             if not header.finite:
                 wire.not_finite(tag, place)
 

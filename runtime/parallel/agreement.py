@@ -92,12 +92,8 @@ def _place(header: CallHeader) -> str:
     return "the end of the run" if header.call == END_OF_RUN else f"call {header.call} (sigma {header.sigma:.4g})"
 
 
-def hash_of(tensor: torch.Tensor) -> int:
-    """A CRC-32 of a tensor's bytes, which differs if a single bit does."""
-    return zlib.crc32(_bytes(tensor).cpu().numpy())
-
-
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, 1-D uint8, on its device."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 

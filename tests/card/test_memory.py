@@ -16,6 +16,7 @@ import comfy.model_management
 import comfy.ops
 import comfy.sd
 import comfy.taesd.taesd
+import comfy_models
 import pytest
 import safetensors.torch
 import torch
@@ -48,12 +49,7 @@ and its patches, which it then brings to the card in each call."""
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     """A Flux of 170 MB in bfloat16."""
-    with torch.device("meta"):
-        module = comfy.ldm.flux.model.Flux(
-            in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=48, hidden_size=512, mlp_ratio=4.0,
-            num_heads=4, depth=4, depth_single_blocks=12, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
-            qkv_bias=True, guidance_embed=False, txt_ids_dims=[], operations=comfy.ops.disable_weight_init,
-        )  # fmt: skip
+    module = comfy_models.flux_without_weights(hidden_size=512, num_heads=4, depth_single_blocks=12)
     torch.manual_seed(0)
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     weights = {name: torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.04, 0.04) for name, shape in shapes.items()}

@@ -31,12 +31,7 @@ CONFIG = ParallelConfig(
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """(MODEL, its size in bytes): a Flux of 1 GiB in float32."""
-    with torch.device("meta"):
-        module = comfy.ldm.flux.model.Flux(
-            in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=48, hidden_size=1024, mlp_ratio=4.0,
-            num_heads=8, depth=4, depth_single_blocks=8, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
-            qkv_bias=True, guidance_embed=False, txt_ids_dims=[], operations=comfy.ops.disable_weight_init,
-        )  # fmt: skip
+    module = comfy_models.flux_without_weights(hidden_size=1024, num_heads=8, depth_single_blocks=8)
     weights = {name: torch.empty(value.shape).uniform_(-0.02, 0.02) for name, value in module.state_dict().items()}
     path = tmp_path_factory.mktemp("large") / "large.safetensors"
     safetensors.torch.save_file(weights, path)

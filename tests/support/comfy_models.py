@@ -47,6 +47,17 @@ LATENT_SHAPES = {"flux": (16, 30, 14), "sd3": (16, 30, 14), "wan": (16, 5, 6, 6)
 TEXT_TOKENS = 7
 
 
+def flux_without_weights(hidden_size: int, num_heads: int, depth_single_blocks: int) -> torch.nn.Module:
+    """A Flux of any size, of which only names and shapes are there: a test fills the weights of its file."""
+    with torch.device("meta"):
+        return comfy.ldm.flux.model.Flux(
+            in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=48, hidden_size=hidden_size, mlp_ratio=4.0,
+            num_heads=num_heads, depth=4, depth_single_blocks=depth_single_blocks, axes_dim=[16, 56, 56], theta=10000,
+            patch_size=2, qkv_bias=True, guidance_embed=False, txt_ids_dims=[],
+            operations=comfy.ops.disable_weight_init,
+        )  # fmt: skip
+
+
 def save(family: str, path) -> str:
     """Writes a model of the family, with random weights scaled so that output and input are of about equal size."""
     torch.manual_seed(0)
