@@ -36,7 +36,8 @@ class FolderStore:
         path = self.directory / f"{key}{_SUFFIX}"
         if not _holds(path, tensor.nbytes):
             data = tensor.detach().cpu().contiguous()
-            partial = path.with_suffix(".partial")
+            # of its own: another process may be writing the same tensor
+            partial = path.with_name(f"{key}-{os.getpid()}.partial")
             try:
                 safetensors.torch.save_file({"tensor": data}, partial)
                 partial.replace(path)
