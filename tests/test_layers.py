@@ -21,6 +21,7 @@ LAYERS = (
     ("pool",),
     ("parallel",),
     ("planner",),
+    ("pipelines",),
     ("comfy",),
 )
 COMFYUI = ("comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution")
