@@ -18,11 +18,11 @@ from compact_parallel.runtime.comfy.brownian_noise import RememberedNoise
 from compact_parallel.runtime.comfy.wrappers.step_sampling import StepParallel
 from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.parallel.agreement import Agreement
-from compact_parallel.runtime.parallel.step.parametrization import Call, Process
+from compact_parallel.runtime.parallel.step.parametrization import Call, Process, space_for
 from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rounds import Rounds
 from compact_parallel.runtime.parallel.step.samplers import Kind, kind_of
-from compact_parallel.runtime.parallel.step.step_groups import StepGroups
+from compact_parallel.runtime.parallel.step.step_groups import StepGroups, as_one_batch
 from compact_parallel.runtime.report.ledger import Ledger
 from torch import Tensor
 
@@ -127,7 +127,9 @@ def sample_mixture(
         samples = chosen.sampler_function(model, x, sigmas, extra_args=extra, callback=None, disable=True)
         return samples, [1] * (model.calls - before)
     replay = Replay(chosen.sampler_function, model, x, sigmas, extra, {}, RememberedNoise().in_use)
-    rounds = Rounds(reuse, kind or kind_of(chosen), OneDevice(model, reuse.look_ahead), replay, Process(model.flow))
+    kind = kind or kind_of(chosen)
+    space = space_for(Process(model.flow), noisy=kind.noisy)
+    rounds = Rounds(reuse, kind, OneDevice(model, reuse.look_ahead), replay, space)
     return replay.run(rounds.model(model), None, True), rounds.accepted
 
 
@@ -157,10 +159,12 @@ def sample_in_groups(axis: Axis, sampler: str, steps: int, card: Any) -> tuple[T
     card.put(model.model_sampling)
     agreement = Agreement(PlentyOfMemory(), ledger, lambda: False)
     around = (_nothing, _nothing, _nothing)
-    groups = StepGroups(model, axis, agreement, *around, ledger, look_ahead=2 * axis.size, batches=True)
+    groups = StepGroups(as_one_batch(model), axis, agreement, *around, ledger, look_ahead=2 * axis.size, batches=True)
     replay = Replay(chosen.sampler_function, model, card.put(x), card.put(sigmas), {"seed": 1}, {})
     torch.manual_seed(1)
-    rounds = Rounds(StepReuseConfig(mode="look_ahead"), kind_of(chosen), groups, replay, Process(flow=True))
+    kind = kind_of(chosen)
+    space = space_for(Process(flow=True), noisy=kind.noisy)
+    rounds = Rounds(StepReuseConfig(mode="look_ahead"), kind, groups, replay, space)
     samples = replay.run(rounds.model(model), None, True)
     agreement.end()
     return samples, rounds.accepted

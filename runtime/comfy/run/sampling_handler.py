@@ -21,7 +21,7 @@ from ...compression.kernels.compiler import compiler
 from ...compression.residual_wire import make_wire
 from ...parallel.agreement import Agreement
 from ...parallel.mesh import Degrees, Mesh
-from ...parallel.step.step_groups import StepGroups
+from ...parallel.step.step_groups import StepGroups, as_one_batch
 from ...planner.capabilities import ROWS, TOKENS, refusal
 from ...planner.check_plan import call_to_check, explained_by_rounding
 from ...planner.codec_speed import codec_seconds_per_value
@@ -145,7 +145,7 @@ class SamplingHandler:
         agreement: Agreement,
         ledger: Ledger,
     ) -> Callable[[Callable], StepGroups]:
-        return partial(
+        groups = partial(
             StepGroups,
             axis=self._mesh.axes(job.plan.degrees)["step"],
             agreement=agreement,
@@ -156,6 +156,7 @@ class SamplingHandler:
             look_ahead=job.plan.ahead.config.look_ahead,
             batches=job.plan.ahead.batches,
         )
+        return lambda model: groups(as_one_batch(model))
 
     def renew(self) -> None:
         """After a job that the ranks did not end together: make a new mesh, and drop all models to reload them."""

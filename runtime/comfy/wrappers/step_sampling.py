@@ -9,7 +9,7 @@ import comfy.model_sampling
 from torch import Tensor
 
 from ...config import StepReuseConfig
-from ...parallel.step.parametrization import Process
+from ...parallel.step.parametrization import Process, space_for
 from ...parallel.step.replay import Replay
 from ...parallel.step.rounds import Evaluator, Rounds
 from ...parallel.step.samplers import kind_of_function
@@ -50,7 +50,8 @@ class StepParallel:
             flow = isinstance(sampling, comfy.model_sampling.CONST)
             process = Process(flow, getattr(sampling, "noise_scale", 1.0))
             kind = kind_of_function(sample, options)
-            rounds = Rounds(self._config, kind, self._evaluator(model), replay, process)
+            space = space_for(process, noisy=kind.noisy)
+            rounds = Rounds(self._config, kind, self._evaluator(model), replay, space)
             try:
                 return replay.run(rounds.model(model), callback, disable)
             finally:

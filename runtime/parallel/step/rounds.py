@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ...config import StepReuseConfig
 from .extrapolate import Extrapolation
-from .parametrization import Call, Preconditioned, Process, Slopes, moved
-from .replay import Answering, Predict, Replay, along_the_line
+from .parametrization import Call, Space, moved
+from .replay import Answering, Predict, along_the_line
 from .rises import rises_of
 from .samplers import LINE, Kind
 
@@ -66,6 +66,25 @@ class Evaluator(Protocol):
         """Pass on a sentence for the user."""
 
 
+class Path(Protocol):
+    """The path that a sampler takes, which can be gone again from its start with given predictions.
+
+    `sigmas`: its schedule. `nbytes`: bytes of one latent.
+    """
+
+    @property
+    def sigmas(self) -> list[float]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def rehearse(self) -> list[float]:
+        """The noise levels of all calls that the sampler will make."""
+
+    def look_ahead(self, denoised: list[Tensor], levels: Sequence[float], predict: Predict) -> list[Call]:
+        """The next calls, at `levels`, after those answered with `denoised`, if the model then says `predict`."""
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     call: Call
@@ -80,8 +99,8 @@ class Rounds:
         config: StepReuseConfig,
         kind: Kind,
         evaluator: Evaluator,
-        replay: Replay,
-        process: Process,
+        replay: Path,
+        space: Space,
     ) -> None:
         self.accepted: list[int] = []
         self.levels = replay.rehearse()
@@ -97,8 +116,7 @@ class Rounds:
         self._kind = kind
         self._evaluator = evaluator
         self._replay = replay
-        self._process = process
-        self._space = Preconditioned(process) if kind.noisy else Slopes(process)
+        self._space = space
         self._extrapolation = Extrapolation(config.predictor, self._space, reach=config.look_ahead)
         self._denoised: list[Tensor] = []
         self._waiting: list[_Evaluated] = []
@@ -113,9 +131,15 @@ class Rounds:
 
     def model(self, model: Any) -> Answering:
         """The model to give to the sampler: `model`, answered from rounds."""
-        return Answering(model, self._answer)
+        return Answering(model, self.answer)
 
-    def _answer(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+    @property
+    def next_alone(self) -> bool:
+        """Whether the sampler's next call begins no round of several: it is evaluated by itself."""
+        return not self._waiting and self._ahead() < 2
+
+    def answer(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        """The prediction for the sampler's next call: latent `x` (B, ...) at noise levels `sigma` (B,)."""
         call = Call(x, sigma, self._level(sigma))
         if not self._waiting:
             self._waiting = self._round(call, extra)
@@ -133,8 +157,8 @@ class Rounds:
         return self.levels[self._calls] if self._calls < len(self.levels) else float(sigma.reshape(-1)[0])
 
     def _round(self, call: Call, extra: dict) -> list[_Evaluated]:
-        ahead = min(self._evaluator.capacity, len(self.levels) - self._config.tail_calls - self._calls)
-        if self._calls < self._warmup or ahead < 2 or self._alone:
+        ahead = self._ahead()
+        if ahead < 2:
             self._alone = max(0, self._alone - 1)
             return [_Evaluated(call, self._evaluator.serial(self._calls, call, extra))]
         call = self._evaluator.together(self._calls, call, extra)
@@ -149,6 +173,12 @@ class Rounds:
         self._rejected = [guess for guess, _ in takewhile(itemgetter(1), list(zip(evaluated, finite))[accepted:])]
         self._rejected_from = self._calls + accepted
         return evaluated[:accepted]
+
+    def _ahead(self) -> int:
+        """The calls that a round beginning now would have; at most 1: it is evaluated alone."""
+        if self._calls < self._warmup or self._alone:
+            return 1
+        return min(self._evaluator.capacity, len(self.levels) - self._config.tail_calls - self._calls)
 
     def _expected(self) -> Predict:
         """The predictions expected in a round: those of guesses rejected in the last round, then extrapolated ones."""
@@ -168,7 +198,7 @@ class Rounds:
             return along_the_line(call, self.levels[self._calls : self._calls + count], predict)
         levels = self.levels[self._calls : self._calls + count]
         here, *ahead = self._replay.look_ahead(self._denoised, levels, predict)
-        self._same_path.append(_close(here.x, call.x, SAME_PATH * self._process.deviation(call.level)))
+        self._same_path.append(_close(here.x, call.x, SAME_PATH * self._space.deviation(call.level)))
         return [call, *ahead]
 
     def _acceptable(self, evaluated: list[_Evaluated]) -> tuple[int, list[bool]]:
@@ -186,7 +216,8 @@ class Rounds:
         if self._tolerance:
             there = self._follow(evaluated[0].call, len(evaluated), partial(self._said, evaluated))
             for guess, reached in zip(evaluated[1:], there[1:]):
-                allowed = self._tolerance * _rms(guess.denoised) * self._process.deviation(guess.call.level)
+                denoised = self._space.denoised(guess.call, guess.denoised)
+                allowed = self._tolerance * _rms(denoised) * self._space.deviation(guess.call.level)
                 close.append(_close(reached.x, guess.call.x, allowed))
         finite = [torch.isfinite(guess.denoised).all() for guess in evaluated]
         finite, close, same_path = _read(finite, close, self._same_path)

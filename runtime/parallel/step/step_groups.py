@@ -20,12 +20,26 @@ from ..agreement import Agreement
 from .capacity import Capacity
 from .parametrization import Call
 
+Evaluate = Callable[[int, Sequence[tuple[int, Call]], dict], list[Tensor]]
+
+
+def as_one_batch(model: Callable[..., Tensor]) -> Evaluate:
+    """Evaluates calls as one batch of `model`(x, sigma, **extra), as a sampler calls it."""
+
+    def evaluate(index: int, calls: Sequence[tuple[int, Call]], extra: dict) -> list[Tensor]:
+        x = torch.cat([call.x for _, call in calls])
+        sigma = torch.cat([call.sigma for _, call in calls])
+        return list(model(x, sigma, **extra).chunk(len(calls)))
+
+    return evaluate
+
 
 class StepGroups:
     """The Evaluator of a job on the pool (see rounds.Evaluator).
 
     Args:
-        model: the model as the sampler calls it, after guidance: model(x, sigma, **extra).
+        evaluate: called as evaluate(index, calls, extra) with (place, call) pairs of the round that begins at call
+            `index`. Returns their predictions, after guidance.
         alone: called before a call is evaluated alone, to have all ranks share it.
         apart: called before each group evaluates its own calls, to have the ranks of a group share those.
         put_behind: called as put_behind(levels, extra) before an evaluation, to set what counts the calls seen to its
@@ -35,7 +49,7 @@ class StepGroups:
 
     def __init__(
         self,
-        model: Callable[..., Tensor],
+        evaluate: Evaluate,
         axis: Axis,
         agreement: Agreement,
         alone: Callable[[], None],
@@ -46,7 +60,7 @@ class StepGroups:
         look_ahead: int,
         batches: bool,
     ) -> None:
-        self._model = model
+        self._evaluate_all = evaluate
         self._axis = axis
         self._alone = alone
         self._apart = apart
@@ -69,7 +83,7 @@ class StepGroups:
         call = self.together(index, call, extra)
         with self._ledger.phase(MODEL):
             started = _mark(call.x)
-            denoised = self._model(call.x, call.sigma, **extra)
+            (denoised,) = self._evaluate_all(index, [(0, call)], extra)
             self._timed = _Timed(call.x, 1, started, _mark(call.x))
             self._agreement.seen(denoised)
         if self._axis.size == 1:
@@ -123,9 +137,7 @@ class StepGroups:
         for place, call in reversed(own):  # of a batch, the first call gets the seconds and bytes
             self._ledger.begin_call(index + place, call.level)
         with self._ledger.phase(MODEL):
-            x = torch.cat([call.x for _, call in own])
-            sigma = torch.cat([call.sigma for _, call in own])
-            return list(self._model(x, sigma, **extra).chunk(len(own)))
+            return self._evaluate_all(index, own, extra)
 
     def _judge(self) -> None:
         """Revise how many calls a round may have, by the time that the group took for its last ones.

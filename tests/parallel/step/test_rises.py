@@ -11,7 +11,7 @@ import tiny_picture
 import torch
 from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.parallel.step import rounds
-from compact_parallel.runtime.parallel.step.parametrization import Process
+from compact_parallel.runtime.parallel.step.parametrization import Process, Slopes
 from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rises import Rises, rises_of
 from compact_parallel.runtime.parallel.step.samplers import LINE, Kind
@@ -107,7 +107,7 @@ def test_a_run_says_where_it_began_to_guess():
     model = Mixture(flow=True, seed=2)
     replay = Replay(comfy.k_diffusion.sampling.sample_euler, model, model.noise(2, 1), torch.tensor(EARLY), {}, {})
     device = OneDevice(model, 2)
-    started = rounds.Rounds(StepReuseConfig(mode="look_ahead"), Kind(LINE), device, replay, Process(flow=True))
+    started = rounds.Rounds(StepReuseConfig(mode="look_ahead"), Kind(LINE), device, replay, Slopes(Process(flow=True)))
     assert device.warnings == [
         "Step Reuse began its warm-up after 4 of 13 calls: up to there the schedule rises again, where a small error "
         "may grow."

@@ -7,7 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 from compact_parallel.runtime.config import StepReuseConfig
-from compact_parallel.runtime.parallel.step.parametrization import Process
+from compact_parallel.runtime.parallel.step.parametrization import Process, Slopes
 from compact_parallel.runtime.parallel.step.replay import Replay
 from compact_parallel.runtime.parallel.step.rounds import Rounds
 from compact_parallel.runtime.parallel.step.samplers import LINE, REPLAY, SERIAL, Kind, kind_of
@@ -166,7 +166,7 @@ def test_a_sampler_that_is_not_the_same_function_again_runs_serially_with_a_warn
     x, sigmas = model.noise(11, STEPS), model.sigmas(STEPS)
     replay = Replay(other_each_time, model, x, sigmas, {}, {"state": []})
     device = OneDevice(model, 2)
-    rounds = Rounds(reuse(tolerance=0.0), Kind(REPLAY), device, replay, Process(flow=True))
+    rounds = Rounds(reuse(tolerance=0.0), Kind(REPLAY), device, replay, Slopes(Process(flow=True)))
     replay.run(rounds.model(model), None, True)
     assert rounds.accepted[4:] == [1] * (STEPS - 5)
     assert "Step Reuse stopped" in device.warnings[0]
