@@ -28,7 +28,7 @@ def rows_of(rows: int, conditions: int, groups: int) -> list[list[int]]:
 
 
 class DataParallel:
-    """The data axis of one rank. Exact: every row is evaluated once, by one group.
+    """One axis of a rank over which batch entries are divided. Exact: every row is evaluated once, by one group.
 
     A call that may not be divided is evaluated whole by every group, and the report says why.
     """
@@ -68,9 +68,9 @@ class DataParallel:
             narrow = [_narrow(value, local, rows) for value in given]
             narrow_named = {name: _narrow(value, local, rows) for name, value in named.items()}
         except _Whole as reason:
-            self._ledger.shared("data", False, str(reason))
+            self._ledger.shared(self._axis.name, False, str(reason))
             return evaluate(*given, **named)
-        self._ledger.shared("data", True)
+        self._ledger.shared(self._axis.name, True)
         return self._gather(evaluate(*narrow, **narrow_named), shares)
 
     def _gather(self, local: Tensor, shares: list[list[int]]) -> Tensor:

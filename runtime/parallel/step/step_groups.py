@@ -78,18 +78,26 @@ class StepGroups:
 
     def serial(self, index: int, call: Call, extra: dict) -> Tensor:
         """The prediction of one call, evaluated by all ranks together."""
-        self._alone()
         self._come_to(index, [call], 0, extra)
         call = self.together(index, call, extra)
+        self.begin_alone(call.x)
         with self._ledger.phase(MODEL):
-            started = _mark(call.x)
             (denoised,) = self._evaluate_all(index, [(0, call)], extra)
-            self._timed = _Timed(call.x, 1, started, _mark(call.x))
             self._agreement.seen(denoised)
+        self.end_alone()
+        return denoised
+
+    def begin_alone(self, x: Tensor) -> None:
+        """All ranks begin to evaluate one call of latents like `x` (B, ...) together."""
+        self._alone()
+        self._timed = _Timed(x, 1, _mark(x), 0.0)
+
+    def end_alone(self) -> None:
+        """All ranks have evaluated the call."""
+        self._timed = self._timed._replace(ended=_mark(self._timed.x))
         if self._axis.size == 1:
             _wait_until(self._timed.ended)
             self._judge()
-        return denoised
 
     def together(self, index: int, call: Call, extra: dict) -> Call:
         """`call` as all ranks agree to see it."""

@@ -1,0 +1,1 @@
+"""Step parallelism under any pipeline: replays of its __call__, the noise levels of its scheduler, the rounds."""
