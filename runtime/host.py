@@ -1,13 +1,13 @@
-"""The name and version of the installed ComfyUI, for messages."""
+"""The name and version of an installed library, for messages."""
 
 from __future__ import annotations
 
 import importlib
 
 
-def installed() -> str:
-    """Name and version, such as "ComfyUI 0.30.0"; "this ComfyUI" if the version is unknown."""
+def installed(name: str = "ComfyUI", module: str = "comfyui_version") -> str:
+    """Name and version, such as "ComfyUI 0.30.0"; "this ComfyUI" if `module`, which tells the version, does not."""
     try:
-        return f"ComfyUI {importlib.import_module('comfyui_version').__version__}"
+        return f"{name} {importlib.import_module(module).__version__}"
     except (ImportError, AttributeError):
-        return "this ComfyUI"
+        return f"this {name}"

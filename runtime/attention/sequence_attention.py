@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from ..compression.wire import Tag, Wire
     from ..report.ledger import Ledger
 
-_PLAIN_FUNCTIONS = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")
+_PLAIN_FUNCTIONS = (
+    "attention_basic",
+    "attention_pytorch",
+    "attention_split",
+    "attention_sub_quad",
+    "scaled_dot_product_attention",
+)
 MOST_HEAD_CHUNKS = 4
 
 T = TypeVar("T")
@@ -61,6 +67,7 @@ class SequenceAttention:
     the attention function of the workflow does the arithmetic.
     With `overlap` the heads go in chunks, each of at least `head_chunk_nbytes` on the link: while one is computed,
     others travel. The number must be the same on all ranks; it changes no bit of an exact result.
+    `way_out` ends the sentence of a refusal.
     The tag that a wire gets holds the number of text tokens in a message: those of all segments but the last, which
     come first. As a context manager, for one job, it leaves nothing under way.
     """
@@ -72,6 +79,7 @@ class SequenceAttention:
     ledger: Ledger
     overlap: bool = True
     head_chunk_nbytes: int = HEAD_CHUNK_NBYTES
+    way_out: str = WAY_OUT
     messenger: Messenger = field(init=False)
     exchange: Exchange = field(init=False)
     _routes: dict[tuple, list[_Route]] = field(init=False, default_factory=dict)
@@ -232,7 +240,8 @@ class SequenceAttention:
         fits = mask.ndim == 4 and all(have in (1, want) for have, want in zip(mask.shape[:3], (batch, heads, total)))
         if not fits or mask.shape[-1] != total:
             raise Unsupported(
-                f"The attention mask has shape {shape}, which does not fit a sequence of {total} tokens; {WAY_OUT}"
+                f"The attention mask has shape {shape}, which does not fit a sequence of {total} tokens; "
+                f"{self.way_out}"
             )
         if mask.shape[2] > 1:
             mask = layout.split_joint(mask, 2, self.ring.index, group)

@@ -17,8 +17,8 @@ from types import FrameType, FunctionType
 
 from torch import nn
 
-from ..attention.unsupported import OTHER_DEGREES, MetAlone, Unsupported
-from ..host import installed
+from ..attention.unsupported import MetAlone, Unsupported
+from .library import COMFYUI, Library
 from .origin import home_of, is_comfyui_s, namesake
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,16 @@ log = logging.getLogger(__name__)
 KINDS = (AttributeError, TypeError, KeyError, IndexError, ValueError)
 _PACKAGE = f"{__name__.partition('.runtime.')[0]}.runtime."
 _WRAPPERS = "comfy.wrappers."
-_HOOKS = ("sharding.", "attention.", "parallel.", _WRAPPERS, "comfy.brownian_noise")
-_OF_THE_SPLIT = ("sharding.", "attention.", "parallel.sequence", f"{_WRAPPERS}tokens", f"{_WRAPPERS}controlnets")
+_DENOISERS = ("pipelines.plans.", "pipelines.denoiser_sharding")
+_OF_THE_SPLIT = (
+    "sharding.",
+    "attention.",
+    "parallel.sequence",
+    f"{_WRAPPERS}tokens",
+    f"{_WRAPPERS}controlnets",
+    *_DENOISERS,
+)
+_HOOKS = ("sharding.", "attention.", "parallel.", _WRAPPERS, "comfy.brownian_noise", *_DENOISERS)
 _OF_A_DEGREE = {
     "parallel.cfg": "cfg_degree",
     f"{_WRAPPERS}conditions": "cfg_degree",
@@ -46,7 +54,7 @@ _NOT_TAKEN = re.compile(r"(\S+)\(\) (?:got|missing|takes) ")
 
 
 @contextmanager
-def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
+def refusing_own_failures(kind: type[Unsupported] = MetAlone, library: Library = COMFYUI) -> Iterator[None]:
     """Turns an error of this pack's own code in the block into a refusal of this `kind`; logs the traceback."""
     try:
         yield
@@ -56,8 +64,8 @@ def refusing_own_failures(kind: type[Unsupported] = MetAlone) -> Iterator[None]:
             raise
         what = str(error).partition("\n")[0]
         sentence = (
-            f"Parallel Model's own code failed {_place(error)} with {installed()} ({type(error).__name__}: {what}); "
-            f"{_way_out(home)}"
+            f"{library.own_code} failed {_place(error)} with {library.installed} ({type(error).__name__}: {what}); "
+            f"{_way_out(home, library)}"
         )
         log.exception("%s", sentence)
         raise kind(sentence) from error
@@ -127,9 +135,9 @@ def _place(error: Exception) -> str:
     return f"at {path} ({type(running[-1]).__name__}) of {model}" if path else f"in {model}"
 
 
-def _way_out(home: str) -> str:
+def _way_out(home: str, library: Library) -> str:
     if home.startswith(_OF_THE_SPLIT):
-        return OTHER_DEGREES
+        return library.other_degrees
     degree = next((name for part, name in _OF_A_DEGREE.items() if home.startswith(part)), "")
     instead = f"set {degree} to 1, or " if degree else ""
     return f'{instead}set on_unsupported of Parallel Model to "run on one device".'

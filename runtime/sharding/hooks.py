@@ -75,7 +75,7 @@ class Hooked(ABC):
         Raises Unsupported, and leaves none on, when a module is missing or is not one the plan was written for.
         """
         try:
-            with refusing_own_failures(Unsupported):  # every rank has the same model
+            with refusing_own_failures(Unsupported, self.plan.library):  # every rank has the same model
                 self._changed = self._look()
                 self._attach()
                 self._look_for_strangers()
@@ -99,7 +99,7 @@ class Hooked(ABC):
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The paths of the modules that are not as ComfyUI's code has them."""
+        """The paths of the modules that are not as their library's code has them."""
         return self._changed
 
     def begin_forward(self, slots: Slots) -> None:
@@ -109,8 +109,8 @@ class Hooked(ABC):
             self.attach()
 
     def _look(self) -> tuple[str, ...]:
-        """The paths of the modules that differ from ComfyUI's code, and of those that a workflow says it replaces."""
-        return tuple(sorted({*self.replaced, *modified_modules(self.module)}))
+        """The paths of the modules that differ from their library's code, and of those that a workflow replaces."""
+        return tuple(sorted({*self.replaced, *modified_modules(self.module, self.plan.library.packages)}))
 
     def attention_override(self, previous: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
         """The value for transformer_options["optimized_attention_override"]; `previous` is the one that was there."""
@@ -144,7 +144,7 @@ class Hooked(ABC):
     def _check_parameters(self) -> None:
         """Raises Unsupported where a module's parameters are not those that the plan was written for."""
         self._relied_on = expected_of(self.module, self.plan, self.called, self.given)
-        what = misfit(self.module, self._relied_on, self._changed)
+        what = misfit(self.module, self._relied_on, self._changed, self.plan.library)
         if what:
             raise self.plan.refuse_unfit(what)
 
@@ -169,7 +169,7 @@ class Hooked(ABC):
         for name, value in parameters.strangers(known, args, kwargs):
             if may_be_of_tokens(value, len(self._slots), self._counts()):
                 what = f"is given {name}, of which the plan knows nothing and which may be about single tokens"
-                raise self.plan.refuse_unfit(of_forward(path, module, what))
+                raise self.plan.refuse_unfit(of_forward(path, module, what, self.plan.library))
 
     def _counts(self) -> frozenset[int]:
         """The numbers of tokens in this forward, as far as they are known."""

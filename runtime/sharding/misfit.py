@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from ..host import installed
 from .family import Family
+from .library import COMFYUI, Library
 from .modified_modules import holds, modified_modules
 from .module_arguments import modules_at
 from .parameters import OPTIONS, Parameters, Passed
@@ -71,7 +71,12 @@ def expected_of(
     return found
 
 
-def misfit(model: nn.Module, relied_on: Mapping[str, Expected], changed: Collection[str] | None = None) -> str:
+def misfit(
+    model: nn.Module,
+    relied_on: Mapping[str, Expected],
+    changed: Collection[str] | None = None,
+    library: Library = COMFYUI,
+) -> str:
     """Describes the first module that is not as relied on, and how; empty if all are.
 
     Modules at the paths `changed` hold a workflow's own code and need not fit; None: they are looked up if needed.
@@ -88,16 +93,16 @@ def misfit(model: nn.Module, relied_on: Mapping[str, Expected], changed: Collect
         if not what:
             checked.add(kind)
             continue
-        changed = tuple(modified_modules(model)) if changed is None else changed
+        changed = tuple(modified_modules(model, library.packages)) if changed is None else changed
         if not any(each == "" or holds(each, path) for each in changed):
-            return of_forward(path, expected.module, what)
+            return of_forward(path, expected.module, what, library)
     return ""
 
 
-def of_forward(path: str, module: nn.Module, what: str) -> str:
-    """A phrase for error messages: the class, path and ComfyUI of a module, "whose forward", and `what`."""
+def of_forward(path: str, module: nn.Module, what: str, library: Library = COMFYUI) -> str:
+    """A phrase for error messages: the class, path and library of a module, "whose forward", and `what`."""
     place = f" ({path})" if path else ""
-    return f"the {type(module).__name__}{place} of {installed()}, whose forward {what}"
+    return f"the {type(module).__name__}{place} of {library.installed}, whose forward {what}"
 
 
 def _names(plan: Plan) -> list[tuple[str, list[str]]]:

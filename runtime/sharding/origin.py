@@ -58,6 +58,8 @@ def is_comfyui_s(thing: Any) -> bool:
 
 def is_extra(module: ModuleType) -> bool:
     """Whether the module is one of ComfyUI's extra nodes, in its folder comfy_extras."""
+    if "comfy" not in sys.modules:  # as in a worker that runs a pipeline
+        return False
     extras = os.path.join(os.path.dirname(sys.modules["comfy"].__path__[0]), "comfy_extras", "")
     return (getattr(module, "__file__", None) or "").startswith(extras)
 

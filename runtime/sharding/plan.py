@@ -7,7 +7,9 @@ that name takes precedence. "Local" is what this rank holds: its shard of a tens
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..attention.unsupported import Unsupported
 from .actions import (
@@ -60,13 +62,15 @@ class Plan(Family):
     With `blocks`, patches may look at the tokens between the blocks, and a block that a workflow changes runs on all
     tokens. Without `blocks` neither is possible: a guard must refuse such patches, and a model with changed code is
     refused. `whole_with`: arguments with which the model counts all tokens between its blocks; where one of them is
-    given, the model holds all tokens there.
+    given, the model holds all tokens there. `sequences`: with its arguments, by name, the model makes so many
+    sequences (frames) of each batch entry, one after the other along its batch.
     """
 
     joint: tuple[str, ...]
     actions: tuple[Action, ...]
     blocks: tuple[Blocks, ...] = ()
     whole_with: tuple[str, ...] = ()
+    sequences: Callable[[Mapping[str, Any]], int] | None = None
 
     @property
     def all_actions(self) -> tuple[Action, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..attention.sequence_attention import SequenceAttention
 from .actions import HANDLERS, ActionHandler, Blocks, ControlResiduals, FunctionHandler, ModifiedBlockHandler, Unsplit
 from .block_patches import with_all_tokens
 from .handler import HookSite
-from .hooks import Hooked
+from .hooks import Hooked, Slots
 from .modified_modules import holds
 from .module_arguments import replaced
 from .parameters import OPTIONS, positions
@@ -44,7 +44,8 @@ class TokenSharding(Hooked):
         actions = (*self.plan.blocks, *self.plan.all_actions)
         sites = [(action, *found) for action in actions for found in self._resolve(action.path)]
         if self._changed and not self.plan.blocks:
-            raise self.plan.refuse(f"code of the workflow's own in place of the model's ({self._changed[0]})")
+            where = self._changed[0] or type(self.module).__name__
+            raise self.plan.refuse(f"code of the workflow's own in place of the model's ({where})")
         self._check_parameters()
         self._context.plan, self._context.attention = self.plan, self.attention
 
@@ -110,7 +111,7 @@ class TokenSharding(Hooked):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         places = positions(module)
         given = {**dict(zip(places, args)), **kwargs}
-        self._context.call = call = TokenCall(given, self._slots)
+        self._context.call = call = TokenCall(given, self._entries(given))
         if self._runs_whole(self._refused(given | {"self": module})):
             call.unsplit = True
             return None
@@ -122,6 +123,13 @@ class TokenSharding(Hooked):
         call.view = TokenView(self._context, adds_keys=may_add_keys(given), restores=may_restore_tokens(given))
         changed = with_all_tokens(options, call.view, self.plan.refuse)
         return replaced(OPTIONS, places, args, kwargs, changed)
+
+    def _entries(self, given: Mapping[str, Any]) -> Slots:
+        """The names of the entries of the batch inside the model."""
+        if self.plan.sequences is None:
+            return self._slots
+        sequences = range(self.plan.sequences(given))
+        return tuple((f"{cond}, sequence {each}", sample) for cond, sample in self._slots for each in sequences)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         unfinished = bool(self._context.call.segments) and not self._context.call.gathered

@@ -55,7 +55,7 @@ def errors_of_changes(rank, world, kind):
         change(module)
         whole = module(**given)
         error, warnings = error_of(module, degrees, given, whole)
-        looks, hooks.modified_modules = hooks.modified_modules, lambda root: ()
+        looks, hooks.modified_modules = hooks.modified_modules, lambda *_: ()
         unseen, _ = error_of(module, degrees, given, whole)
         hooks.modified_modules = looks
         found[name] = error, difference(plain, whole), unseen, warnings

@@ -34,7 +34,7 @@ from rank_server import RankServer
 TESTS = Path(__file__).resolve().parents[1]
 GRACE_S = 5.0
 SERVERS = 2
-_lasting: list[RankServer] = []
+_lasting: dict[tuple[str, ...], list[RankServer]] = {}
 
 
 class RankFailed(AssertionError):
@@ -42,10 +42,16 @@ class RankFailed(AssertionError):
 
 
 def launch(
-    function: Callable[..., Any], world: int, tmp_path: Path, *arguments: Any, timeout_s: float = 120.0
+    function: Callable[..., Any],
+    world: int,
+    tmp_path: Path,
+    *arguments: Any,
+    timeout_s: float = 120.0,
+    imports: tuple[str, ...] = (),
 ) -> list[Any]:
     """Calls `function(rank, world, *arguments)` on every rank and returns the results by rank.
 
+    `imports`: modules that take long to import, which the servers of these ranks import once for all their launches.
     Raises RankFailed with the first failing rank's traceback. No rank outlives the call.
     """
     folder = Path(mkdtemp(prefix=f"{function.__name__}_", dir=tmp_path))
@@ -53,7 +59,7 @@ def launch(
     source = inspect.getsourcefile(inspect.unwrap(function))
     environment = _environment()
     common = (environment, source, function.__name__, folder, world, timeout_s)
-    with _servers(world, environment) as servers:
+    with _servers(world, environment, imports) as servers:
         pids = [server.start((*common, rank), folder / f"log_{rank}") for rank, server in enumerate(servers)]
         _wait(servers, time.monotonic() + timeout_s)
         for server in set(servers):
@@ -75,15 +81,15 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _servers(world: int, environment: dict[str, str]) -> Iterator[list[RankServer]]:
+def _servers(world: int, environment: dict[str, str], imports: tuple[str, ...]) -> Iterator[list[RankServer]]:
     """The server of each rank; all are ended, with their ranks, by an exception such as KeyboardInterrupt.
 
     CUDA does not work in a process forked from one that has used it, as importing ComfyUI may. On a card each rank gets
     a server of its own that has imported nothing.
     """
-    servers = _lasting if DEVICE == "cpu" else []
+    servers = _lasting.setdefault(imports, []) if DEVICE == "cpu" else []
     if DEVICE == "cpu":
-        modules = ("conftest", "torch.distributed", *(("comfy.sd",) if "COMFYUI_PATH" in os.environ else ()))
+        modules = ("conftest", "torch.distributed", *(("comfy.sd",) if "COMFYUI_PATH" in os.environ else ()), *imports)
         servers += [RankServer(environment, modules) for _ in range(min(world, SERVERS) - len(servers))]
     else:
         servers += [RankServer(environment, ()) for _ in range(world)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..handler import HookSite
@@ -32,6 +33,7 @@ class AttentionScope(Action):
     tokens), the mask of the whole sequence.
     `prefix`: there may be more keys than queries; the first ones belong to a prefix that every rank has. Calls that see
     no other keys run unchanged and are not counted.
+    `last_first`: the module joins the last segment (the image) in front of the others, and uses no mask.
     `skipped_with`: where this transformer option is set, the module works on each token alone and does not attend.
     """
 
@@ -39,6 +41,7 @@ class AttentionScope(Action):
     caller: str | None = None
     mask: Callable[[Any, Tensor, int], Tensor] | None = None
     prefix: bool = False
+    last_first: bool = False
     skipped_with: str = ""
 
     def skips(self, options: Mapping[str, Any] | None) -> bool:
@@ -98,13 +101,20 @@ class AttentionScopeHandler(ActionHandler):
         if self.action.mask is not None and kwargs.get("mask") is not None:
             kwargs["mask"] = self.action.mask(self.site.module, kwargs["mask"], layout.total)
         if call.key_mask is not None and kwargs.get("mask") is None:
-            kwargs["mask"] = call.key_mask.joint.to(q.dtype)
+            joint = call.key_mask.joint
+            kwargs["mask"] = joint if joint.dtype == torch.bool else joint.to(q.dtype)
         if sees_all:
             return call.view.attend(func, q, k, v, **kwargs)
         tag = context.tag(self._name, "kv" if nth == 0 else f"kv{nth + 1}", sensitive=False)
         attend = partial(attend_with_prefix, context.attention) if prefix else context.attention
         shard = context.shard_index
-        return attend_without_padding(attend, func, q, k, v, layout=layout, shard=shard, tag=tag, **kwargs)
+        others = sum(layout.local(shard)[:-1]) if self.action.last_first else 0
+        if others and kwargs.get("mask") is not None:
+            raise context.plan.refuse("an attention mask")
+        if others:
+            q, k, v = (x.roll(others, dim) for x in (q, k, v))
+        out = attend_without_padding(attend, func, q, k, v, layout=layout, shard=shard, tag=tag, **kwargs)
+        return out.roll(-others, 2 if kwargs.get("skip_output_reshape") else 1) if others else out
 
     def _prefix_tokens(self) -> int:
         segment = self.context.call.segments.get(self._calls[0][0])

@@ -16,9 +16,10 @@ from .action import Action, ActionOnArgument, handles
 
 @dataclass(frozen=True)
 class ControlResiduals(Action):
-    """Before `path` runs, cuts the ControlNet outputs for `segment` (ComfyUI's argument `control`) to the local tokens.
+    """Before `path` runs, cuts the ControlNet outputs for `segment` to the local tokens.
 
-    Each is cut when the model asks for it, which it does after the split.
+    They are ComfyUI's argument `control`, {"input" | "middle" | "output": tensors}, or a list of tensors. Each is cut
+    when the model asks for it, which it does after the split.
     """
 
     arg: str | int
@@ -31,11 +32,13 @@ class ControlResidualsHandler(ActionOnArgument):
 
     action: ControlResiduals
 
-    def change(self, value: Mapping[str, Any] | None, given: Given) -> Mapping[str, Any] | None:
-        """See `ArgumentHandler.change`. Control is {"input" | "middle" | "output": tensors}."""
+    def change(self, value: Any, given: Given) -> Any:
+        """See `ArgumentHandler.change`."""
         if value is None or self.context.call.holds_all:
             return value
         shard = partial(self.context.local_shard, (self.action.segment,))
+        if not isinstance(value, Mapping):
+            return LocalControl(value, shard)
         return {place: LocalControl(residuals, shard) for place, residuals in value.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,14 @@ class Gather(Action):
 
     Gather after the last layer that works on each token alone, where the channels are fewest. `after`: segments whose
     local tokens may lie in front of the gathered ones; they are kept, not gathered. `item`: the output is a tuple, and
-    this item of it holds the tokens.
+    this item of it holds the tokens. `when`: gathers in calls of the model for whose arguments, by name, it is true.
     """
 
     segments: tuple[str, ...]
     dim: int = 1
     after: tuple[str, ...] = ()
     item: int | None = None
+    when: Callable[[Mapping[str, Any]], bool] | None = None
 
 
 @handles(Gather)
@@ -34,7 +36,10 @@ class GatherHandler(ActionHandler):
 
     def post_hook(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """See `ModuleHandler.post_hook`."""
-        return None if self.context.call.holds_all else of_item(output, self.action.item, self._gathered)
+        call, when = self.context.call, self.action.when
+        if call.holds_all or (when is not None and not when(call.arguments)):
+            return None
+        return of_item(output, self.action.item, self._gathered)
 
     def _gathered(self, x: Tensor) -> Tensor:
         action, context = self.action, self.context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ..handler import Given
@@ -13,7 +14,7 @@ from .action import Action, ActionOnArgument, handles
 
 @dataclass(frozen=True)
 class KeyMask(Action):
-    """Before `path` runs, takes an additive key mask (B, tokens of `segment`) out of its arguments.
+    """Before `path` runs, takes a key mask (B, tokens of `segment`), bool or additive, out of its arguments.
 
     Attention inside gets the mask of the whole joint sequence instead, with the other segments not masked. Without a
     `segment` the mask already is that of the joint sequence, in any shape attention takes.
@@ -42,4 +43,5 @@ class KeyMaskHandler(ActionOnArgument):
         before, length = sum(layout.lengths[:index]), layout.lengths[index]
         if mask.shape[-1] != length:
             raise self.context.plan.refuse(f"{self.action.arg} for {mask.shape[-1]} of {length} {segment} tokens")
-        return nn.functional.pad(mask, (before, layout.total - before - length))[:, None]
+        kept = mask.dtype == torch.bool  # True takes part, or 0 is added
+        return nn.functional.pad(mask, (before, layout.total - before - length), value=kept)[:, None]
