@@ -12,6 +12,8 @@ import torch
 from residuals import generator
 
 TRANSFORMERS = "diffusers.models.transformers"
+IMPORTS = (f"{TRANSFORMERS}.transformer_flux", f"{TRANSFORMERS}.transformer_2d")
+"""What takes long to import."""
 HEADS, DIM = 4, 16
 SIZE = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
 ROPE = {"axes_dims_rope": (4, 6, 6)}
@@ -266,3 +268,16 @@ DENOISERS = {
     "qwen, mask": (qwen, partial(qwen_inputs, (1, 3, 5), mask=KEPT)),
     "qwen, edit": (partial(qwen, zero_cond_t=True), partial(qwen_inputs, (1, 3, 5), (1, 2, 3), mask=KEPT)),
 }
+
+
+def few(inputs, **more):
+    """Inputs whose sequences have fewer tokens than there are ranks."""
+    return {**inputs(), "encoder_hidden_states": rand(2, 1, 24, seed=2), **more}
+
+
+FEW_TOKENS = {
+    "flux, few tokens": (flux, lambda: few(partial(flux_inputs, 1, 2), txt_ids=torch.zeros(1, 3))),
+    "sd3, few tokens": (sd3, lambda: few(sd3_inputs, hidden_states=rand(2, 4, 2, 4))),
+    "latte, few tokens": (latte, lambda: few(latte_inputs, hidden_states=rand(2, 4, 3, 2, 4))),
+}
+"""Cases with fewer tokens than three ranks, in all segments."""
