@@ -1,7 +1,7 @@
 """Runs a pipeline's own __call__, unchanged, with components that ask a `Run` what to answer.
 
 The pipeline is cloned for a run, and in the clone the denoisers, the scheduler and the other models are views
-(views.py) whose methods ask the run. So several runs, such as the real one and replays of it, do not disturb each other.
+(views.py) whose methods ask the run. So several runs, such as the real one and replays, do not disturb each other.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class StepCall(NamedTuple):
 
 
 class Run(ABC):
-    """One run of a pipeline's __call__. `step`: the calls of scheduler.step so far; `calls`: of denoisers since then."""
+    """One run of a pipeline's __call__. `step`: calls of scheduler.step so far; `calls`: of denoisers since then."""
 
     def __init__(self) -> None:
         self.step = 0

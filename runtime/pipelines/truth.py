@@ -144,7 +144,9 @@ class AheadTruth(Truth):
             self._compare()
         if self._rounds is None:
             return super().at_step(call)
-        sigma = call.sample.new_full(call.sample.shape[:1], float(self.step), dtype=torch.float64)
+        levels = self._rounds.levels
+        level = levels[min(self.step, len(levels) - 1)]
+        sigma = call.sample.new_full(call.sample.shape[:1], level, dtype=torch.float64)
         prediction = self._rounds.answer(call.sample, sigma, prediction=call.model_output)
         result = self._tell(call, prediction)
         self._path.committed = committed(self.step + 1, result, call.scheduler, self._runs.device, self._generator)

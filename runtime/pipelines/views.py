@@ -13,8 +13,8 @@ def view_of(component: T, **methods: Callable[..., Any]) -> T:
     """A view of `component`: attributes read or set on it are the component's own.
 
     `methods`: by name, each called as method(original, *args, **kwargs), where `original` is the component's own
-    method, bound to the view. They keep the signatures of the originals. The view is an instance of the component's class (of a
-    subclass of the same name), so that a pipeline's isinstance checks hold. The component itself is not changed.
+    method, bound to the view. They keep the signatures of the originals. The view is an instance of the component's
+    class (of a subclass of the same name), so that a pipeline's isinstance checks hold. The component is not changed.
     """
     kind = type(component)
     replaced = {name: _method(getattr(kind, name), method) for name, method in methods.items()}
