@@ -15,8 +15,10 @@ from .demo_prompt import CompactParallelDemoPrompt
 from .live import forward_events
 from .locales import add_translations
 from .parallel_model import CompactParallelModel
+from .parallel_pipeline import CompactParallelPipeline
 from .report import CompactParallelReport
 from .routes import add_routes
+from .sample_pipeline import CompactParallelPipelineSample
 from .settings import apply_settings
 from .step_reuse import CompactParallelStepReuse
 from .strategy import CompactParallelStrategy
@@ -54,6 +56,8 @@ class CompactParallelExtension(ComfyExtension):
             CompactParallelStrategy,
             CompactParallelCompression,
             CompactParallelStepReuse,
+            CompactParallelPipeline,
+            CompactParallelPipelineSample,
             CompactParallelReport,
             CompactParallelCompare,
             CompactParallelDemoPrompt,

@@ -20,7 +20,7 @@ from .locales import words_of
 from .settings import LANGUAGE, stored
 
 EVENT = "compact_parallel"
-NODE_TYPE = "CompactParallelModel"
+NODE_TYPES = ("CompactParallelModel", "CompactParallelPipeline")
 
 
 def pool_view(pool: Pool) -> dict[str, Any]:
@@ -47,14 +47,14 @@ def _process_bytes(pid: int | None) -> int | None:
 
 
 def nearest_parallel_model(prompt: Any, node: str) -> str | None:
-    """The id of the nearest Parallel Model upstream of a node of a running prompt (DynamicPrompt), None without one."""
+    """The id of the nearest node upstream of a node of a running prompt (DynamicPrompt) that puts its work on a pool."""
     waiting, seen = [node], {node}
     while waiting:
         found = waiting.pop(0)
         if not prompt.has_node(found):
             continue
         asked = prompt.get_node(found)
-        if asked["class_type"] == NODE_TYPE:
+        if asked["class_type"] in NODE_TYPES:
             return prompt.get_display_node_id(found)
         links = [value[0] for value in asked["inputs"].values() if isinstance(value, list) and len(value) == 2]
         fresh = [str(link) for link in links if str(link) not in seen]

@@ -6,10 +6,11 @@ ParallelPool = io.Custom("PARALLEL_POOL")
 ParallelStrategy = io.Custom("PARALLEL_STRATEGY")
 ParallelCompression = io.Custom("PARALLEL_COMPRESSION")
 ParallelStepReuse = io.Custom("PARALLEL_STEP_REUSE")
+ParallelPipeline = io.Custom("PARALLEL_PIPELINE")
 
 CATEGORY = "parallel"
 
 
-def chosen(mode: dict | None, default: str) -> dict:
-    """The values of a DynamicCombo called mode. ComfyUI gives None for inputs that a saved workflow does not have."""
-    return {name: value for name, value in (mode or {"mode": default}).items() if value is not None}
+def chosen(mode: dict | None, default: str, name: str = "mode") -> dict:
+    """The values of a DynamicCombo called `name`. ComfyUI gives None for inputs that a saved workflow does not have."""
+    return {key: value for key, value in (mode or {name: default}).items() if value is not None}

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import pytest
 import torch
 from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
-from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
-from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.parallel.mesh import Degrees, Mesh
 from compact_parallel.runtime.pipelines.denoiser_sharding import DenoiserTokens
 from compact_parallel.runtime.pipelines.plans import PLANS, plan_for
 from compact_parallel.runtime.pipelines.sequence import split_denoiser
 from compact_parallel.runtime.report.ledger import Ledger
 from compact_parallel.runtime.report.metrics import difference
-from compact_parallel.runtime.sharding.plan import Gather, Unsupported
 from device import EXACT
 from distributed import launch
 from tiny_denoisers import DENOISERS, FEW_TOKENS, IMPORTS

@@ -21,18 +21,16 @@ from ...pool.errors import Stopped
 from ...pool.pool import Pool
 from ...pool.registry import pools
 from ...pool.worker_group import Entry
-from ...report.history import runs
 from ...report.ledger import Ledger, run_report
 from ...report.live import LiveRun, live
-from ...report.wording import result_line
 from ..shipping.pickling import Local
 from ..shipping.sampling_job import WRAPPER_KEY, Arguments, Result, SamplingJob, random_state
 from .choice import Rearranged, choose
 from .devices import devices_of
-from .executing_node import place
 from .fallback import TRAINING, needs_gradients, told
 from .parking import make_room, show_weights
 from .progress import ProgressRelay, watched
+from .reports import keep
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +105,7 @@ class ParallelSampling(Local):
             sampling_seconds=seconds,
             fallbacks=[reason],
         )
-        _keep(run, report, samples)
+        keep(run, report, samples)
         return samples
 
     def _sample(self, run: LiveRun, executor: Any, devices: tuple[str, ...], arguments: Arguments) -> torch.Tensor:
@@ -150,15 +148,5 @@ class ParallelSampling(Local):
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - starts,
         )
-        _keep(run, report, samples)
+        keep(run, report, samples)
         return samples
-
-
-def _keep(run: LiveRun, report: dict, samples: torch.Tensor) -> None:
-    """Add the steps, the time, the node and a one-line result to the run's report, and store it."""
-    here = place()
-    told = {"prompt_id": here.prompt_id, "node": here.node} if here else {"prompt_id": "", "node": ""}
-    report |= {"steps": run.step, "ended_at": time.time(), **told}
-    report["result"] = result_line(report)
-    runs().add(report, samples, here.origins() if here else ())
-    run.run_id, run.result = report["run_id"], report["result"]

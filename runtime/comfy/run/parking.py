@@ -59,10 +59,17 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher, need: Memor
     """Before a run: unload the parent's own copy of the model, and free room on the workers' devices, for each worker.
 
     The copy thereby loses what a stock run has applied to it, such as injections, which must not travel as applied.
+    """
+    comfy.model_management.unload_model_and_clones(patcher)
+    make_room_for(pool, patcher.model_size(), need)
+
+
+def make_room_for(pool: Pool, nbytes: int, need: MemoryNeed) -> None:
+    """Before a run: free room for each worker on its device, for weights of `nbytes` and for what a run needs besides.
+
     Other pools may be parked; what this pool's workers hold already counts towards the room needed. Memory that the
     parent's allocator keeps for its own tensors counts as free in ComfyUI, but not here: no worker can use it.
     """
-    comfy.model_management.unload_model_and_clones(patcher)
     comfy.model_management.soft_empty_cache()
     own = pool.companions.values()
     for name, workers in Counter(name for name in pool.devices if name != "cpu").items():
@@ -72,7 +79,7 @@ def make_room(pool: Pool, patcher: comfy.model_patcher.ModelPatcher, need: Memor
         if len(kept) == len(there):
             continue  # asking a device for its free memory would create a CUDA context on it in the parent
         reserved = need.reserved + communication_bytes(pool.backend, pool.world)
-        needed = patcher.model_size() * 1.1 + comfy.model_management.minimum_inference_memory() + reserved
+        needed = nbytes * 1.1 + comfy.model_management.minimum_inference_memory() + reserved
         held = sum(entry.model.loaded_size() for entry in kept)
         _, only_here = comfy.model_management.get_free_memory(device, torch_free_too=True)
         comfy.model_management.free_memory(workers * needed - held + only_here, device, keep_loaded=kept)

@@ -33,7 +33,7 @@ def sampling_handler(orders: Orders) -> JobHandler:
             log.warning("%s", misfit.sentence)
     if misfit := against(EVERYTHING):
         return _Refusing(misfit)
-    return importlib.import_module(".sampling_handler", __package__).SamplingHandler(orders)
+    return importlib.import_module(".worker_handler", __package__).WorkerHandler(orders)
 
 
 def evaluate_eagerly(args: Any) -> None:

@@ -1,0 +1,213 @@
+"""Runs pipelines in a worker; see pool.worker.JobHandler."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..attention.unsupported import MetAlone, Unsupported
+from ..compression.residual_wire import make_wire
+from ..config import ConfigError
+from ..parallel.agreement import Agreement
+from ..parallel.mesh import Degrees, Mesh
+from ..pool.errors import Refused, RefusedAlone
+from ..pool.orders import Orders
+from ..pool.worker import JobControl
+from ..report.ledger import Ledger
+from .denoisers import DenoiserStrategy, Strategies
+from .inputs import call_arguments
+from .job import PipelineJob
+from .memory import PipelineMemory
+from .outputs import output_type, result_of
+from .previews import preview_of
+from .running import Run, Runs, has_steps
+from .steps.groups import PipelineGroups
+from .truth import NO_STEPS, AheadTruth, Truth, Watcher
+
+
+class Prepared(NamedTuple):
+    """A job with its pipeline, loaded."""
+
+    job: PipelineJob
+    pipe: Any
+
+
+class PipelineHandler:
+    """Loads and runs pipelines on one worker. It keeps the pipeline that was used last."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._device = torch.device(orders.device)
+        self._mesh = Mesh(orders.rank, orders.world)
+        self._loaded: dict[tuple[str, str], Any] = {}
+
+    def prepare(self, payload: bytes) -> Prepared:
+        """Loads the pipeline, unless it is loaded. Raises Refused for a folder that cannot be used."""
+        from .loading import load
+
+        job = PipelineJob.from_bytes(payload)
+        key = job.pipeline.folder, job.pipeline.dtype
+        if key not in self._loaded:
+            self._loaded.clear()
+            gc.collect()
+            with _refusing():
+                self._loaded[key] = load(Path(job.pipeline.folder), job.pipeline.dtype, self._device)
+        return Prepared(job, self._loaded[key])
+
+    def run(self, prepared: Prepared, control: JobControl) -> tuple[bytes, dict]:
+        """Runs the pipeline. Returns a `job.PipelineResult` as bytes (b"" on other ranks than 0) and the ledger."""
+        with _refusing():
+            return _Run(prepared, control, self._orders, self._mesh, self._device).run()
+
+    def renew(self) -> None:
+        """After a job that the ranks did not end together: a new mesh, and pipelines loaded anew."""
+        self._mesh = Mesh(self._orders.rank, self._orders.world)
+        self.park()
+
+    def park(self, nbytes: int | None = None) -> int:
+        """Drops the pipeline, which the next job maps from its files again. Returns the bytes that stay allocated."""
+        self._loaded.clear()
+        self.tidy()
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+    def tidy(self) -> None:
+        """Frees what a job left in reference cycles, and unused memory of the device."""
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Errors with a sentence for the user end the job on all ranks alike."""
+    try:
+        yield
+    except MetAlone as error:
+        raise RefusedAlone(str(error)) from error
+    except (Unsupported, ConfigError) as error:
+        raise Refused(str(error)) from error
+
+
+class _Run:
+    """One run of a pipeline on this rank."""
+
+    def __init__(
+        self, prepared: Prepared, control: JobControl, orders: Orders, mesh: Mesh, device: torch.device
+    ) -> None:
+        self._job, self._pipe = prepared
+        self._control, self._orders, self._mesh, self._device = control, orders, mesh, device
+        self._ledger = Ledger()
+        self._agreement = Agreement(PipelineMemory(device), self._ledger, control.cancelled)
+        self._arguments = self._given()
+        self._truth: Truth | None = None
+        self._started = 0.0
+
+    def run(self) -> tuple[bytes, dict]:
+        """See PipelineHandler.run."""
+        torch.manual_seed(self._job.inputs.seed)
+        with Strategies() as strategies:
+            pipe = self._scheduled()
+            self._started = time.perf_counter()
+            output = Runs(pipe, self._arguments, self._device).run(partial(self._make, strategies, pipe))
+            self._agreement.end()
+        seconds = time.perf_counter() - self._started
+        result = b""
+        if self._orders.rank == 0:
+            result = result_of(self._pipe, output, self._job.inputs.fps).to_bytes()
+        accepted = self._truth.accepted if isinstance(self._truth, AheadTruth) else None
+        return result, {**self._ledger.to_json(), "sampling_seconds": seconds, "accepted": accepted}
+
+    def _given(self) -> dict[str, Any]:
+        """The arguments of the pipeline's __call__."""
+        inputs = self._job.inputs
+        given = call_arguments(type(self._pipe), inputs, self._job.image)
+        wanted = output_type(self._pipe, wanted=self._orders.rank == 0)
+        return {**given, **wanted, "generator": torch.Generator().manual_seed(inputs.seed)}
+
+    def _scheduled(self) -> Any:
+        """The pipeline with the scheduler that was chosen; the loaded one keeps its own."""
+        from .loading import with_scheduler
+
+        return with_scheduler(self._pipe, self._job.inputs.scheduler)
+
+    def _make(self, strategies: Strategies, pipe: Any, generator: torch.Generator | None) -> Run:
+        job, ledger = self._job, self._ledger
+        ahead = job.plan.ahead.config
+        apart = self._strategy(pipe, job.plan.degrees)
+        common = (strategies, self._agreement, ledger, self._watch)
+        if ahead.enabled and has_steps(pipe):
+            alone = self._strategy(pipe, job.plan.alone)
+            runs = Runs(pipe, self._arguments, self._device)
+            groups = partial(self._groups, partial(strategies.use, alone), partial(strategies.use, apart))
+            self._truth = AheadTruth(*common, runs, ahead, groups, generator)
+        else:
+            if ahead.enabled:
+                ledger.warn(NO_STEPS)
+            strategies.use(apart)
+            self._truth = Truth(*common)
+        return self._truth
+
+    def _strategy(self, pipe: Any, degrees: Degrees) -> DenoiserStrategy:
+        wire = partial(make_wire, self._job.plan.compression, self._ledger, expected_calls=self._steps)
+        return DenoiserStrategy(pipe.components, degrees, self._mesh.axes(degrees), wire, self._ledger)
+
+    def _groups(self, alone: Callable[[], None], apart: Callable[[], None], evaluate: Callable) -> PipelineGroups:
+        plan = self._job.plan
+        return PipelineGroups(
+            evaluate,
+            self._mesh.axes(plan.degrees)["step"],
+            self._agreement,
+            alone,
+            apart,
+            lambda levels, extra: None,
+            self._ledger,
+            look_ahead=plan.ahead.config.look_ahead,
+            batches=plan.ahead.batches,
+        )
+
+    @property
+    def _steps(self) -> int:
+        return self._job.inputs.steps or 1
+
+    @property
+    def _watch(self) -> Watcher:
+        return self._tell if self._orders.rank == 0 else lambda *told: None
+
+    def _tell(self, step: int, sample: Tensor, denoised: Tensor | None) -> None:
+        sent, uncompressed = self._ledger.totals()
+        figures: dict[str, Any] = {
+            "seconds": time.perf_counter() - self._started,
+            "bytes_sent": sent,
+            "bytes_uncompressed": uncompressed,
+        }
+        if isinstance(self._truth, AheadTruth):
+            accepted = self._truth.accepted
+            figures |= {"rounds": len(accepted), "ahead": sum(accepted) - len(accepted)}
+        shown = preview_of(self._pipe, denoised, self._arguments)
+        self._control.progress(step, self._steps, progress_payload(figures, shown))
+
+
+def progress_payload(figures: Mapping[str, Any], shown: tuple[str, Tensor] | None) -> bytes:
+    """What is sent after a step: figures for the panel, and a latent for the preview with the name of its format."""
+    told = {**figures, "format": shown[0] if shown else ""}
+    tensors = {"json": torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)}
+    if shown:
+        tensors["x0"] = shown[1][:1].float().cpu().contiguous()
+    return safetensors.torch.save(tensors)
+
+
+def read_progress(payload: bytes) -> tuple[dict[str, Any], str, Tensor | None]:
+    """(the figures, the name of the latent's format, the latent) of a payload."""
+    tensors = safetensors.torch.load(payload)
+    told = json.loads(tensors["json"].numpy().tobytes())
+    return told, told.pop("format"), tensors.get("x0")

@@ -1,0 +1,115 @@
+"""The plan of a pipeline's run: its facts as the planner wants them, from the folder and the node's inputs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..attention.unsupported import Unsupported
+from ..config import ParallelConfig
+from ..parallel.mesh import Degrees
+from ..parallel.step.samplers import REPLAY, Kind
+from ..planner.capabilities import ONE_DEVICE
+from ..planner.facts import Asked, JobFacts, ModelFacts, SamplerFacts
+from ..planner.link import Link
+from ..planner.run_plan import RunPlan, plan_run
+from ..planner.sharing import NothingToShare
+from .folder import FolderFacts
+from .inputs import PipelineInputs
+from .job import PipelineChoice
+from .plans import PLANS
+from .running import DENOISERS
+
+ITEMSIZE = {"float32": 4}
+GUIDANCE = ("guidance_scale", "max_guidance_scale")
+BOTH_IN_ONE_BATCH = re.compile(r"cat\(\[\w+\] \* 2")
+"""How a pipeline's code joins the two conditions of classifier-free guidance to one batch."""
+
+OWN_WAY_OUT = "set the degrees to 1, or strategy to auto"
+ONE_WORKER = "One worker runs this pipeline alone, because the others would have nothing to do: {}"
+
+
+def describe(choice: PipelineChoice, folder: FolderFacts, inputs: PipelineInputs) -> JobFacts:
+    """The facts of one run of a pipeline."""
+    name = next((part for part in DENOISERS if part in folder.components), "")
+    denoiser = folder.components[name][1] if name else folder.pipeline
+    known = any(model.rpartition(".")[2] == denoiser for plan in PLANS for model in plan.models)
+    no_plan = "" if known else f"There is no sequence-parallel plan for {denoiser} of diffusers"
+    model = ModelFacts(
+        name=denoiser,
+        no_plan=no_plan,
+        refusal=f"{no_plan}; {OWN_WAY_OUT}, or use cfg_degree, data_degree or step_degree." if no_plan else "",
+        heads=_heads(folder.path / name) if name else None,
+    )
+    found = getattr(importlib.import_module("diffusers"), folder.pipeline)
+    entries = int(inputs.arguments.get("num_images_per_prompt") or inputs.arguments.get("num_videos_per_prompt") or 1)
+    conditions = _conditions(found, inputs)
+    return JobFacts(
+        model=model,
+        batch=entries,
+        asked=Asked(conditions, conditions),
+        sampler=SamplerFacts(inputs.scheduler or "the pipeline's scheduler", Kind(REPLAY), steps_of(found, inputs)),
+        one_at_cfg_1=_guides(found),
+        itemsize=ITEMSIZE.get(choice.dtype, 2),
+    )
+
+
+def plan_pipeline(config: ParallelConfig, facts: JobFacts, world: int, link: Link | None = None) -> RunPlan:
+    """The plan of a run on `world` workers; on one of them where, in mode "auto", there is nothing to share.
+
+    Raises ConfigError or Unsupported, with the way out.
+    """
+    try:
+        return plan_run(config, facts, world, link)
+    except NothingToShare as nothing:
+        return _alone(config, str(nothing) if world > 1 else "")
+    except Unsupported as error:
+        sentence = str(error).replace(ONE_DEVICE, OWN_WAY_OUT)
+        if config.strategy.mode == "auto" and not config.step_reuse.enabled:
+            return _alone(config, sentence.partition(";")[0] + ".")
+        raise Unsupported(sentence) from error
+
+
+def _alone(config: ParallelConfig, reason: str) -> RunPlan:
+    warnings = (ONE_WORKER.format(reason),) if reason else ()
+    return replace(RunPlan(config, degrees=Degrees(), alone=Degrees()), warnings=warnings)
+
+
+def steps_of(pipeline: type, inputs: PipelineInputs) -> int:
+    """The steps of a run, as asked for or by default."""
+    return inputs.steps or int(_default(pipeline, "num_inference_steps") or 1)
+
+
+def _conditions(pipeline: type, inputs: PipelineInputs) -> int:
+    """The conditions that the denoiser is given as one batch."""
+    if not BOTH_IN_ONE_BATCH.search(inspect.getsource(pipeline.__call__)):
+        return 1
+    for name in GUIDANCE:
+        if name in inspect.signature(pipeline.__call__).parameters:
+            asked = inputs.arguments.get(name, inputs.guidance)
+            scale = _default(pipeline, name) if asked is None else asked
+            return 2 if scale is not None and float(scale) > 1 else 1
+    return 1
+
+
+def _guides(pipeline: type) -> bool:
+    return bool(BOTH_IN_ONE_BATCH.search(inspect.getsource(pipeline.__call__)))
+
+
+def _default(pipeline: type, name: str) -> Any:
+    parameter = inspect.signature(pipeline.__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def _heads(folder: Path) -> int | None:
+    """The number of a transformer's attention heads, from its config."""
+    try:
+        heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_attention_heads")
+    except (OSError, ValueError):
+        return None
+    return heads if isinstance(heads, int) else None
