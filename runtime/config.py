@@ -249,6 +249,42 @@ class StepReuseConfig(JsonForm):
 
 
 @dataclass(frozen=True)
+class XditConfig(JsonForm):
+    """What xDiT's own pipelines take beyond the degrees of Parallel Strategy.
+
+    PipeFusion cuts the model into `pipefusion_degree` stages, one per worker, and the picture into `patches` (0: as
+    many as stages). The first `warmup_steps` are synchronous, and exact; with as many as there are steps, all are.
+    """
+
+    title = "xDiT"
+    pipefusion_degree: int = 1
+    patches: int = 0
+    warmup_steps: int = 1
+    fp8_comms: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            self.pipefusion_degree >= 1, f"pipefusion_degree is {self.pipefusion_degree}; it must be at least 1."
+        )
+        _require(self.patches >= 0, f"patches is {self.patches}; it must be 0 (one per stage) or more.")
+        _require(
+            self.patches <= 1 or self.pipefusion_degree > 1,
+            f"patches is {self.patches} but pipefusion_degree is 1, so there are no stages to send them to; set "
+            "patches to 0, or pipefusion_degree to 2 or more.",
+        )
+        _require(
+            self.warmup_steps >= 1,
+            f"warmup_steps is {self.warmup_steps}; PipeFusion reuses what a step before has computed, so at least 1 is "
+            "needed.",
+        )
+
+    @property
+    def pieces(self) -> int:
+        """The number of patches that the picture is cut into."""
+        return self.patches or self.pipefusion_degree
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """The complete configuration: everything that is plugged into `Parallel Model`.
 
