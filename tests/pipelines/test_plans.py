@@ -91,5 +91,32 @@ def test_split_equals_whole(tmp_path, ways, names):
         assert bits == outcomes[0][1]
 
 
+@torch.inference_mode()
+def missing(rank, world):
+    """{(family, number of an action): in each case the error without that action, or the name of the exception}."""
+    axes, found = Mesh(rank, world).axes(TWO[0]), {}
+    for build, inputs in DENOISERS.values():
+        module, given = build(), inputs()
+        plan, expected = plan_for(module), whole(module, given)
+        for number in range(len(plan.actions)):
+            actions = (*plan.actions[:number], *plan.actions[number + 1 :])
+            attention = SequenceAttention(axes["ulysses"], axes["ring"], "all_gather", RawWire(), Ledger())
+            try:
+                with DenoiserTokens(module, replace(plan, actions=actions), attention) as sharding:
+                    came = difference(split(sharding, given), expected)
+            except (ValueError, RuntimeError) as error:
+                came = type(error).__name__
+            assert functional.scaled_dot_product_attention is ORIGINAL
+            found.setdefault((plan.family, number), []).append(came)
+    return found
+
+
+def test_no_action_can_be_left_out(tmp_path):
+    for found in launch(missing, 2, tmp_path, imports=IMPORTS):
+        assert set(found) == {(plan.family, number) for plan in PLANS for number in range(len(plan.actions))}
+        unseen = [key for key, came in found.items() if not any(isinstance(e, str) or e > 100 * LIMIT for e in came)]
+        assert unseen == []
+
+
 def test_every_plan_has_a_case():
     assert {plan_for(build()).family for build, _ in DENOISERS.values()} == {plan.family for plan in PLANS}

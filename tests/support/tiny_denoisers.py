@@ -265,6 +265,10 @@ DENOISERS = {
     "ltx": (ltx, ltx_inputs),
     "ltx, time per token": (ltx, lambda: ltx_inputs(per_token(21))),
     "qwen": (qwen, partial(qwen_inputs, (1, 3, 5))),
+    "qwen, control": (
+        qwen,
+        lambda: {**qwen_inputs((1, 3, 5)), "controlnet_block_samples": control(2, 15)},
+    ),
     "qwen, mask": (qwen, partial(qwen_inputs, (1, 3, 5), mask=KEPT)),
     "qwen, edit": (partial(qwen, zero_cond_t=True), partial(qwen_inputs, (1, 3, 5), (1, 2, 3), mask=KEPT)),
 }

@@ -1,0 +1,225 @@
+"""What a split denoiser sends compressed, what it refuses, and in which words."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from compact_parallel.runtime.attention.axis import Axis
+from compact_parallel.runtime.compression.residual_wire import make_wire
+from compact_parallel.runtime.compression.wire import RawWire
+from compact_parallel.runtime.config import CompressionConfig
+from compact_parallel.runtime.parallel.mesh import Degrees, Mesh
+from compact_parallel.runtime.pipelines.library import DIFFUSERS
+from compact_parallel.runtime.pipelines.plans import plan_for
+from compact_parallel.runtime.pipelines.sequence import split_denoiser
+from compact_parallel.runtime.report.ledger import Ledger
+from compact_parallel.runtime.report.metrics import difference
+from compact_parallel.runtime.sharding.modified_modules import modified_modules
+from compact_parallel.runtime.sharding.plan import Unsupported
+from device import EXACT
+from distributed import launch
+from tiny_denoisers import DENOISERS, IMPORTS, flux, flux_inputs, pixart, pixart_inputs, sd3, sd3_inputs
+from torch import nn
+from torch.nn import functional
+
+SLOTS = (("negative", 0), ("positive", 0))
+CASES = ("flux", "sd3.5", "latte", "qwen, mask")
+CALLS = 5
+ORIGINAL = functional.scaled_dot_product_attention
+
+
+def at_call(given, call):
+    """The inputs of one of several calls, whose latents and their negatives change slowly."""
+    return {**given, "hidden_states": given["hidden_states"] * (1 - 0.04 * call)}
+
+
+def swapped(given):
+    """The inputs with the two batch entries in the other order."""
+    return {name: x.flip(0) if isinstance(x, torch.Tensor) and len(x) == 2 else x for name, x in given.items()}
+
+
+@torch.inference_mode()
+def coded(rank, world):
+    """{case: (errors of the calls, bytes raw, bytes coded)}; {how: error of a last call with the entries swapped}."""
+    degrees = Degrees(ring=2, split_asked=True)
+    axes = Mesh(rank, world).axes(degrees)
+    config = CompressionConfig(mode="codec", codec="2bit", warmup_calls=1)
+    found, last = {}, {}
+
+    @contextmanager
+    def split(module, config):
+        ledger = Ledger()
+        wire = make_wire(config, ledger, CALLS)
+        with split_denoiser(module, degrees, axes, wire, ledger) as sharding:
+            yield sharding, ledger
+
+    def error(sharding, given, slots=SLOTS):
+        sharding.begin_forward(slots)
+        output = sharding.module(**given).sample
+        sharding.detach()
+        return difference(output, sharding.module(**given).sample)
+
+    for name in CASES:
+        module, given = DENOISERS[name][0](), DENOISERS[name][1]()
+        sent = []
+        for each in (CompressionConfig(mode="off"), config):
+            with split(module, each) as (sharding, ledger):
+                errors = [error(sharding, at_call(given, call)) for call in range(CALLS)]
+            sent.append(ledger.totals()[0])
+        found[name] = (errors, *sent)
+    module, given = DENOISERS["flux"][0](), DENOISERS["flux"][1]()
+    for how, slots in {"their slots": SLOTS[::-1], "the slots of the other": SLOTS}.items():
+        with split(module, config) as (sharding, _):
+            for call in range(CALLS - 1):
+                error(sharding, at_call(given, call))
+            last[how] = error(sharding, swapped(at_call(given, CALLS)), slots)
+    return found, last
+
+
+def test_compression(tmp_path):
+    for found, last in launch(coded, 2, tmp_path, imports=IMPORTS):
+        assert set(found) == set(CASES)
+        for errors, raw, compressed in found.values():
+            assert all(EXACT < error < 0.02 for error in errors)
+            assert errors[-1] < errors[0]  # what was lost follows
+            assert compressed < raw / 4
+        assert last["their slots"] < 0.01 < 0.1 < last["the slots of the other"]
+
+
+AXES = {"ulysses": Axis("ulysses", (0,), 0), "ring": Axis("ring", (0, 1), 0)}
+"""Those of rank 0 of two: enough for what is refused before anything is sent."""
+
+
+@contextmanager
+def split_of(module, split_asked=True):
+    ledger = Ledger()
+    degrees = Degrees(ring=2, split_asked=split_asked)
+    with split_denoiser(module, degrees, AXES, RawWire(), ledger) as sharding:
+        yield sharding
+
+
+def with_cache(module):
+    from diffusers.hooks import FirstBlockCacheConfig
+
+    module.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+
+
+def with_processor(module):
+    class Processor(type(module.single_transformer_blocks[1].attn.processor)):
+        pass
+
+    module.single_transformer_blocks[1].attn.processor = Processor()
+
+
+def with_forward(module):
+    block = module.transformer_blocks[1]
+    block.forward = partial(type(block).forward, block)
+
+
+CHANGES = {
+    "a cache of diffusers": (with_cache, "(single_transformer_blocks.0)"),
+    "a processor from elsewhere": (with_processor, "(single_transformer_blocks.1.attn)"),
+    "another forward": (with_forward, "(transformer_blocks.1)"),
+    "a hook": (lambda module: module.register_forward_hook(lambda *_: None), "(FluxTransformer2DModel)"),
+    "a compiled block": (lambda module: module.transformer_blocks[0].compile(), "(transformer_blocks.0)"),
+    "a layer from elsewhere": (
+        lambda module: setattr(module.transformer_blocks[0], "ff", type("Other", (nn.Identity,), {})()),
+        "(transformer_blocks.0.ff)",
+    ),
+}
+
+
+def refusal(module, given, slots=SLOTS, plan=None):
+    """The sentence with which a forward is refused. Nothing stays on the model or on torch."""
+    with torch.inference_mode(), split_of(module) as sharding:
+        sharding.plan = plan or sharding.plan
+        with pytest.raises(Unsupported) as error:
+            sharding.begin_forward(slots)
+            module(**given)
+    assert functional.scaled_dot_product_attention is ORIGINAL
+    sentence = str(error.value)
+    assert sentence.endswith(f"; {DIFFUSERS.way_out}")
+    assert not any(word in sentence for word in ("ComfyUI", "on_unsupported", "Parallel Model"))
+    return sentence
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_changed_code_is_refused(what):
+    module = flux()
+    change, where = CHANGES[what]
+    change(module)
+    words = f"Flux cannot be split over ranks with code of the workflow's own in place of the model's {where}; "
+    assert refusal(module, flux_inputs()).startswith(words)
+
+
+INPUTS = {
+    "arguments for attention": (
+        flux,
+        lambda: {**flux_inputs(), "joint_attention_kwargs": {"scale": 1.0, "ip_hidden_states": []}},
+        "Flux cannot be split over ranks with arguments for its attention (ip_hidden_states)",
+    ),
+    "no text": (
+        partial(pixart, caption_channels=None),
+        lambda: {**pixart_inputs(), "encoder_hidden_states": None},
+        "with no text (encoder_hidden_states)",
+    ),
+    "a mask of another length": (
+        pixart,
+        lambda: {**pixart_inputs(), "attention_mask": torch.ones(2, 14)},
+        "The attention mask has shape (2, 1, 14), which does not fit a sequence of 15 tokens",
+    ),
+    "a skipped block": (
+        sd3,
+        lambda: {**sd3_inputs(), "skip_layers": [0]},
+        "a change in diffusers ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", INPUTS)
+def test_inputs_are_refused(what):
+    build, inputs, words = INPUTS[what]
+    assert words in refusal(build(), inputs())
+
+
+def test_other_attention_is_refused():
+    from diffusers.models.attention_dispatch import attention_backend
+
+    module = pixart()
+    module.set_default_attn_processor()  # of diffusers, but it multiplies matrices itself
+    assert "does not go through torch's scaled_dot_product_attention" in refusal(module, pixart_inputs())
+    with attention_backend("flex"):
+        assert "(the attention backend native of diffusers " in refusal(flux(), flux_inputs())
+
+
+def test_another_batch_or_plan_is_refused():
+    assert "(batch, tokens) (2, 12) where (1, 12) were expected" in refusal(flux(), flux_inputs(), SLOTS[:1])
+    plan = plan_for(flux())
+    assert "(batch, tokens) (2, 12) where (2, 4)" in refusal(flux(), flux_inputs(), plan=replace(plan, joint=("text",)))
+    assert "no blocks.first in the model" in refusal(flux(), flux_inputs(), plan=plan_for(DENOISERS["wan"][0]()))
+
+
+def test_a_class_without_plan_is_refused():
+    words = "no sequence-parallel plan for Linear of diffusers; set ulysses_degree"
+    with pytest.raises(Unsupported, match=words), split_of(nn.Linear(1, 1)):
+        pass
+
+
+def test_runs_whole_where_nobody_asked_for_a_split():
+    module, given = flux(), {**flux_inputs(), "joint_attention_kwargs": {"unknown": 1}}
+    with torch.inference_mode(), split_of(module, split_asked=False) as sharding:
+        expected = module(**given).sample
+        sharding.begin_forward(SLOTS)
+        assert torch.equal(module(**given).sample, expected)
+        (warning,) = sharding.attention.ledger.to_json()["warnings"]
+    assert "arguments for its attention (unknown)" in warning
+
+
+def test_diffusers_code_stays_strange_in_a_model_of_comfyui():
+    module = flux()
+    assert "transformer_blocks.0" in set(modified_modules(module))
+    assert not list(modified_modules(module, DIFFUSERS.packages))
