@@ -47,7 +47,7 @@ def _process_bytes(pid: int | None) -> int | None:
 
 
 def nearest_parallel_model(prompt: Any, node: str) -> str | None:
-    """The id of the nearest node upstream of a node of a running prompt (DynamicPrompt) that puts its work on a pool."""
+    """The id of the nearest node of ours upstream of a node of a running prompt (DynamicPrompt), None without one."""
     waiting, seen = [node], {node}
     while waiting:
         found = waiting.pop(0)

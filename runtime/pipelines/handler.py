@@ -20,13 +20,13 @@ from ..compression.residual_wire import make_wire
 from ..config import ConfigError
 from ..parallel.agreement import Agreement
 from ..parallel.mesh import Degrees, Mesh
-from ..pool.errors import Refused, RefusedAlone
+from ..pool.errors import Cancelled, Refused, RefusedAlone
 from ..pool.orders import Orders
 from ..pool.worker import JobControl
 from ..report.ledger import Ledger
 from .denoisers import DenoiserStrategy, Strategies
 from .inputs import call_arguments
-from .job import PipelineJob
+from .job import XDIT, PipelineJob
 from .memory import PipelineMemory
 from .outputs import output_type, result_of
 from .previews import preview_of
@@ -115,17 +115,49 @@ class _Run:
     def run(self) -> tuple[bytes, dict]:
         """See PipelineHandler.run."""
         torch.manual_seed(self._job.inputs.seed)
-        with Strategies() as strategies:
-            pipe = self._scheduled()
-            self._started = time.perf_counter()
-            output = Runs(pipe, self._arguments, self._device).run(partial(self._make, strategies, pipe))
-            self._agreement.end()
+        self._started = time.perf_counter()
+        output = self._by_xdit() if self._job.pipeline.engine == XDIT else self._shared()
         seconds = time.perf_counter() - self._started
         result = b""
         if self._orders.rank == 0:
             result = result_of(self._pipe, output, self._job.inputs.fps).to_bytes()
         accepted = self._truth.accepted if isinstance(self._truth, AheadTruth) else None
         return result, {**self._ledger.to_json(), "sampling_seconds": seconds, "accepted": accepted}
+
+    def _shared(self) -> Any:
+        """Runs the pipeline itself, whose denoisers and steps the ranks share."""
+        pipe = self._scheduled()
+        with Strategies() as strategies:
+            output = Runs(pipe, self._arguments, self._device).run(partial(self._make, strategies, pipe))
+            self._agreement.end()
+        return output
+
+    def _by_xdit(self) -> Any:
+        """Runs xfuser's version of the pipeline."""
+        from .xdit.engine import xdit_pipeline
+
+        job, ledger = self._job, self._ledger
+        compressed = job.plan.compression.enabled and job.plan.degrees.sequence > 1
+        wire = make_wire(job.plan.compression, ledger, expected_calls=self._steps) if compressed else None
+        xdit_pipeline_on = partial(xdit_pipeline, rank=self._orders.rank, world=self._orders.world)
+        with xdit_pipeline_on(
+            self._scheduled(),
+            job.pipeline.folder,
+            job.pipeline.xdit,
+            job.plan.degrees,
+            self._arguments,
+            wire=wire,
+            ledger=ledger,
+            on_step=self._stepped,
+        ) as run:
+            return run(**self._arguments)
+
+    def _stepped(self, step: int) -> None:
+        """xDiT has ended a step. Raises Cancelled."""
+        if self._orders.rank == 0 and self._control.cancelled():
+            raise Cancelled("The run was cancelled.")
+        if self._orders.rank == 0:
+            self._report(step, None)
 
     def _given(self) -> dict[str, Any]:
         """The arguments of the pipeline's __call__."""
@@ -184,6 +216,9 @@ class _Run:
         return self._tell if self._orders.rank == 0 else lambda *told: None
 
     def _tell(self, step: int, sample: Tensor, denoised: Tensor | None) -> None:
+        self._report(step, preview_of(self._pipe, denoised, self._arguments))
+
+    def _report(self, step: int, shown: tuple[str, Tensor] | None) -> None:
         sent, uncompressed = self._ledger.totals()
         figures: dict[str, Any] = {
             "seconds": time.perf_counter() - self._started,
@@ -193,7 +228,6 @@ class _Run:
         if isinstance(self._truth, AheadTruth):
             accepted = self._truth.accepted
             figures |= {"rounds": len(accepted), "ahead": sum(accepted) - len(accepted)}
-        shown = preview_of(self._pipe, denoised, self._arguments)
         self._control.progress(step, self._steps, progress_payload(figures, shown))
 
 

@@ -17,7 +17,8 @@ from .inputs import PipelineInputs
 PREFIX = b"pipeline\0"
 """How a payload begins that holds a pipeline's job."""
 
-ENGINES = ("diffusers", "xdit")
+XDIT = "xdit"
+ENGINES = ("diffusers", XDIT)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

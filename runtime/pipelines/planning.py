@@ -21,9 +21,10 @@ from ..planner.run_plan import RunPlan, plan_run
 from ..planner.sharing import NothingToShare
 from .folder import FolderFacts
 from .inputs import PipelineInputs
-from .job import PipelineChoice
+from .job import XDIT, PipelineChoice
 from .plans import PLANS
 from .running import DENOISERS
+from .xdit.planning import plan_xdit
 
 ITEMSIZE = {"float32": 4}
 GUIDANCE = ("guidance_scale", "max_guidance_scale")
@@ -59,11 +60,15 @@ def describe(choice: PipelineChoice, folder: FolderFacts, inputs: PipelineInputs
     )
 
 
-def plan_pipeline(config: ParallelConfig, facts: JobFacts, world: int, link: Link | None = None) -> RunPlan:
+def plan_pipeline(
+    choice: PipelineChoice, config: ParallelConfig, facts: JobFacts, world: int, link: Link | None = None
+) -> RunPlan:
     """The plan of a run on `world` workers; on one of them where, in mode "auto", there is nothing to share.
 
     Raises ConfigError or Unsupported, with the way out.
     """
+    if choice.engine == XDIT:
+        return plan_xdit(config, choice.xdit, facts, world, link)
     try:
         return plan_run(config, facts, world, link)
     except NothingToShare as nothing:
@@ -78,6 +83,11 @@ def plan_pipeline(config: ParallelConfig, facts: JobFacts, world: int, link: Lin
 def _alone(config: ParallelConfig, reason: str) -> RunPlan:
     warnings = (ONE_WORKER.format(reason),) if reason else ()
     return replace(RunPlan(config, degrees=Degrees(), alone=Degrees()), warnings=warnings)
+
+
+def workers_of(choice: PipelineChoice, plan: RunPlan) -> int:
+    """The number of workers of a plan."""
+    return plan.degrees.world * (choice.xdit.pipefusion_degree if choice.engine == XDIT else 1)
 
 
 def steps_of(pipeline: type, inputs: PipelineInputs) -> int:

@@ -14,7 +14,7 @@ from ...config import ParallelConfig
 from ...pipelines.folder import FolderFacts, inspect_folder
 from ...pipelines.inputs import PipelineInputs
 from ...pipelines.job import PipelineChoice, PipelineJob, PipelineResult
-from ...pipelines.planning import describe, plan_pipeline
+from ...pipelines.planning import describe, plan_pipeline, workers_of
 from ...planner.facts import JobFacts
 from ...planner.link import Link
 from ...planner.run_plan import RunPlan
@@ -46,7 +46,7 @@ class PipelineRun:
         link = _known_link(self.config)
         with live().run(run, comfy.model_management.InterruptProcessingException):
             while True:
-                plan = plan_pipeline(self.config, facts, len(devices), link)
+                plan = plan_pipeline(self.choice, self.config, facts, len(devices), link)
                 try:
                     return self._try(run, devices, plan, folder, facts, inputs, image)
                 except _Rearranged as measured:
@@ -64,7 +64,7 @@ class PipelineRun:
     ) -> PipelineResult:
         """One try, on the workers of the plan. Raises _Rearranged if their link, now measured, asks for others."""
         started = time.perf_counter()
-        used = devices[: plan.degrees.world]
+        used = devices[: workers_of(self.choice, plan)]
         pool = pool_for(self.config, used)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         room = partial(make_room_for, pool, folder.nbytes, plan.memory)
@@ -72,8 +72,8 @@ class PipelineRun:
             starts = pool.starts
             if pool.link:
                 link = Link.from_json(pool.link)
-                plan = plan_pipeline(self.config, facts, len(devices), link)
-                if plan.degrees.world != len(used):
+                plan = plan_pipeline(self.choice, self.config, facts, len(devices), link)
+                if workers_of(self.choice, plan) != len(used):
                     raise _Rearranged(link)
             payload = PipelineJob(self.choice, inputs, plan, image).to_bytes()
             try:
