@@ -6,6 +6,7 @@ own, and what its loader reports as missing is an error.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -38,9 +39,16 @@ def load(folder: Path, dtype: str, device: torch.device, scheduler: str = "") ->
     found: Any = getattr(importlib.import_module("diffusers"), facts.pipeline)
     pipeline = found(**_absent_or_set(found, folder) | components)
     pipeline.register_to_config(_name_or_path=str(folder))
-    if scheduler:
-        pipeline.scheduler = _other_scheduler(pipeline, scheduler)
-    return pipeline
+    return with_scheduler(pipeline, scheduler)
+
+
+def with_scheduler(pipeline: Any, name: str) -> Any:
+    """The pipeline with a scheduler of the class `name`; itself for "". Raises ConfigError if that does not fit."""
+    if not name:
+        return pipeline
+    other = copy.copy(pipeline)
+    vars(other)["scheduler"] = _other_scheduler(pipeline, name)
+    return other
 
 
 def _absent_or_set(pipeline: type, folder: Path) -> dict[str, Any]:
