@@ -9,10 +9,12 @@ from functools import partial
 import pytest
 import torch
 from compact_parallel.runtime.attention.axis import Axis
+from compact_parallel.runtime.attention.sequence_attention import SequenceAttention
 from compact_parallel.runtime.compression.residual_wire import make_wire
 from compact_parallel.runtime.compression.wire import RawWire
 from compact_parallel.runtime.config import CompressionConfig
 from compact_parallel.runtime.parallel.mesh import Degrees, Mesh
+from compact_parallel.runtime.pipelines.denoiser_sharding import DenoiserTokens
 from compact_parallel.runtime.pipelines.library import DIFFUSERS
 from compact_parallel.runtime.pipelines.plans import plan_for
 from compact_parallel.runtime.pipelines.sequence import split_denoiser
@@ -90,8 +92,57 @@ def test_compression(tmp_path):
         assert last["their slots"] < 0.01 < 0.1 < last["the slots of the other"]
 
 
+@torch.inference_mode()
+def in_turn(rank, world):
+    """The errors of two denoisers that are split at the same time, and run in turns, as Wan 2.2 has two."""
+    degrees = Degrees(ulysses=2)
+    axes = Mesh(rank, world).axes(degrees)
+    first, second = DENOISERS["wan"], DENOISERS["flux"]
+    modules, inputs = (first[0](), second[0]()), (first[1](), second[1]())
+    expected = [module(**given).sample for module, given in zip(modules, inputs)]
+    errors = []
+    with (
+        split_denoiser(modules[0], degrees, axes, RawWire(), Ledger()) as one,
+        split_denoiser(modules[1], degrees, axes, RawWire(), Ledger()) as other,
+    ):
+        for turn in (1, 0, 1, 0):
+            (one, other)[turn].begin_forward(SLOTS)
+            errors.append(difference(modules[turn](**inputs[turn]).sample, expected[turn]))
+            assert functional.scaled_dot_product_attention is ORIGINAL
+    return errors
+
+
+def test_two_denoisers_in_turn(tmp_path):
+    for errors in launch(in_turn, 2, tmp_path, imports=IMPORTS):
+        assert max(errors) < EXACT
+
+
 AXES = {"ulysses": Axis("ulysses", (0,), 0), "ring": Axis("ring", (0, 1), 0)}
 """Those of rank 0 of two: enough for what is refused before anything is sent."""
+
+
+class Recording(SequenceAttention):
+    """Keeps the first queries that it is given, and the layout of their tokens."""
+
+    def __call__(self, func, q, k, v, heads, *, layout, **kwargs):
+        self.seen = (*getattr(self, "seen", ()), q)[:1]
+        self.layout = layout
+        raise KeyError("enough")
+
+
+def test_text_comes_first_in_messages():
+    """The wire knows text by its place: Stable Diffusion 3 joins it behind the image."""
+    module = DENOISERS["sd3"][0]()
+    attention = Recording(AXES["ulysses"], AXES["ring"], "all_gather", RawWire(), Ledger())
+    text = []
+    with torch.inference_mode(), DenoiserTokens(module, plan_for(module), attention) as sharding:
+        module.transformer_blocks[0].attn.add_q_proj.register_forward_hook(lambda *given: text.append(given[-1]))
+        sharding.begin_forward(SLOTS)
+        with pytest.raises(KeyError, match="enough"):
+            module(**DENOISERS["sd3"][1]())
+    (queries,) = attention.seen
+    assert attention.layout.text(0) == text[0].shape[1] == 4
+    assert torch.equal(queries[:, :, :4].transpose(1, 2).flatten(2), text[0])
 
 
 @contextmanager
@@ -140,6 +191,7 @@ def refusal(module, given, slots=SLOTS, plan=None):
         with pytest.raises(Unsupported) as error:
             sharding.begin_forward(slots)
             module(**given)
+        assert functional.scaled_dot_product_attention is ORIGINAL
     assert functional.scaled_dot_product_attention is ORIGINAL
     sentence = str(error.value)
     assert sentence.endswith(f"; {DIFFUSERS.way_out}")

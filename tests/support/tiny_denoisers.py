@@ -12,7 +12,7 @@ import torch
 from residuals import generator
 
 TRANSFORMERS = "diffusers.models.transformers"
-IMPORTS = (f"{TRANSFORMERS}.transformer_flux", f"{TRANSFORMERS}.transformer_2d")
+IMPORTS = (f"{TRANSFORMERS}.transformer_flux", f"{TRANSFORMERS}.transformer_2d", "peft", "accelerate")
 """What takes long to import."""
 HEADS, DIM = 4, 16
 SIZE = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
@@ -239,6 +239,22 @@ def control(layers, tokens):
     return [rand(2, tokens, HEADS * DIM, seed=10 + layer) for layer in range(layers)]
 
 
+def with_adapters(model):
+    """The model with a LoRA, and with the hook that accelerate offloads weights with."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    from peft import LoraConfig
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "proj_out"], init_lora_weights=False))
+    return add_hook_to_module(model, AlignDevicesHook("cpu"))
+
+
+def few(inputs, **more):
+    """Inputs whose sequences have fewer tokens than there are ranks."""
+    return {**inputs(), "encoder_hidden_states": rand(2, 1, 24, seed=2), **more}
+
+
 DENOISERS = {
     "flux": (flux, flux_inputs),
     "flux, control": (
@@ -248,6 +264,10 @@ DENOISERS = {
             "controlnet_block_samples": control(2, 15),
             "controlnet_single_block_samples": control(1, 15),
         },
+    ),
+    "flux, LoRA": (
+        lambda: with_adapters(flux()),
+        lambda: {**flux_inputs(), "joint_attention_kwargs": {"scale": 0.5}},
     ),
     "sd3": (partial(sd3, dual_attention_layers=(), qk_norm=None), sd3_inputs),
     "sd3.5": (sd3, lambda: {**sd3_inputs(), "block_controlnet_hidden_states": control(2, 15)}),
@@ -272,13 +292,6 @@ DENOISERS = {
     "qwen, mask": (qwen, partial(qwen_inputs, (1, 3, 5), mask=KEPT)),
     "qwen, edit": (partial(qwen, zero_cond_t=True), partial(qwen_inputs, (1, 3, 5), (1, 2, 3), mask=KEPT)),
 }
-
-
-def few(inputs, **more):
-    """Inputs whose sequences have fewer tokens than there are ranks."""
-    return {**inputs(), "encoder_hidden_states": rand(2, 1, 24, seed=2), **more}
-
-
 FEW_TOKENS = {
     "flux, few tokens": (flux, lambda: few(partial(flux_inputs, 1, 2), txt_ids=torch.zeros(1, 3))),
     "sd3, few tokens": (sd3, lambda: few(sd3_inputs, hidden_states=rand(2, 4, 2, 4))),
