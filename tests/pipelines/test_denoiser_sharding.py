@@ -216,7 +216,7 @@ INPUTS = {
     ),
     "no text": (
         partial(pixart, caption_channels=None),
-        lambda: {**pixart_inputs(), "encoder_hidden_states": None},
+        lambda: {**pixart_inputs(), "encoder_hidden_states": None, "encoder_attention_mask": None},
         "with no text (encoder_hidden_states)",
     ),
     "a mask of another length": (
@@ -236,6 +236,42 @@ INPUTS = {
 def test_inputs_are_refused(what):
     build, inputs, words = INPUTS[what]
     assert words in refusal(build(), inputs())
+
+
+class Unwatched(DenoiserTokens):
+    """Does not look for changed code."""
+
+    def _look(self):
+        return ()
+
+
+def with_mean(module):
+    """A block is given its tokens less their mean."""
+    block = module.transformer_blocks[1]
+    forward = block.forward
+    block.forward = lambda hidden_states, **given: forward(hidden_states - hidden_states.mean(1, True), **given)
+
+
+@torch.inference_mode()
+def unguarded(rank, world):
+    """The errors where what is refused is not refused."""
+    axes = Mesh(rank, world).axes(Degrees(ring=2))
+    attention = SequenceAttention(axes["ulysses"], axes["ring"], "all_gather", RawWire(), Ledger())
+    errors = []
+    for build, inputs, change in ((*INPUTS["no text"][:2], None), (flux, flux_inputs, with_mean)):
+        module, given = build(), inputs()
+        if change:
+            change(module)
+        expected = module(**given).sample
+        with Unwatched(module, replace(plan_for(module), guards=()), attention) as sharding:
+            sharding.begin_forward(SLOTS)
+            errors.append(difference(module(**given).sample, expected))
+    return errors
+
+
+def test_what_is_refused_would_be_wrong(tmp_path):
+    for errors in launch(unguarded, 2, tmp_path, imports=IMPORTS):
+        assert min(errors) > 100 * EXACT
 
 
 def test_other_attention_is_refused():
