@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,9 @@ from ...report.ledger import Ledger
 from . import supported
 from .exchange import own_exchange
 from .groups import process_groups, world_group
+from .latte import local_temporal_attention
 from .loading import load, part
+from .noise import noise_of_the_whole
 from .pipefusion import pipefusion_messages
 from .result import to_first
 from .shims import shims
@@ -75,14 +77,18 @@ def xdit_pipeline(
         config = _engine_config(folder, settings, degrees, device, dtype)
         stack.callback(_forget_state)
         wrapped = _wrapped(part(pipelines, "xFuserPipelineWrapperRegister").get_class(pipe), pipe, config, staged)
-        divided = degrees.sequence > 1 and wire is not None
-        stack.enter_context(own_exchange(wrapped.transformer, degrees, wire, ledger) if divided else nullcontext())
+        carried = degrees.sequence > 1 and wire is not None
+        if degrees.sequence > 1:
+            stack.enter_context(noise_of_the_whole(wrapped.scheduler))
+            stack.enter_context(local_temporal_attention(wrapped.transformer))
+        if carried:
+            stack.enter_context(own_exchange(wrapped.transformer, degrees, wire, ledger))
         together.yes = True
 
         def run(**arguments: Any) -> Any:
             chosen = supported.arguments_for(pipe, wrapped, arguments)
             steps = Steps(on_step, world_group(), staged, sends)
-            model, settle = wrapped.module.transformer, wire.settle if divided else _nothing
+            model, settle = wrapped.module.transformer, wire.settle if carried else _nothing
             together.yes = False
             with ExitStack() as calls:
                 _attribute(calls, model, "forward", Coasting(model.forward, steps, ledger, _place, settle))

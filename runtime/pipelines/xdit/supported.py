@@ -25,7 +25,7 @@ class Family:
     """How xfuser can divide one class of pipelines.
 
     `guided`: its loop always evaluates two conditions, so guidance is needed; `cfg`: it can divide them over workers.
-    `stages`: it has PipeFusion. `whole_text`: with PipeFusion off, text tokens that the ranks cannot share equally are
+    `stages`: it has PipeFusion that works. `whole_text`: with PipeFusion off, text tokens that the ranks cannot share equally are
     attended to once per rank.
     """
 
@@ -42,7 +42,7 @@ FAMILIES = {
         Family("FluxPipeline", guided=False, cfg=False, whole_text=True),
         Family("PixArtSigmaPipeline"),
         Family("PixArtAlphaPipeline"),
-        Family("StableDiffusion3Pipeline"),
+        Family("StableDiffusion3Pipeline", stages=False),
         Family("CogVideoXPipeline", stages=False),
         Family("LattePipeline", cfg=False, stages=False),
     )
@@ -57,6 +57,16 @@ def check(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call:
         raise Unsupported(f"xDiT is not known to run {name} right; it runs {', '.join(FAMILIES)}; choose one, {_OTHERWISE}.")
     _check_degrees(family, settings, degrees, world)
     _check_heads(pipe, degrees)
+    if getattr(pipe.scheduler.config, "stochastic_sampling", False):
+        raise Unsupported(
+            "The scheduler of this pipeline has stochastic_sampling on, which xDiT would ignore; choose another one, "
+            f"{_OTHERWISE}."
+        )
+    if getattr(pipe.transformer.config, "dual_attention_layers", ()):
+        raise Unsupported(
+            f"Some blocks of this model attend twice, as those of Stable Diffusion 3.5 medium, which xDiT does not know; "
+            f"choose another model, {_OTHERWISE}."
+        )
     _check_stages(pipe, settings)
     _check_call(pipe, family, settings, degrees, call)
 
@@ -83,7 +93,7 @@ def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world
         )
     if settings.pipefusion_degree > 1 and not family.stages:
         raise Unsupported(
-            f"pipefusion_degree is {settings.pipefusion_degree} but xDiT has no PipeFusion for {family.pipeline}; set it "
+            f"pipefusion_degree is {settings.pipefusion_degree} but PipeFusion of xDiT does not run {family.pipeline}; set it "
             "to 1 and use ulysses_degree or ring_degree."
         )
     if settings.fp8_comms:
