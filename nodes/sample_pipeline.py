@@ -1,16 +1,13 @@
 """The node Sample Pipeline: runs a pipeline on the pool and gives its picture, video or sound."""
 
-import json
 from fractions import Fraction
-from typing import Any
 
 from comfy_api.latest import InputImpl, Types, io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..runtime.comfy.run.pipeline_run import PipelineRun
-from ..runtime.config import ConfigError
-from ..runtime.pipelines.inputs import PipelineInputs
+from ..runtime.pipelines.inputs import PipelineInputs, parse_arguments
 from .types import CATEGORY, ParallelPipeline
 
 NONE = "This pipeline makes {}, so Sample Pipeline has no {} to give; take its output {}."
@@ -55,12 +52,12 @@ class CompactParallelPipelineSample(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "guidance",
-                    default=-1.0,
-                    min=-1.0,
+                    default=0.0,
+                    min=0.0,
                     max=100.0,
                     step=0.1,
                     optional=True,
-                    tooltip="How closely to follow the prompt (CFG, or the model's own guidance). -1: its own value.",
+                    tooltip="How closely to follow the prompt (CFG, or the model's own). 0: its own value, 1: none.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="For pipelines that start from a picture."),
                 _size("width", "Pixels across. 0: the pipeline's own."),
@@ -77,12 +74,11 @@ class CompactParallelPipelineSample(io.ComfyNode):
                     optional=True,
                     tooltip="Length of a sound. 0: the pipeline's own.",
                 ),
-                io.Float.Input(
+                io.Int.Input(
                     "fps",
-                    default=0.0,
-                    min=0.0,
-                    max=120.0,
-                    step=1.0,
+                    default=0,
+                    min=0,
+                    max=120,
                     optional=True,
                     tooltip="Frames per second of a video. 0: what the model was made for.",
                 ),
@@ -116,13 +112,13 @@ class CompactParallelPipelineSample(io.ComfyNode):
         negative_prompt: str = "",
         seed: int = 0,
         steps: int = 0,
-        guidance: float = -1.0,
+        guidance: float = 0.0,
         image: Tensor | None = None,
         width: int = 0,
         height: int = 0,
         frames: int = 0,
         seconds: float = 0.0,
-        fps: float = 0.0,
+        fps: int = 0,
         scheduler: str = "",
         arguments: str = "",
     ) -> io.NodeOutput:
@@ -131,14 +127,14 @@ class CompactParallelPipelineSample(io.ComfyNode):
             negative_prompt=negative_prompt,
             seed=seed,
             steps=steps,
-            guidance=None if guidance < 0 else guidance,
+            guidance=guidance,
             width=width,
             height=height,
             frames=frames,
             seconds=seconds,
             fps=fps,
             scheduler=scheduler.strip(),
-            arguments=_parsed(arguments),
+            arguments=parse_arguments(arguments),
         )
         result = pipeline.sample(inputs, image)
         if result.kind == "audio":
@@ -154,18 +150,6 @@ class CompactParallelPipelineSample(io.ComfyNode):
 
 def _size(name: str, tooltip: str) -> io.Int.Input:
     return io.Int.Input(name, default=0, min=0, max=16384, optional=True, tooltip=tooltip)
-
-
-def _parsed(arguments: str) -> dict[str, Any]:
-    if not arguments.strip():
-        return {}
-    try:
-        parsed = json.loads(arguments)
-    except ValueError as error:
-        raise ConfigError(f'arguments is no JSON ({error}); write for example {{"eta": 0.5}}.') from error
-    if not isinstance(parsed, dict):
-        raise ConfigError(f'arguments is {arguments!r}; it must be a JSON object, for example {{"eta": 0.5}}.')
-    return parsed
 
 
 def _none(made: str, wanted: str, output: str) -> ExecutionBlocker:

@@ -162,7 +162,7 @@ class _Run:
     def _given(self) -> dict[str, Any]:
         """The arguments of the pipeline's __call__."""
         inputs = self._job.inputs
-        given = call_arguments(type(self._pipe), inputs, self._job.image)
+        given = call_arguments(self._pipe, inputs, self._job.image)
         wanted = output_type(self._pipe, wanted=self._orders.rank == 0)
         return {**given, **wanted, "generator": torch.Generator().manual_seed(inputs.seed)}
 

@@ -63,6 +63,7 @@ class PipelineInputs(JsonForm):
     frames: int = 0
     seconds: float = 0.0
     fps: int = 0
+    scheduler: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .frame_rates import frames_per_second
 from .inputs import result_kind
 from .job import PipelineResult
 
@@ -28,7 +29,8 @@ def result_of(pipe: Any, output: Any, asked_rate: float) -> PipelineResult:
     if kind == "audio":
         return PipelineResult(kind, _sound(values), _samples_per_second(pipe))
     frames = values.flatten(0, -4)  # (B, C, H, W), or (B, F, C, H, W) of a video
-    return PipelineResult(kind, frames.movedim(1, -1).clamp(0, 1), asked_rate)
+    rate = frames_per_second(type(pipe).__name__, asked_rate) if kind == "video" else 0.0
+    return PipelineResult(kind, frames.movedim(1, -1).clamp(0, 1), rate)
 
 
 def first_of(output: Any) -> Any:

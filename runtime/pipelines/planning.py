@@ -47,7 +47,7 @@ def describe(choice: PipelineChoice, folder: FolderFacts, inputs: PipelineInputs
         refusal=f"{no_plan}; {OWN_WAY_OUT}, or use cfg_degree, data_degree or step_degree." if no_plan else "",
         heads=_heads(folder.path / name) if name else None,
     )
-    found = getattr(importlib.import_module("diffusers"), folder.pipeline)
+    found = class_of(folder)
     entries = int(inputs.arguments.get("num_images_per_prompt") or inputs.arguments.get("num_videos_per_prompt") or 1)
     conditions = _conditions(found, inputs)
     return JobFacts(
@@ -58,6 +58,11 @@ def describe(choice: PipelineChoice, folder: FolderFacts, inputs: PipelineInputs
         one_at_cfg_1=_guides(found),
         itemsize=ITEMSIZE.get(choice.dtype, 2),
     )
+
+
+def class_of(folder: FolderFacts) -> type:
+    """The class of a folder's pipeline."""
+    return getattr(importlib.import_module("diffusers"), folder.pipeline)
 
 
 def plan_pipeline(
@@ -101,8 +106,7 @@ def _conditions(pipeline: type, inputs: PipelineInputs) -> int:
         return 1
     for name in GUIDANCE:
         if name in inspect.signature(pipeline.__call__).parameters:
-            asked = inputs.arguments.get(name, inputs.guidance)
-            scale = _default(pipeline, name) if asked is None else asked
+            scale = inputs.arguments.get(name, inputs.guidance or _default(pipeline, name))
             return 2 if scale is not None and float(scale) > 1 else 1
     return 1
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...config import ParallelConfig
 from ...pipelines.folder import FolderFacts, inspect_folder
-from ...pipelines.inputs import PipelineInputs
+from ...pipelines.inputs import PipelineInputs, keyword_arguments
 from ...pipelines.job import PipelineChoice, PipelineJob, PipelineResult
-from ...pipelines.planning import describe, plan_pipeline, workers_of
+from ...pipelines.planning import class_of, describe, plan_pipeline, workers_of
 from ...planner.facts import JobFacts
 from ...planner.link import Link
 from ...planner.run_plan import RunPlan
@@ -40,6 +40,7 @@ class PipelineRun:
         Raises ConfigError or Unsupported before anything starts, PoolError with the cause afterwards.
         """
         folder = inspect_folder(Path(self.choice.folder))
+        keyword_arguments(class_of(folder), inputs, image)  # reports a wrong input before anything starts
         devices = devices_of(self.config)
         facts = describe(self.choice, folder, inputs)
         run = LiveRun(self.config.pool.name, len(devices), folder.pipeline)
