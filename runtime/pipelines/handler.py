@@ -163,7 +163,8 @@ class _Run:
         """The arguments of the pipeline's __call__."""
         inputs = self._job.inputs
         given = call_arguments(self._pipe, inputs, self._job.image)
-        wanted = output_type(self._pipe, wanted=self._orders.rank == 0)
+        # xDiT's last rank makes the result of the first one
+        wanted = output_type(self._pipe, wanted=self._orders.rank == 0 or self._job.pipeline.engine == XDIT)
         return {**given, **wanted, "generator": torch.Generator().manual_seed(inputs.seed)}
 
     def _scheduled(self) -> Any:
