@@ -24,7 +24,18 @@ from compact_parallel.runtime.sharding.modified_modules import modified_modules
 from compact_parallel.runtime.sharding.plan import Unsupported
 from device import EXACT
 from distributed import launch
-from tiny_denoisers import DENOISERS, IMPORTS, flux, flux_inputs, pixart, pixart_inputs, sd3, sd3_inputs
+from tiny_denoisers import (
+    DENOISERS,
+    IMPORTS,
+    flux,
+    flux2,
+    flux2_inputs,
+    flux_inputs,
+    pixart,
+    pixart_inputs,
+    sd3,
+    sd3_inputs,
+)
 from torch import nn
 from torch.nn import functional
 
@@ -223,6 +234,11 @@ INPUTS = {
         pixart,
         lambda: {**pixart_inputs(), "attention_mask": torch.ones(2, 14)},
         "The attention mask has shape (2, 1, 14), which does not fit a sequence of 15 tokens",
+    ),
+    "a cache of keys": (
+        flux2,
+        lambda: {**flux2_inputs(), "kv_cache_mode": "extract"},
+        "with a cache of the keys of reference images (kv_cache_mode)",
     ),
     "a skipped block": (
         sd3,
