@@ -103,9 +103,13 @@ def test_compression(tmp_path):
         assert last["their slots"] < 0.01 < 0.1 < last["the slots of the other"]
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 @torch.inference_mode()
 def in_turn(rank, world):
-    """The errors of two denoisers that are split at the same time, and run in turns, as Wan 2.2 has two."""
+    """The errors of two denoisers that are split at the same time and run in turns (Wan 2.2), also after failures."""
     degrees = Degrees(ulysses=2)
     axes = Mesh(rank, world).axes(degrees)
     first, second = DENOISERS["wan"], DENOISERS["flux"]
@@ -120,6 +124,14 @@ def in_turn(rank, world):
             (one, other)[turn].begin_forward(SLOTS)
             errors.append(difference(modules[turn](**inputs[turn]).sample, expected[turn]))
             assert functional.scaled_dot_product_attention is ORIGINAL
+        interruption = modules[1].proj_out.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            modules[1](**inputs[1])
+        interruption.remove()
+        errors.append(difference(modules[1](**inputs[1]).sample, expected[1]))
+        with pytest.raises(RuntimeError):
+            modules[1](**{**inputs[1], "pooled_projections": torch.zeros(2, 1)})
+        assert functional.scaled_dot_product_attention is ORIGINAL
     return errors
 
 
