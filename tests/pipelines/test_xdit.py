@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import contextmanager
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,8 +106,8 @@ def _state():
     usp, groups = load("xfuser.model_executor.layers.usp"), load("xfuser.core.distributed.parallel_state")
     parts = {f"{module.__name__}.{name}": value for module in (usp, groups) for name, value in vars(module).items()}
     parts.pop("xfuser.core.distributed.parallel_state.__warningregistry__", None)
-    registries = len(dist.distributed_c10d._world.pg_map), len(load("xfuser.core.cache_manager.cache_manager").get_cache_manager().cache)
-    return parts, registries, dict(os.environ), list(sys.argv)
+    caches = load("xfuser.core.cache_manager.cache_manager").get_cache_manager().cache
+    return parts, len(caches), len(dist.distributed_c10d._world.pg_map), dict(os.environ), list(sys.argv)
 
 
 def on_two(rank, world, folder):
@@ -206,7 +205,9 @@ def test_another_seed_gives_something_else(ranks):
     assert ranks[0]["seed"] > 0.1
 
 
-@pytest.mark.parametrize("name", ["no log-sum-exp", "noise of each part", "temporal blocks exchange", "text that is not shared"])
+@pytest.mark.parametrize(
+    "name", ["no log-sum-exp", "noise of each part", "temporal blocks exchange", "text that is not shared"]
+)
 def test_without_what_is_mended_or_refused_it_is_wrong(ranks, name):
     assert ranks[0]["wrong"][name] > 100 * TOLERANCE
 
