@@ -222,7 +222,7 @@ def _check_guidance(
     if true is None:
         return
     scale = chosen.get("true_cfg_scale", true.default)
-    if inputs.negative_prompt and scale is not None and scale <= 1:
+    if inputs.negative_prompt and isinstance(scale, (int, float)) and scale <= 1:
         raise ConfigError(
             f"negative_prompt is set, but {pipeline.__name__} ignores it without guidance above 1; set guidance, for "
             "example to 4, or leave negative_prompt empty."
