@@ -47,21 +47,26 @@ def manual(**degrees):
     return StrategyConfig(mode="manual", **degrees)
 
 
-def asked(name, steps=STEPS, **changes):
+def look_ahead(calls, tolerance):
+    return StepReuseConfig(mode="look_ahead", look_ahead=calls, tolerance=tolerance)
+
+
+def asked(name, steps=STEPS, scheduler="", **changes):
     """The node's inputs for a tiny pipeline, and its image."""
     given = {**arguments(name), **changes}
     given.pop("num_inference_steps")
     image = given.pop("image", None)
     own = {OF_THE_NODE[key]: given.pop(key) for key in list(given) if key in OF_THE_NODE}
     pixels = torch.from_numpy(np.array(image)).float().div(255)[None] if isinstance(image, Image.Image) else None
-    return PipelineInputs(seed=SEED, steps=steps, arguments=given, **own), pixels
+    inputs = PipelineInputs(seed=SEED, steps=steps, scheduler=scheduler, arguments=given, **own)
+    return inputs, pixels
 
 
-def sampled(folder, name, strategy, *, engine="diffusers", xdit=NO_STAGES, steps=STEPS, changes=None, **config):
+def sampled(folder, name, strategy, *, engine="diffusers", xdit=NO_STAGES, changes=None, scheduler="", pool=POOL, **config):
     """The result of a run on the pool, and its report."""
     choice = PipelineChoice(str(saved(name, folder)), "float32", engine, xdit)
-    run = PipelineRun(choice, ParallelConfig(pool=POOL, strategy=strategy, **config))
-    return run.sample(*asked(name, steps, **(changes or {}))), runs().latest()
+    run = PipelineRun(choice, ParallelConfig(pool=pool, strategy=strategy, **config))
+    return run.sample(*asked(name, scheduler=scheduler, **(changes or {}))), runs().latest()
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +157,14 @@ def test_several_pictures_are_divided(shared_tiny_pipelines, alone):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_look_ahead_of_two_is_near(shared_tiny_pipelines, alone, name):
-    reuse = StepReuseConfig(mode="look_ahead", look_ahead=2, tolerance=0.0)
-    result, report = sampled(shared_tiny_pipelines, name, manual(step_degree=2), step_reuse=reuse)
+    result, report = sampled(shared_tiny_pipelines, name, manual(step_degree=2), step_reuse=look_ahead(2, 0.0))
     assert 1e-6 < rms(result.values, alone(name)) < 0.5
     assert report["accepted"] == [1, 1, 1, 2, 2, 1] and report["rounds"] == 6
     assert report["evaluations_per_rank"][0] < STEPS * (2 if name == "wan" else 1)
 
 
 def test_a_look_ahead_whose_guesses_are_rejected_is_exact(shared_tiny_pipelines, alone):
-    reuse = StepReuseConfig(mode="look_ahead", look_ahead=2, tolerance=1e-9)
+    reuse = look_ahead(2, 1e-9)
     result, report = sampled(shared_tiny_pipelines, "cogvideox", manual(step_degree=2), step_reuse=reuse)
     assert difference(result.values, alone("cogvideox")) < 1e-5
     assert set(report["accepted"]) == {1}
@@ -172,6 +176,33 @@ def test_compressed_tokens_are_near_and_smaller(shared_tiny_pipelines, alone):
     result, report = sampled(shared_tiny_pipelines, "sd3", manual(ring_degree=2), compression=two_bit)
     assert 1e-5 < difference(result.values, exact.values) < 0.3
     assert report["bytes_sent"] < 0.6 * plain["bytes_sent"] and report["max_relative_error"] > 0
+
+
+def test_another_scheduler(shared_tiny_pipelines, alone):
+    """The scheduler that the pipeline came with is as before in the next run."""
+    exact = alone("pixart")
+    other, _ = sampled(shared_tiny_pipelines, "pixart", manual(cfg_degree=2), scheduler="DDIMScheduler")
+    again, _ = sampled(shared_tiny_pipelines, "pixart", manual(cfg_degree=2))
+
+    def by_ddim(pipe, given):
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+        return pipe(**given)
+
+    assert difference(other.values, alone("pixart", by=by_ddim)) < 1e-5
+    assert difference(again.values, exact) < 1e-5 < difference(other.values, exact)
+
+
+def test_steps_and_conditions_are_shared_by_four_workers(shared_tiny_pipelines, alone):
+    four = PoolConfig(devices="cpu*4", name="four")
+    strategy = manual(step_degree=2, cfg_degree=2)
+    try:
+        near, report = sampled(shared_tiny_pipelines, "latte", strategy, pool=four, step_reuse=look_ahead(2, 0.0))
+        exact, _ = sampled(shared_tiny_pipelines, "latte", strategy, pool=four, step_reuse=look_ahead(2, 1e-9))
+    finally:
+        pools().find("four").stop()
+    assert report["accepted"] == [1, 1, 1, 2, 2, 1] and report["workers"] == 4
+    assert 1e-6 < rms(near.values, alone("latte")) < 0.5
+    assert difference(exact.values, alone("latte")) < 1e-5
 
 
 @pytest.mark.parametrize(
