@@ -38,6 +38,8 @@ EXACT = {
     "pixart, cfg": ("pixart", PLAIN, CFG),
     "pixart, synchronous PipeFusion": ("pixart", SYNCHRONOUS, WHOLE),
     "pixart, ulysses over our exchange": ("pixart", PLAIN, ULYSSES, RAW),
+    "pixart_alpha, ulysses": ("pixart_alpha", PLAIN, ULYSSES),
+    "pixart_alpha, synchronous PipeFusion": ("pixart_alpha", SYNCHRONOUS, WHOLE),
     "sd3, ulysses": ("sd3", PLAIN, ULYSSES),
     "sd3, cfg": ("sd3", PLAIN, CFG),
     "cogvideox, ring": ("cogvideox", PLAIN, RING),

@@ -33,6 +33,8 @@ class Runs:
 
     def pipe(self, name: str) -> Any:
         """A loaded pipeline."""
+        if name == "pixart_alpha":
+            return diffusers.PixArtAlphaPipeline(**self.pipe("pixart").components)
         if name not in self._pipes:
             pipe = self._pipes[name] = diffusers.DiffusionPipeline.from_pretrained(saved(name, self.folder))
             pipe.set_progress_bar_config(disable=True)
@@ -42,7 +44,7 @@ class Runs:
 
     def call(self, name: str, **changes: Any) -> dict[str, Any]:
         """The arguments of a run: latents out, a seed in."""
-        call = arguments(name) | {"num_inference_steps": STEPS, "output_type": "latent"}
+        call = arguments(name.removesuffix("_alpha")) | {"num_inference_steps": STEPS, "output_type": "latent"}
         if name == "sd3":
             del call["max_sequence_length"]  # which xDiT's does not know
         return call | {"generator": torch.Generator().manual_seed(7)} | changes
@@ -70,7 +72,7 @@ class Runs:
         """A function that runs the divided pipeline, and the ledger. It gives None on ranks other than 0."""
         ledger = Ledger()
         wire = None if compression is None else make_wire(compression, ledger, STEPS)
-        call, where = self.call(name, **changes), saved(name, self.folder)
+        call, where = self.call(name, **changes), self.folder / name
         common = {"rank": self.rank, "world": self.world, "wire": wire, "ledger": ledger, "on_step": on_step}
         with xdit_pipeline(self.pipe(name), where, settings, degrees, call, **common) as run:
 

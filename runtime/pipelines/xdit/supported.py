@@ -95,8 +95,8 @@ def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world
         )
     if settings.pipefusion_degree > 1 and not family.stages:
         raise Unsupported(
-            f"pipefusion_degree is {settings.pipefusion_degree} but PipeFusion of xDiT does not run {family.pipeline}; set "
-            "it to 1 and use ulysses_degree or ring_degree."
+            f"pipefusion_degree is {settings.pipefusion_degree} but PipeFusion of xDiT does not run "
+            f"{family.pipeline}; set it to 1 and use ulysses_degree or ring_degree."
         )
     if settings.fp8_comms:
         raise Unsupported(
