@@ -6,10 +6,12 @@ import os
 import sys
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 import torch
 import torch.distributed as dist
+from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.config import XditConfig
 from compact_parallel.runtime.parallel.mesh import Degrees
 from compact_parallel.runtime.pipelines.xdit import engine, shims, supported
@@ -19,7 +21,7 @@ from distributed import launch
 from tiny_pipelines import saved
 from xdit_runs import RAW, STEPS, TWO_BIT, Runs, difference
 
-pytest.importorskip("xfuser")
+pytestmark = pytest.mark.skipif(find_spec("xfuser") is None, reason="needs xfuser")
 
 PLAIN = XditConfig()
 SYNCHRONOUS = XditConfig(pipefusion_degree=2, warmup_steps=STEPS)
@@ -147,6 +149,21 @@ def on_two(rank, world, folder):
         "in the warm-up": _stopped(runs, Stop(), 0, 0, "pixart", ASYNCHRONOUS, WHOLE),
         "at the end": _stopped(runs, Stop(), STEPS - 1, 1, "pixart", ASYNCHRONOUS, WHOLE),
     }
+    bad = runs.pipe("pixart").transformer.transformer_blocks[0].attn1.to_k.weight
+    kept = bad.clone()
+    with torch.no_grad(), pytest.raises(AgreedError) as caught:
+        bad[0, 0] = torch.nan
+        try:
+            runs.divided("pixart", PLAIN, RING, TWO_BIT)
+        finally:
+            bad.copy_(kept)
+    found["not finite"] = str(caught.value)
+    with pytest.raises(Unsupported, match="height") as caught:
+        runs.divided("pixart", PLAIN, ULYSSES, height=136)
+    found["height"] = str(caught.value)
+    _, ledger = runs.divided("pixart", XditConfig(pipefusion_degree=2, patches=5), WHOLE)
+    found["patches"] = ledger.to_json()["warnings"]
+    found["own bytes"] = [runs.divided("pixart", PLAIN, each)[1].totals()[0] for each in (ULYSSES, RING)]
     steps = []
     runs.divided("pixart", ASYNCHRONOUS, WHOLE, on_step=steps.append)
     found["steps"] = steps
@@ -162,7 +179,7 @@ def on_two(rank, world, folder):
         found["wrong"]["temporal blocks exchange"] = runs.error("latte", PLAIN, RING)
     text = {"max_sequence_length": 15}
     alone = runs.alone("flux", **text)
-    with _without(supported, "check", _nothing):
+    with _without(supported, "check_call", _nothing):
         shared, _ = runs.divided("flux", PLAIN, ULYSSES, **text)
     found["wrong"]["text that is not shared"] = None if shared is None else difference(shared, alone)
     found["alone again"] = {name: torch.equal(runs.alone(name), runs.reference(name)) for name in PIPELINES}
@@ -175,10 +192,15 @@ def on_four(rank, world, folder):
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("xdit")
     for name in PIPELINES:
         saved(name, folder)  # not on the ranks: transformers saves nothing on rank 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def launched(folder):
     return cache(lambda job, world: launch(job, world, folder, folder))
 
 
@@ -250,6 +272,25 @@ def test_if_one_rank_stops_all_leave_and_evaluate_no_more(ranks, name, classes, 
     assert [each["stopped"][name][1] for each in ranks] == [most, most]
 
 
+def test_nan_stops_all(ranks):
+    for each in ranks:
+        assert "NaN or Inf at step 1 " in each["not finite"]
+        assert "in transformer_blocks.0.attn1 (kv" in each["not finite"]
+
+
+def test_a_height_that_cannot_be_divided_is_refused(ranks):
+    assert all(each["height"].startswith("xDiT cannot divide this run") for each in ranks)
+
+
+def test_another_number_of_patches_is_told(ranks):
+    assert all("4 patches instead of 5" in " ".join(each["patches"]) for each in ranks)
+
+
+def test_the_bytes_of_its_own_exchanges_are_counted(ranks):
+    raw = ranks[0]["compressed"]["pixart, ulysses"][0]
+    assert all(raw <= nbytes < 1.1 * raw for each in ranks for nbytes in each["own bytes"])
+
+
 def test_every_rank_sees_every_step(ranks):
     assert [each["steps"] for each in ranks] == [list(range(STEPS))] * 2
 
@@ -259,3 +300,9 @@ def test_nothing_is_left_behind(ranks):
         assert each["environment"]
         assert each["restored"]
         assert all(each["alone again"].values())
+
+
+def test_it_writes_nothing(ranks, folder):
+    logs = [path.read_text() for path in folder.glob("on_two_*/log_*")]
+    assert len(logs) == 2
+    assert not any("xfuser" in log or "[runtime_state.py" in log for log in logs)

@@ -22,10 +22,11 @@ from ...config import XditConfig
 from ...parallel.mesh import Degrees
 from ...report.ledger import Ledger
 from . import supported
+from .counting import counted_messages
 from .exchange import own_exchange
 from .groups import process_groups, world_group
 from .latte import local_temporal_attention
-from .loading import load, part
+from .loading import load, part, quiet
 from .noise import noise_of_the_whole
 from .pipefusion import pipefusion_messages
 from .result import to_first
@@ -70,6 +71,7 @@ def xdit_pipeline(
     device, dtype = pipe.transformer.device, pipe.transformer.dtype
     pipelines = load("xfuser.model_executor.pipelines.register")
     with ExitStack() as stack:
+        stack.enter_context(quiet())
         stack.enter_context(shims(device, degrees.sequence))
         together = stack.enter_context(process_groups(degrees, settings.pipefusion_degree, device, world))
         staged = settings.pipefusion_degree > 1
@@ -81,20 +83,26 @@ def xdit_pipeline(
         if degrees.sequence > 1:
             stack.enter_context(noise_of_the_whole(wrapped.scheduler))
             stack.enter_context(local_temporal_attention(wrapped.transformer))
+        stack.enter_context(counted_messages(ledger))
         if carried:
             stack.enter_context(own_exchange(wrapped.transformer, degrees, wire, ledger))
         together.yes = True
 
         def run(**arguments: Any) -> Any:
+            supported.check_call(pipe, settings, degrees, arguments)
             chosen = supported.arguments_for(pipe, wrapped, arguments)
-            steps = Steps(on_step, world_group(), staged, sends)
+            steps = Steps(on_step, world_group(), staged, sends, ledger)
             model, settle = wrapped.module.transformer, wire.settle if carried else _nothing
-            together.yes = False
+            together.yes, before = False, ledger.call
             with ExitStack() as calls:
                 _attribute(calls, model, "forward", Coasting(model.forward, steps, ledger, _place, settle))
                 _attribute(calls, wrapped.module, "progress_bar", lambda *_, **__: Progress(steps))
                 try:
                     output = wrapped(**chosen)
+                except ValueError as error:
+                    if ledger.call == before:  # the model was not called yet
+                        raise Unsupported(f"xDiT cannot divide this run: {error}") from error
+                    raise
                 finally:
                     together.yes = steps.ended
             _warn_of_patches(settings, ledger)
@@ -159,10 +167,16 @@ def _wrapped(xfuser_class: type, pipe: DiffusionPipeline, config: Any, staged: b
     schedulers = load("xfuser.model_executor.schedulers.register")
     if staged and part(schedulers, "xFuserSchedulerWrappersRegister").get_wrapper(pipe.scheduler) is None:
         raise Unsupported(
-            f"PipeFusion of xDiT does not know the scheduler {type(pipe.scheduler).__name__}; choose another one, or "
+            f"PipeFusion of xDiT does not know {type(pipe.scheduler).__name__}; choose another scheduler, or "
             "set pipefusion_degree to 1."
         )
-    return xfuser_class(shallow, config)
+    try:
+        return xfuser_class(shallow, config)
+    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+        raise Unsupported(
+            f"xDiT cannot take over this {type(pipe).__name__} ({type(error).__name__}: {error}); choose another "
+            "way to run it."
+        ) from error
 
 
 def _same_weights(model: nn.Module) -> nn.Module:

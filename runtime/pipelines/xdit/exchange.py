@@ -61,7 +61,7 @@ def own_exchange(transformer: nn.Module, degrees: Degrees, wire: Wire, ledger: L
     exchange = XditExchange(ranks["ulysses"], attention)
     with ExitStack() as stack:
         stack.enter_context(attention)
-        for name, module in transformer.named_modules():
+        for name, module in transformer.module.named_modules():
             if isinstance(module, wrapper):
                 stack.callback(module.register_forward_pre_hook(exchange.entering(name)).remove)
         replace(stack, usp, "ring_attn", exchange.ring)

@@ -34,7 +34,7 @@ def process_groups(degrees: Degrees, stages: int, device: torch.device, world: i
     """xfuser's groups for these degrees, with `stages` of PipeFusion, out of the default process group.
 
     Collective at the beginning. Whoever uses the groups says in what is yielded whether the ranks are together; then
-    they wait for each other at the end. Otherwise a group is closed at once, so that others, who may wait in it, fail.
+    they wait for each other at the end. Otherwise the groups are dropped at once, and the pool ends who still waits.
     Raises Unsupported for a GPU without nccl, and if xfuser is in use in this process already.
     """
     state, sequence = load("xfuser.core.distributed.parallel_state"), load("yunchang.globals").PROCESS_GROUP

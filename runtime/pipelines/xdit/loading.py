@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from ...attention.unsupported import Unsupported
 
 _LOG_LEVEL = "LOG_LEVEL"
 """The environment variable from which xfuser reads, once, how much it writes to the standard output."""
+_LOGGERS = ("xfuser", "distvae")
 
 
 def load(name: str) -> ModuleType:
@@ -32,6 +34,20 @@ def load(name: str) -> ModuleType:
             f"xDiT cannot be used because {name} cannot be imported ({error}); install xfuser 0.7.0, or choose another "
             "way to run the pipeline."
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps xfuser, whoever has imported it, from writing to the standard output anything but errors."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -22,27 +22,35 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from ...parallel.agreement import NotFinite
 from ...pool.errors import AgreedError, Cancelled
 from ...report.ledger import MODEL, Ledger
 from .pipefusion import Sends
 
-_GO_ON, _STOP, _CANCEL = range(3)
+_GO_ON, _STOP, _NOT_FINITE, _CANCEL = range(4)
 
 
 class Steps:
     """The steps of one run on one rank, and whether the run has been stopped.
 
-    `staged`: ranks may be one step apart.
+    `staged`: ranks may be one step apart. `ledger`: knows whether a tensor that crossed a link held NaN or Inf.
     """
 
     def __init__(
-        self, on_step: Callable[[int], None] | None, group: dist.ProcessGroup, staged: bool, sends: Sends | None
+        self,
+        on_step: Callable[[int], None] | None,
+        group: dist.ProcessGroup,
+        staged: bool,
+        sends: Sends | None,
+        ledger: Ledger,
     ) -> None:
         self.done = 0
         self.stopped = _GO_ON
+        self._stopped_at = 0
         self.ended = False
         """Whether all ranks have left the loop, and no message is under way."""
         self._on_step, self._group, self._lag, self._sends = on_step, group, int(staged), sends
+        self._ledger = ledger
         self._asked: deque[tuple[Tensor, dist.Work]] = deque()
         self._error: Exception | None = None
         if sends is not None:
@@ -50,7 +58,7 @@ class Steps:
 
     def step(self) -> None:
         """Ends a step."""
-        own = _GO_ON
+        own = _NOT_FINITE if self._ledger.first_not_finite else _GO_ON
         if not self.stopped and self._on_step is not None:
             try:
                 self._on_step(self.done)
@@ -67,7 +75,7 @@ class Steps:
 
     def end(self) -> None:
         """Ends the run: every rank has left its loop. Raises if any rank's `on_step` has: its own error on that rank,
-        Cancelled or AgreedError on the others."""
+        Cancelled or AgreedError on the others. Raises NotFinite, on all ranks, if a message held NaN or Inf."""
         self._read(0)
         if self._sends is not None:
             dist.all_reduce(torch.zeros(1), group=self._group)
@@ -77,15 +85,22 @@ class Steps:
             raise self._error
         if self.stopped == _CANCEL:
             raise Cancelled("The run was cancelled.")
+        if self.stopped == _NOT_FINITE:
+            place = self._ledger.first_not_finite
+            where = f"; it was first seen in {place}" if place else ""
+            raise NotFinite(
+                f"The model returned NaN or Inf at step {self._stopped_at} or before{where}; check its precision."
+            )
         if self.stopped:
-            raise AgreedError(f"Another worker stopped the run at step {self.done} or before; its error says why.")
+            raise AgreedError(f"Another worker stopped the run at step {self._stopped_at}; its error says why.")
 
     def _read(self, left: int) -> None:
         """Reads the votes of all but the last `left` steps."""
         while len(self._asked) > left:
             vote, work = self._asked.popleft()
             work.wait()
-            self.stopped = max(self.stopped, int(vote))
+            if not self.stopped and int(vote):
+                self.stopped, self._stopped_at = int(vote), self.done
 
 
 def _as_new(zeros: Tensor) -> Tensor:

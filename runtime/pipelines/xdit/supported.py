@@ -59,6 +59,11 @@ def check(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call:
         )
     _check_degrees(family, settings, degrees, world)
     _check_heads(pipe, degrees)
+    if getattr(pipe.transformer, "_hf_peft_config_loaded", False):
+        raise Unsupported(
+            f"The model has an adapter such as a LoRA beside its weights, which xDiT cannot divide; fuse it into them, "
+            f"{_OTHERWISE}."
+        )
     if getattr(pipe.scheduler.config, "stochastic_sampling", False):
         raise Unsupported(
             "The scheduler of this pipeline has stochastic_sampling on, which xDiT would ignore; choose another one, "
@@ -70,7 +75,7 @@ def check(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call:
             f"choose another model, {_OTHERWISE}."
         )
     _check_stages(pipe, settings)
-    _check_call(pipe, family, settings, degrees, call)
+    check_call(pipe, settings, degrees, call)
 
 
 def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world: int) -> None:
@@ -126,9 +131,9 @@ def _check_stages(pipe: DiffusionPipeline, settings: XditConfig) -> None:
         )
 
 
-def _check_call(
-    pipe: DiffusionPipeline, family: Family, settings: XditConfig, degrees: Degrees, call: Mapping[str, Any]
-) -> None:
+def check_call(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call: Mapping[str, Any]) -> None:
+    """The part of `check` that is about the arguments of one call."""
+    family = FAMILIES[type(pipe).__name__]
     if call.get("generator") is None and call.get("latents") is None:
         raise Unsupported(
             "xDiT draws the noise on every worker by itself, so all must draw the same; give the run a seed."
