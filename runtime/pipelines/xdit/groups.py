@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ...attention.axis import Axis
 from ...attention.unsupported import Unsupported
 from ...parallel.mesh import Degrees
-from ...pool.rendezvous import COLLECTIVE_TIMEOUT
+from ...pool.rendezvous import COLLECTIVE_TIMEOUT, CONNECT_TIMEOUT
 from .loading import load, part, replace
 
 _GLOBALS = ("_WORLD", "_MODEL_REPLICA", "_DP", "_CFG", "_PP", "_SP", "_TP", "_FS", "_DIT", "_VAE")
@@ -92,10 +92,11 @@ def _recorder(new_group: Any, made: list[dist.ProcessGroup]) -> Any:
         key = (ranks[0], backend)
         if len(ranks) == 1 and key in of_one:
             return of_one[key]
-        group = new_group(ranks, timeout=COLLECTIVE_TIMEOUT, backend=backend)
+        group = new_group(ranks, timeout=CONNECT_TIMEOUT, backend=backend)
         if len(ranks) == 1:
             of_one[key] = group
         if group is not dist.GroupMember.NON_GROUP_MEMBER:
+            dist.distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, group)
             made.append(group)
         return group
 
