@@ -178,6 +178,8 @@ def on_two(rank, world, folder):
     for exchange in ("all_gather", "ring"):
         output, _ = runs.divided("sd3", PLAIN, Degrees(ring=2, ring_exchange=exchange), RAW, **text)
         found["text of every rank"][exchange] = None if output is None else difference(output, alone)
+    _, ledger = runs.divided("pixart", PLAIN, CFG, TWO_BIT)
+    found["nothing to compress"] = ledger.to_json()["warnings"]
     steps = []
     runs.divided("pixart", ASYNCHRONOUS, WHOLE, on_step=steps.append)
     found["steps"] = steps
@@ -303,6 +305,10 @@ def test_a_height_that_cannot_be_divided_is_refused(ranks):
 
 def test_another_number_of_patches_is_told(ranks):
     assert all("4 patches instead of 5" in " ".join(each["patches"]) for each in ranks)
+
+
+def test_compression_without_tokens_to_share_is_told(ranks):
+    assert all("nothing to compress" in " ".join(each["nothing to compress"]) for each in ranks)
 
 
 def test_the_bytes_of_its_own_exchanges_are_counted(ranks):

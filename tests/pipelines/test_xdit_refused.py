@@ -31,6 +31,7 @@ def check(pipes, name, world=2, settings=PLAIN, changes=None, **degrees):
         ("svd", {"ulysses": 2}, "StableVideoDiffusionPipeline"),
         ("flux", {"ulysses": 2, "world": 4}, "multiply to 2"),
         ("flux", {"settings": PIPEFUSION, "ulysses": 2}, "pipefusion_degree 2"),
+        ("flux", {"world": 1}, "has 1 worker"),
         ("flux", {"step": 2}, "step_degree is 2"),
         ("flux", {"data": 2}, "data_degree is 2"),
         ("flux", {"cfg": 2}, "cfg_degree is 2"),
@@ -61,7 +62,6 @@ def test_one_sentence_says_what_and_the_way_out(pipes, name, given, says):
         ("flux", {"settings": PIPEFUSION, "changes": {"max_sequence_length": 15}}),
         ("pixart", {"cfg": 2}),
         ("latte", {"ring": 2}),
-        ("flux", {"ulysses": 2, "changes": {"generator": None, "latents": torch.zeros(1)}}),
     ],
 )
 def test_what_works_is_not_refused(pipes, name, given):

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ...attention.unsupported import Unsupported
+from ...compression.residual_wire import ResidualWire
 from ...compression.wire import Wire
 from ...config import XditConfig
 from ...parallel.mesh import Degrees
@@ -86,6 +87,11 @@ def xdit_pipeline(
         stack.enter_context(counted_messages(ledger))
         if carried:
             stack.enter_context(own_exchange(wrapped.transformer, degrees, wire, ledger))
+        elif isinstance(wire, ResidualWire):
+            ledger.warn(
+                "Residual Compression has nothing to compress: it is for workers that share a picture's tokens, by "
+                "ulysses_degree or ring_degree."
+            )
         together.yes = True
 
         def run(**arguments: Any) -> Any:

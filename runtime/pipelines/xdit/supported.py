@@ -79,6 +79,8 @@ def check(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call:
 
 
 def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world: int) -> None:
+    if world < 2:
+        raise ConfigError(f"The pool has {world} worker, but xDiT divides a run over 2 or more; use a larger pool.")
     total = degrees.world * settings.pipefusion_degree
     if total != world:
         factors = " x ".join(f"{name} {size}" for name, size in degrees.named().items())
@@ -134,7 +136,7 @@ def _check_stages(pipe: DiffusionPipeline, settings: XditConfig) -> None:
 def check_call(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call: Mapping[str, Any]) -> None:
     """The part of `check` that is about the arguments of one call."""
     family = FAMILIES[type(pipe).__name__]
-    if call.get("generator") is None and call.get("latents") is None:
+    if call.get("generator") is None:
         raise Unsupported(
             "xDiT draws the noise on every worker by itself, so all must draw the same; give the run a seed."
         )
