@@ -138,7 +138,6 @@ def on_two(rank, world, folder):
         codecs = [set(call["codecs"]) for call in calls]
         errors = [call["max_error"] for call in calls]
         found["compressed"][name] = raw.totals()[0], ledger.totals()[0], error, codecs, errors
-    found["restored"] = _state() == before
     found["asynchronous"] = {}
     for name in ("flux", "pixart"):
         with runs.set_up(name, ASYNCHRONOUS, WHOLE) as (once, _):
@@ -199,6 +198,7 @@ def on_two(rank, world, folder):
         shared, _ = runs.divided("flux", PLAIN, ULYSSES, **text)
     found["wrong"]["text that is not shared"] = None if shared is None else difference(shared, alone)
     found["alone again"] = {name: torch.equal(runs.alone(name), runs.reference(name)) for name in PIPELINES}
+    found["restored"] = _state() == before
     return found
 
 
