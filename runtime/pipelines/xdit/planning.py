@@ -9,6 +9,7 @@ from ...planner.compression import resolve
 from ...planner.facts import JobFacts
 from ...planner.link import Link
 from ...planner.run_plan import RunPlan
+from .exchange import require_supported
 
 NO_STEPS = (
     "Step Reuse does not work with engine xdit, which evaluates one step after the other; unplug it, or set engine to "
@@ -32,6 +33,8 @@ def plan_xdit(config: ParallelConfig, settings: XditConfig, facts: JobFacts, wor
             f"there are {world} workers; change pipefusion_degree, the degrees of Parallel Strategy, or devices."
         )
     compression = resolve(config.compression, link, dtype_itemsize=facts.itemsize)
+    if compression.enabled and degrees.sequence > 1:
+        require_supported(compression)
     return RunPlan(config, degrees, degrees, compression=compression)
 
 
