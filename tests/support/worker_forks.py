@@ -1,8 +1,8 @@
 """Forks the workers of pools in tests from a process that has torch and ComfyUI imported: they start in half a second.
 
 A worker started so is a process like any other, with a pipe, a session and an environment of its own; only what it
-would import first is there already. There are two such processes, so that neighbouring ranks hash, and so iterate over sets,
-in different orders, as separate programs do. Tests of starting itself, and servers, start workers as users do.
+would import first is there already. There are two such processes, so that neighbouring ranks hash, and so iterate over
+sets, in different orders, as separate programs do. Tests of starting itself, and servers, start workers as users do.
 """
 
 from __future__ import annotations
