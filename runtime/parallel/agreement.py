@@ -116,13 +116,14 @@ class Agreement:
     As a wrapper around the model's prediction it does so at every call; with Step Reuse, once per round.
     """
 
-    def __init__(self, memory: Memory, ledger: Ledger, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, memory: Memory, ledger: Ledger, cancelled: Callable[[], bool], first_call: int = 0) -> None:
+        """`first_call`: how many calls of the run were evaluated in an earlier try."""
         self._memory = memory
         self._ledger = ledger
         self._cancelled = cancelled
         self._finite: torch.Tensor | bool = True
         """Whether the last output held no NaN or Inf; as a scalar on its device it is read with the next latent."""
-        self._calls = 0
+        self._calls = first_call
 
     def __call__(
         self, executor: Callable, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from ..parallel.step.samplers import Kind
+from ..parallel.step.samplers import SERIAL, Kind
 from .capabilities import TOKENS
 
 
@@ -113,3 +113,8 @@ class JobFacts:
     itemsize: int = 2
     asking: Hashable = None
     workflow: Hashable = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a sampler that is given the predictions of its first calls again goes on as if it had made them."""
+        return self.sampler.kind.way != SERIAL and not self.against_look_ahead

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import PoolError
-from .messages import Abandon, Cancel, Done, Failed, Message, Prepare, Progress, Run
+from .messages import Abandon, Cancel, Done, Failed, Message, Predicted, Prepare, Progress, Run
 from .worker_group import WorkerGroup
 
 # Wait after an agreed failure: every rank is already leaving the job.
@@ -62,7 +62,12 @@ class JobRun:
             self._group.tell_all(Abandon(self._job))
             raise self._group.failure(*min(failures.items()))
 
-    def collect(self, on_progress: Callable[[int, int, bytes], None], check_interrupt: Callable[[], None]) -> JobResult:
+    def collect(
+        self,
+        on_progress: Callable[[int, int, bytes], None],
+        check_interrupt: Callable[[], None],
+        on_prediction: Callable[[int, bytes], None],
+    ) -> JobResult:
         """Have every worker run the prepared job, and wait for it. Raises as `Pool.run` does."""
         group, cancel = self._group, Cancel(self._job)
         self._set_states("sampling")
@@ -72,6 +77,8 @@ class JobRun:
             match self._next(check_interrupt, cancel):
                 case _, Progress(step=step, total=total, payload=payload):
                     self._watch(cancel, on_progress, step, total, payload)
+                case _, Predicted(call=call, payload=payload):
+                    on_prediction(call, payload)
                 case rank, (Failed() | Done()) as message:
                     ended[rank] = message
                     if isinstance(message, Failed):

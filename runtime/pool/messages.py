@@ -66,6 +66,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Rank 0 to pool: model call `call` is evaluated. `payload` belongs to the handler (it holds the prediction)."""
+
+    job: int
+    call: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
 class Done:
     """Worker to pool: the job's result (empty on all ranks but 0), this rank's ledger, and `about` as in Ready."""
 
@@ -127,7 +136,7 @@ class Pong:
 
 
 Message = (
-    Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Done | Failed
+    Ready | Prepare | Prepared | Run | Abandon | Cancel | Progress | Predicted | Done | Failed
     | Renew | Renewed | Park | Parked | Ping | Pong
 )  # fmt: skip
 _KINDS = {kind.__name__: kind for kind in Message.__args__}

@@ -187,10 +187,11 @@ class Pool:
         payload: bytes,
         on_progress: Callable[[int, int, bytes], None],
         check_interrupt: Callable[[], None],
+        on_prediction: Callable[[int, bytes], None] = lambda call, payload: None,
     ) -> JobResult:
         """Run one job on all workers and wait for it.
 
-        `on_progress(step, total, payload)` is called in this thread. An exception from it or from `check_interrupt`
+        `on_progress(step, total, payload)` and `on_prediction(call, payload)` are called in this thread. An exception from it or from `check_interrupt`
         cancels the job and is raised again within seconds; a worker in a long model call finishes that call by itself,
         and the next run waits for it. Raises WorkerDied, WorkerSilent or JobFailed with the cause.
         """
@@ -199,7 +200,7 @@ class Pool:
             self._set_state("sampling")
             try:
                 job.prepare(payload, check_interrupt)
-                result = job.collect(on_progress, check_interrupt)
+                result = job.collect(on_progress, check_interrupt, on_prediction)
             except BaseException as error:
                 if job.over:
                     self._set_state("idle")

@@ -33,6 +33,7 @@ from .messages import (
     Parked,
     Ping,
     Pong,
+    Predicted,
     Prepare,
     Prepared,
     Progress,
@@ -51,10 +52,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobControl:
-    """Functions for a running job: whether it was cancelled, and how to report progress."""
+    """Functions for a running job: whether it was cancelled, and how to report steps and the predictions of calls."""
 
     cancelled: Callable[[], bool]
     progress: Callable[[int, int, bytes], None]
+    predicted: Callable[[int, bytes], None]
 
 
 class JobHandler(Protocol):
@@ -153,6 +155,7 @@ def _serve(connection: PoolConnection, inbox: _Inbox, handler: JobHandler, order
                     progress=lambda step, total, payload, job=job: connection.send(
                         encode(Progress(job, step, total, payload))
                     ),
+                    predicted=lambda call, payload, job=job: connection.send(encode(Predicted(job, call, payload))),
                 )
                 answer = _run(handler, job, jobs, control)
                 inbox.cancelled.discard(job)

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from .fallback import TRAINING, needs_gradients, told
 from .parking import make_room, show_weights
 from .progress import ProgressRelay, watched
 from .reports import keep
+from .resuming import run_to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +126,11 @@ class ParallelSampling(Local):
         ):
             starts = pool.starts
             plan = choice.with_link(pool)
-            job = SamplingJob(guider, arguments, wrappers, plan, random_state())
-            payload = job.pack(pool.store)
+            job = SamplingJob(guider, arguments, wrappers, plan, random_state(), resumable=choice.facts.resumable)
             try:
-                result = pool.run(payload, progress, check_interrupt)
+                result, resumed = run_to_its_end(
+                    pool, partial(_packed, job, pool), progress, check_interrupt, resumable=job.resumable
+                )
             finally:
                 show_weights(pool)
             returned = Result.from_bytes(result.result)
@@ -147,6 +149,13 @@ class ParallelSampling(Local):
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in result.ledgers),
             restarts=pool.starts - starts,
+            resumed_calls=resumed,
         )
         keep(run, report, samples)
         return samples
+
+
+def _packed(job: SamplingJob, pool: Pool, known: Sequence[torch.Tensor]) -> bytes:
+    """The job's payload, with the predictions that are known; its tensors go to the store of the pool as it is now."""
+    job.known = tuple(known)
+    return job.pack(pool.store)

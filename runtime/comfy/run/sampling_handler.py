@@ -21,6 +21,7 @@ from ...compression.kernels.compiler import compiler
 from ...compression.residual_wire import make_wire
 from ...parallel.agreement import Agreement
 from ...parallel.mesh import Degrees, Mesh
+from ...parallel.resume import Predictions, Tell
 from ...parallel.step.step_groups import StepGroups, as_one_batch
 from ...planner.capabilities import ROWS, TOKENS, refusal
 from ...planner.check_plan import call_to_check, explained_by_rounding
@@ -43,8 +44,10 @@ from ..wrappers.active_strategy import ActiveStrategy, Strategies
 from ..wrappers.free_memory import FreeMemory
 from ..wrappers.hook_keyframes import Schedules
 from ..wrappers.reserved_memory import ReservedMemory
+from ..wrappers.sampler_function import one_by_one
 from ..wrappers.self_checking import SelfChecking
 from ..wrappers.step_sampling import StepParallel
+from .prediction_log import to_payload
 from .weights import drop_models, free_weights, keep_patches
 
 
@@ -96,18 +99,21 @@ class SamplingHandler:
             ledger.warn(compiler().warning)
         with torch.inference_mode(), Strategies() as strategies:
             options = job.guider.model_options
-            agreement = Agreement(FreeMemory(job.guider.model_patcher), ledger, control.cancelled)
+            agreement = Agreement(FreeMemory(job.guider.model_patcher), ledger, control.cancelled, len(job.known))
             clock = _Clock()
+            predictions = Predictions(job.known, self._tell(job, control), Schedules(job.guider).put_behind)
             rounds = None
             together = strategy = self._strategy(job, job.plan.degrees, ledger)
             if job.plan.ahead.config.enabled:
                 together = self._strategy(job, job.plan.alone, ledger)
                 groups = self._step_groups(job, strategies, together, strategy, agreement, ledger)
-                rounds = StepParallel(job.plan.ahead.config, groups)
+                rounds = StepParallel(job.plan.ahead.config, groups, predictions)
                 add_wrappers(options, innermost={WrappersMP.SAMPLER_SAMPLE: rounds})
             else:
                 strategies.use(strategy)
                 add_wrappers(options, outermost={WrappersMP.PREDICT_NOISE: agreement})
+                if job.resumable:
+                    add_wrappers(options, innermost={WrappersMP.SAMPLER_SAMPLE: one_by_one(predictions)})
             loading = ReservedMemory(self._orders, job.plan.memory, ledger)
             around = {
                 WrappersMP.SAMPLER_SAMPLE: clock,
@@ -121,7 +127,7 @@ class SamplingHandler:
             add_wrappers(options, outermost=around, innermost=inside)
             set_random_state(job.random_state)
             watch = Watch(job.counterparts)
-            samples = self._sample(job, self._callback(control, lambda: _figures(ledger, clock, rounds)))
+            samples = self._sample(job, self._callback(control, predictions, lambda: _figures(ledger, clock, rounds)))
             agreement.end()
             left = random_state()
             for patcher in job.counterparts.patchers:
@@ -199,11 +205,19 @@ class SamplingHandler:
         arguments = job.arguments._replace(callback=callback, disable_pbar=True)
         return executor.execute(*arguments[:-1], latent_shapes=arguments.latent_shapes)
 
-    def _callback(self, control: JobControl, figures: Callable[[], dict]) -> Callable | None:
+    def _tell(self, job: SamplingJob, control: JobControl) -> Tell:
+        """Sends the predictions of a job that can be resumed to the parent, from rank 0."""
+        if self._orders.rank != 0 or not job.resumable:
+            return lambda call, prediction: None
+        return lambda call, prediction: control.predicted(call, to_payload(prediction))
+
+    def _callback(self, control: JobControl, predictions: Predictions, figures: Callable[[], dict]) -> Callable | None:
         if self._orders.rank != 0:
             return None
 
         def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
+            if predictions.resuming:
+                return
             told = torch.frombuffer(bytearray(json.dumps(figures()).encode()), dtype=torch.uint8)
             tensors = {"x0": x0.cpu().contiguous(), "x": x.cpu().contiguous().clone(), "figures": told}
             control.progress(step, total_steps, safetensors.torch.save(tensors))

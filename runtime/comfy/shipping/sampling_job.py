@@ -88,7 +88,8 @@ class SamplingJob:
     `wrappers` are the OUTER_SAMPLE wrappers that come after Parallel Model's own. The callback stays in the parent.
     `random_state` is the parent's: some samplers draw from torch's global generators. `warnings` are those of the
     worker that rebuilt the job. `counterparts` are the objects that may change in the run, in this process's copy; None
-    before the job is packed.
+    before the job is packed. `resumable`: the predictions of its calls are sent to the parent, and `known` has those
+    of its first calls that an earlier try has made (see parallel/resume.py).
     """
 
     guider: comfy.samplers.CFGGuider
@@ -98,6 +99,8 @@ class SamplingJob:
     random_state: dict[str, torch.Tensor]
     warnings: tuple[str, ...] = ()
     counterparts: Counterparts | None = None
+    resumable: bool = False
+    known: tuple[torch.Tensor, ...] = ()
 
     @property
     def expected_calls(self) -> int:
@@ -126,6 +129,7 @@ class SamplingJob:
         pickler.write(self.wrappers, "The sampling wrappers")
         pickler.write(self.arguments._replace(callback=None), "The latents")
         pickler.write(self.random_state, "The random state")
+        pickler.write((self.resumable, self.known), "The predictions of the run so far")
         described = 0
         while described < len(pickler.patchers):  # a delta may name further patchers
             write_delta(pickler.patchers[described], pickler)
@@ -228,7 +232,7 @@ class JobRebuilder:
         guider.model_patcher = patchers[0]
         guider.model_options = unpickler.read()
         guider.conds = guider.original_conds = unpickler.read()
-        _sampler, wrappers, arguments, random_state = (unpickler.read() for _ in range(4))
+        _sampler, wrappers, arguments, random_state, (resumable, known) = (unpickler.read() for _ in range(5))
         for patcher in patchers:
             read_delta(patcher, unpickler)
         states = unpickler.read()
@@ -239,6 +243,8 @@ class JobRebuilder:
             wrappers=wrappers,
             plan=RunPlan.from_json(data["plan"]),
             random_state=random_state,
+            resumable=resumable,
+            known=known,
             counterparts=unpickler.end(guider, namespaces(states, self._finder)),
         )
 

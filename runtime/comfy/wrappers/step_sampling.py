@@ -9,31 +9,33 @@ import comfy.model_sampling
 from torch import Tensor
 
 from ...config import StepReuseConfig
+from ...parallel.resume import Predictions
 from ...parallel.step.parametrization import Process, space_for
 from ...parallel.step.replay import Replay
 from ...parallel.step.rounds import Evaluator, Rounds
 from ...parallel.step.samplers import kind_of_function
 from ..brownian_noise import RememberedNoise
+from .sampler_function import sampling_with
 
 
 class StepParallel:
     """Runs a sampler's function with a model that answers from rounds. `accepted`: the calls accepted in each round."""
 
-    def __init__(self, config: StepReuseConfig, evaluator: Callable[[Callable], Evaluator]) -> None:
-        """`evaluator` makes the Evaluator for the model that the sampler is given."""
+    def __init__(
+        self, config: StepReuseConfig, evaluator: Callable[[Callable], Evaluator], predictions: Predictions | None = None
+    ) -> None:
+        """`evaluator` makes the Evaluator for the model that the sampler is given.
+
+        `predictions`: those that are known from an earlier try, and who is told of new ones.
+        """
         self._config = config
         self._evaluator = evaluator
+        self._predictions = predictions or Predictions((), lambda *_: None, lambda *_: None)
         self.accepted: list[int] = []
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The wrapper: same arguments and result as the sampler's `sample`."""
-        sampler = executor.class_obj
-        sample = sampler.sampler_function
-        sampler.sampler_function = self._in_rounds(sample)
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            sampler.sampler_function = sample
+        return sampling_with(self._in_rounds)(executor, *args, **kwargs)
 
     def _in_rounds(self, sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def sample_in_rounds(
@@ -51,9 +53,10 @@ class StepParallel:
             process = Process(flow, getattr(sampling, "noise_scale", 1.0))
             kind = kind_of_function(sample, options)
             space = space_for(process, noisy=kind.noisy)
-            rounds = Rounds(self._config, kind, self._evaluator(model), replay, space)
+            given = self._predictions.given
+            rounds = Rounds(self._config, kind, self._evaluator(model), replay, space, given)
             try:
-                return replay.run(rounds.model(model), callback, disable)
+                return replay.run(self._predictions.told(rounds.model(model)), callback, disable)
             finally:
                 self.accepted += rounds.accepted
 

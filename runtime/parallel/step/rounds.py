@@ -101,7 +101,9 @@ class Rounds:
         evaluator: Evaluator,
         replay: Path,
         space: Space,
+        given: Sequence[Tensor] = (),
     ) -> None:
+        """`given`: the predictions of the first calls, which are known from a run that did not come to its end."""
         self.accepted: list[int] = []
         self.levels = replay.rehearse()
         rises = rises_of(replay.sigmas, self.levels)
@@ -117,6 +119,7 @@ class Rounds:
         self._evaluator = evaluator
         self._replay = replay
         self._space = space
+        self._given = given
         self._extrapolation = Extrapolation(config.predictor, self._space, reach=config.look_ahead)
         self._denoised: list[Tensor] = []
         self._waiting: list[_Evaluated] = []
@@ -142,7 +145,8 @@ class Rounds:
         """The prediction for the sampler's next call: latent `x` (B, ...) at noise levels `sigma` (B,)."""
         call = Call(x, sigma, self._level(sigma))
         if not self._waiting:
-            self._waiting = self._round(call, extra)
+            known = self._calls < len(self._given)
+            self._waiting = [_Evaluated(call, self._known(x))] if known else self._round(call, extra)
             self.accepted.append(len(self._waiting))
         denoised = self._said(self._waiting, call, 0)
         evaluated = self._waiting.pop(0)
@@ -151,6 +155,9 @@ class Rounds:
             self._denoised.append(denoised if self._log_fits else denoised.to("cpu"))
         self._calls += 1
         return denoised
+
+    def _known(self, like: Tensor) -> Tensor:
+        return self._given[self._calls].to(like.device, like.dtype)
 
     def _level(self, sigma: Tensor) -> float:
         """The noise level of the sampler's call: the foreseen one, for which nobody waits."""
