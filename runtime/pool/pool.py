@@ -191,9 +191,10 @@ class Pool:
     ) -> JobResult:
         """Run one job on all workers and wait for it.
 
-        `on_progress(step, total, payload)` and `on_prediction(call, payload)` are called in this thread. An exception from it or from `check_interrupt`
-        cancels the job and is raised again within seconds; a worker in a long model call finishes that call by itself,
-        and the next run waits for it. Raises WorkerDied, WorkerSilent or JobFailed with the cause.
+        `on_progress(step, total, payload)` and `on_prediction(call, payload)` are called in this thread. An exception
+        from the former or from `check_interrupt` cancels the job and is raised again within seconds; a worker in a long
+        model call finishes that call by itself, and the next run waits for it. Raises WorkerDied, WorkerSilent or
+        JobFailed with the cause.
         """
         with self.reserve(check_interrupt):
             job = JobRun(self._group, next(self._jobs), self._changed)

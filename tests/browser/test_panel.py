@@ -219,7 +219,7 @@ def test_stop_asks_first(warm):
 
 
 def test_a_killed_worker_is_an_error_to_copy_and_the_next_run_works(warm):
-    warm.queue(KSampler__steps=STEPS)
+    warm.queue(KSampler__steps=STEPS, KSampler__sampler_name="lcm")
     wait_line(warm, "^Step [3-9] of 3000")
     victim = warm.pool()["workers"][1]["pid"]
     os.kill(victim, signal.SIGKILL)

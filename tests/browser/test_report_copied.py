@@ -53,7 +53,7 @@ def test_the_report_is_copied_with_versions_and_without_paths_and_prompts(front)
 
 def test_after_a_failed_run_its_error_is_in_it_without_the_workers_last_words(front):
     front.show_panel()
-    front.queue(KSampler__steps=3000)
+    front.queue(KSampler__steps=3000, KSampler__sampler_name="lcm")
     lines = "[...document.querySelectorAll('.parallel-line')].map((line) => line.textContent)"
     front.browser.wait(f"{lines}.some((line) => /^Step \\d+ of 3000/.test(line))")
     (pool,) = (pool for pool in front.server.get("/parallel/pools") if pool["state"] == "sampling")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 
 import cloudpickle
 import comfy.hooks
@@ -21,8 +20,7 @@ import torch
 from compact_parallel.runtime.attention.unsupported import Unsupported
 from compact_parallel.runtime.config import CompressionConfig, ConfigError, StepReuseConfig
 from compact_parallel.runtime.parallel.step import capacity
-from compact_parallel.runtime.pool.errors import JobFailed, WorkerDied
-from device import DEVICE
+from compact_parallel.runtime.pool.errors import JobFailed
 from sampling import (
     TOLERANCE,
     expected,
@@ -275,19 +273,15 @@ def test_cancel_in_a_round_keeps_the_pool():
     assert pool(2).starts == starts
 
 
-def test_a_worker_killed_in_a_round_is_named():
-    assert works_again()
+def test_a_worker_killed_in_a_round_is_made_up_for():
     victim = pool(2).status()["workers"][1]["pid"]
-    killed = []
 
     def kill_at_step_20(step, x0, x, total):
-        if step == 20:
+        if step == 20 and pool(2).status()["workers"][1]["pid"] == victim:
             os.kill(victim, signal.SIGKILL)
-            killed.append(time.monotonic())
 
-    with pytest.raises(WorkerDied, match=rf"Worker 1 \({DEVICE}\), process {victim}, ended with signal 9"):
-        sample(stepped(step_degree=2), kill_at_step_20)
-    assert time.monotonic() - killed[0] < 5
+    sample(stepped(step_degree=2), kill_at_step_20, steps=40)
+    assert report()["restarts"] == 1 and report()["resumed_calls"] >= 20
     assert works_again()
 
 

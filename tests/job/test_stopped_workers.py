@@ -18,7 +18,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from compact_parallel.runtime.pool.errors import WorkerSilent
 from compact_parallel.runtime.pool.registry import pools
-from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error
+from sampling import TOLERANCE, expected, ksampler, model, parallel, pool, relative_error, report
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 ANSWERED_S = 5.0
@@ -43,13 +43,13 @@ def impatient():
 
 
 @torch.inference_mode()
-def sample(patcher, callback, steps=500):
+def sample(patcher, callback, steps=500, sampler="euler"):
     """comfy.sample.sample with a callback, as KSampler calls it."""
     latent = comfy_models.latent("flux")
     noise = comfy.sample.prepare_noise(latent, 1)
     positive, negative = comfy_models.conditioning(1), comfy_models.conditioning(2)
     return comfy.sample.sample(
-        patcher, noise, steps, 3.0, "euler", "simple", positive, negative, latent, callback=callback, seed=1
+        patcher, noise, steps, 3.0, sampler, "simple", positive, negative, latent, callback=callback, seed=1
     )
 
 
@@ -135,7 +135,20 @@ def test_unloading_all_models_with_a_stopped_worker_ends(impatient):
     assert works()
 
 
-def test_a_stopped_worker_ends_the_run_and_is_named(impatient):
+def test_a_run_whose_worker_is_stopped_is_resumed(impatient):
+    assert works()
+    before = pids()
+
+    def stop(step, x0, x, total):
+        if step == 2 and pids() == before:
+            os.kill(before[1], signal.SIGSTOP)
+
+    expected = sample(parallel(model("flux"), 2, ring_degree=2), None, steps=8)
+    samples = sample(parallel(model("flux"), 2, ring_degree=2), stop, steps=8)
+    assert torch.equal(samples, expected) and report()["restarts"] == 1
+
+
+def test_a_stopped_worker_is_named_where_the_run_cannot_be_resumed(impatient):
     assert works()
     before = pids()
 
@@ -144,5 +157,5 @@ def test_a_stopped_worker_ends_the_run_and_is_named(impatient):
             os.kill(before[1], signal.SIGSTOP)
 
     with pytest.raises(WorkerSilent, match=rf"^Worker 1 \(cpu\), process {before[1]}, has not answered for 2 s"):
-        sample(parallel(model("flux"), 2, ring_degree=2), stop)
+        sample(parallel(model("flux"), 2, ring_degree=2), stop, sampler="lcm")
     assert works()

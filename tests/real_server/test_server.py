@@ -94,10 +94,11 @@ def test_cancel_stops_within_a_step_and_the_pool_stays(talk, make, find):
     assert talk.pools()[0]["starts"] == starts
 
 
-def test_a_killed_worker_is_an_error_on_the_node_and_the_next_run_works(talk, make, find):
+def test_a_killed_worker_is_an_error_on_the_node_if_the_run_cannot_be_resumed(talk, make, find):
     talk.run(make("tiny_exact", KSampler__seed=next(SEEDS)))
     victim = talk.pools()[0]["workers"][1]["pid"]
-    workflow = make("tiny_exact", KSampler__seed=next(SEEDS), KSampler__steps=400)
+    lcm = {"KSampler__steps": 400, "KSampler__sampler_name": "lcm"}
+    workflow = make("tiny_exact", KSampler__seed=next(SEEDS), **lcm)
     killed = []
 
     def kill_at_step_2(client, prompt, event):
@@ -112,6 +113,21 @@ def test_a_killed_worker_is_an_error_on_the_node_and_the_next_run_works(talk, ma
     assert talk.pools()[0]["state"] == "failed"
     talk.run(make("tiny_exact", KSampler__seed=next(SEEDS)))
     assert talk.pools()[0]["state"] == "idle"
+
+
+def test_a_run_whose_worker_is_killed_goes_on(talk, make):
+    victim = talk.pools()[0]["workers"][0]["pid"]
+
+    def kill_at_step_2(client, prompt, event):
+        if isinstance(event, Progress) and event.value == 2 and not killed:
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+
+    killed = []
+    talk.run(make("tiny_exact", KSampler__seed=next(SEEDS), KSampler__steps=40), kill_at_step_2)
+    report = talk.server.get("/parallel/runs/latest")
+    assert killed and report["restarts"] == 1 and report["resumed_calls"] >= 2
+    assert report["calls"] + report["resumed_calls"] == 40
 
 
 @pytest.mark.parametrize(

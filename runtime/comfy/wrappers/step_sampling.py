@@ -22,7 +22,10 @@ class StepParallel:
     """Runs a sampler's function with a model that answers from rounds. `accepted`: the calls accepted in each round."""
 
     def __init__(
-        self, config: StepReuseConfig, evaluator: Callable[[Callable], Evaluator], predictions: Predictions | None = None
+        self,
+        config: StepReuseConfig,
+        evaluator: Callable[[Callable], Evaluator],
+        predictions: Predictions | None = None,
     ) -> None:
         """`evaluator` makes the Evaluator for the model that the sampler is given.
 
