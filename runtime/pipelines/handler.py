@@ -20,6 +20,7 @@ from ..compression.residual_wire import make_wire
 from ..config import ConfigError
 from ..parallel.agreement import Agreement
 from ..parallel.mesh import Degrees, Mesh
+from ..parallel.prediction_log import to_payload
 from ..pool.errors import Cancelled, Refused, RefusedAlone
 from ..pool.orders import Orders
 from ..pool.worker import JobControl
@@ -186,12 +187,12 @@ class _Run:
         if ahead.enabled and has_steps(pipe):
             alone = self._strategy(pipe, job.plan.alone)
             groups = partial(self._groups, partial(strategies.use, alone), partial(strategies.use, apart))
-            self._truth = AheadTruth(*common, runs, ahead, groups, generator)
+            self._truth = AheadTruth(*common, runs, ahead, groups, generator, job.known)
         else:
             if ahead.enabled:
                 ledger.warn(NO_STEPS)
             strategies.use(apart)
-            self._truth = Truth(*common)
+            self._truth = Truth(*common, job.known)
         return self._truth
 
     def _strategy(self, pipe: Any, degrees: Degrees) -> DenoiserStrategy:
@@ -221,6 +222,9 @@ class _Run:
         return self._tell if self._orders.rank == 0 else lambda *told: None
 
     def _tell(self, step: int, call: StepCall, prediction: Tensor) -> None:
+        if step < len(self._job.known):
+            return
+        self._control.predicted(step, to_payload(prediction))
         self._report(step, preview_of(self._pipe, call, prediction, self._arguments))
 
     def _report(self, step: int, shown: tuple[str, Tensor] | None) -> None:

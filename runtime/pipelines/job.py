@@ -37,12 +37,16 @@ class PipelineChoice:
 
 @dataclass(frozen=True)
 class PipelineJob:
-    """One run of a pipeline. `image`: (B, H, W, C), 0 to 1, or None."""
+    """One run of a pipeline. `image`: (B, H, W, C), 0 to 1, or None.
+
+    `known`: the predictions of its first steps, if an earlier try has made them.
+    """
 
     pipeline: PipelineChoice
     inputs: PipelineInputs
     plan: RunPlan
     image: Tensor | None = None
+    known: tuple[Tensor, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The payload."""
@@ -51,19 +55,22 @@ class PipelineJob:
             "inputs": self.inputs.to_json(),
             "plan": self.plan.to_json(),
         }
-        images = {"image": self.image.contiguous()} if self.image is not None else {}
-        return PREFIX + _pack(images, said)
+        tensors = {"image": self.image.contiguous()} if self.image is not None else {}
+        tensors |= {f"known {step}": prediction for step, prediction in enumerate(self.known)}
+        return PREFIX + _pack(tensors, said)
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> PipelineJob:
         """The inverse of `to_bytes`."""
-        images, said = _unpack(payload.removeprefix(PREFIX))
+        tensors, said = _unpack(payload.removeprefix(PREFIX))
+        known = sum(name.startswith("known ") for name in tensors)
         pipeline = said["pipeline"]
         return cls(
             PipelineChoice(**{**pipeline, "xdit": XditConfig(**pipeline["xdit"])}),
             PipelineInputs.from_json(said["inputs"]),
             RunPlan.from_json(said["plan"]),
-            images.get("image"),
+            tensors.get("image"),
+            tuple(tensors[f"known {step}"] for step in range(known)),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -48,16 +48,33 @@ class Watcher(Protocol):
 
 
 class Truth(Run):
-    """A run in which all ranks evaluate every call of the denoisers together."""
+    """A run in which all ranks evaluate every call of the denoisers together.
+
+    `known`: the predictions of its first steps, from a try that did not come to its end. Of these steps only the first
+    is evaluated again, to learn what its denoisers return.
+    """
 
     def __init__(
-        self, denoiser: Callable[[DenoiserCall], Any], agreement: Agreement, ledger: Ledger, watch: Watcher
+        self,
+        denoiser: Callable[[DenoiserCall], Any],
+        agreement: Agreement,
+        ledger: Ledger,
+        watch: Watcher,
+        known: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
         self._denoiser, self._agreement, self._ledger, self._watch = denoiser, agreement, ledger, watch
+        self._known, self._templates = known, Templates()
 
     def denoise(self, call: DenoiserCall) -> Any:
         """See `Run.denoise`. Raises Cancelled, NotFinite or Diverged, on all ranks."""
+        if 0 < self.step < len(self._known):
+            return self._templates.of(call)
+        output = self._evaluated(call)
+        self._templates.learn(call, output)
+        return output
+
+    def _evaluated(self, call: DenoiserCall) -> Any:
         call = self._agreed(call)
         with self._ledger.phase(MODEL):
             output = self._denoiser(call)
@@ -68,7 +85,11 @@ class Truth(Run):
 
     def at_step(self, call: StepCall) -> Any:
         """See `Run.at_step`."""
-        return self._tell(call, call.model_output)
+        return self._tell(call, self._prediction(call))
+
+    def _prediction(self, call: StepCall) -> Tensor:
+        like = call.model_output
+        return self._known[self.step].to(like.device, like.dtype) if self.step < len(self._known) else like
 
     def evaluate(self, key: tuple[str, str, int], model: Callable[[], Any]) -> Any:
         """See `Run.evaluate`."""
@@ -106,13 +127,14 @@ class AheadTruth(Truth):
         config: StepReuseConfig,
         groups: Callable[[Callable], PipelineGroups],
         generator: torch.Generator | None,
+        known: Sequence[Tensor] = (),
     ) -> None:
         """`groups` makes the Evaluator from the function that evaluates steps ahead."""
-        super().__init__(denoiser, agreement, ledger, watch)
+        super().__init__(denoiser, agreement, ledger, watch, known)
         # The second step must be evaluated in this run's own loop, to be compared with a replay.
         self._config = replace(config, warmup_calls=max(2, config.warmup_calls))
         self._runs, self._generator = runs, generator
-        self._templates, self._memo = Templates(), Memo()
+        self._memo = Memo()
         self._path: PipelinePath | None = None
         self._rounds: Rounds | None = None
         self._groups = groups(self._evaluate_ahead)
@@ -129,9 +151,7 @@ class AheadTruth(Truth):
         if call.place == 0:
             latent = call.args[0] if call.args else call.kwargs.get(latent_of(call) or "")
             self._groups.begin_alone(latent)
-        output = super().denoise(call)
-        self._templates.learn(call, output)
-        return output
+        return super().denoise(call)
 
     def at_step(self, call: StepCall) -> Any:
         """See `Run.at_step`."""
@@ -144,7 +164,7 @@ class AheadTruth(Truth):
         levels = self._rounds.levels
         level = levels[min(self.step, len(levels) - 1)]
         sigma = call.sample.new_full(call.sample.shape[:1], level, dtype=torch.float64)
-        prediction = self._rounds.answer(call.sample, sigma, prediction=call.model_output)
+        prediction = self._rounds.answer(call.sample, sigma, prediction=self._prediction(call))
         result = self._tell(call, prediction)
         self._path.committed = committed(self.step + 1, result, call.scheduler, self._runs.device, self._generator)
         return result
@@ -165,7 +185,7 @@ class AheadTruth(Truth):
         path.rehearse()
         space = Predictions(kind, path.noises, noisy=path.noisy)
         self._path = path
-        self._rounds = Rounds(self._config, Kind(REPLAY, noisy=path.noisy), self._groups, path, space)
+        self._rounds = Rounds(self._config, Kind(REPLAY, noisy=path.noisy), self._groups, path, space, self._known)
 
     def _compare(self) -> None:
         """Compares a replay with this run; where they differ, the steps run one after the other."""

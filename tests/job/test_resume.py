@@ -81,7 +81,7 @@ def test_a_batch_and_compression():
 
 def test_wrong_predictions_are_seen(monkeypatch):
     """Negative control: the run that goes on from others is another picture."""
-    from compact_parallel.runtime.comfy.run import prediction_log
+    from compact_parallel.runtime.parallel import prediction_log
 
     monkeypatch.setattr(prediction_log, "_read", lambda payload: torch.zeros_like(_original(payload)))
     patcher = parallel(model("flux"), 2, ring_degree=2)

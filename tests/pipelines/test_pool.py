@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import diffusers
 import numpy as np
 import pytest
 import torch
+from compact_parallel.runtime.comfy.run.pipeline_progress import PipelineProgress
 from compact_parallel.runtime.comfy.run.pipeline_run import PipelineRun
 from compact_parallel.runtime.config import (
     CompressionConfig,
@@ -221,3 +225,31 @@ def test_steps_and_conditions_are_shared_by_four_workers(shared_tiny_pipelines, 
 def test_xdit_is_exact(shared_tiny_pipelines, alone, name, strategy, xdit):
     result, _ = sampled(shared_tiny_pipelines, name, strategy, engine="xdit", xdit=xdit)
     assert difference(result.values, alone(name)) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "step_reuse"),
+    [
+        ("cogvideox_dpm", manual(cfg_degree=2), StepReuseConfig()),
+        ("wan", manual(ring_degree=2), StepReuseConfig()),
+        ("flux", manual(step_degree=2), look_ahead(2, 0.0)),
+    ],
+    ids=["noise", "two calls a step", "Step Reuse"],
+)
+def test_a_run_whose_worker_dies_goes_on(shared_tiny_pipelines, monkeypatch, name, strategy, step_reuse):
+    expected, whole = sampled(shared_tiny_pipelines, name, strategy, step_reuse=step_reuse)
+    told = PipelineProgress.__call__
+    killed = []
+
+    def kill_at_step_4(progress, step, total, payload):
+        told(progress, step, total, payload)
+        if step == 4 and not killed:
+            killed.append(pools().find(POOL.name).status()["workers"][0]["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(PipelineProgress, "__call__", kill_at_step_4)
+    result, report = sampled(shared_tiny_pipelines, name, strategy, step_reuse=step_reuse)
+    assert killed and difference(result.values, expected.values) < 1e-6
+    assert report["restarts"] == 1 and report["resumed_calls"] >= 5
+    again = 1  # the first step, to learn what the denoiser returns
+    assert report["evaluations_per_rank"][0] <= whole["evaluations_per_rank"][0] * (STEPS - 5 + again) / STEPS

@@ -16,6 +16,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...config import ParallelConfig
+from ...parallel.resuming import run_to_its_end
 from ...planner.sharing import NothingToShare
 from ...pool.errors import Stopped
 from ...pool.pool import Pool
@@ -31,7 +32,6 @@ from .fallback import TRAINING, needs_gradients, told
 from .parking import make_room, show_weights
 from .progress import ProgressRelay, watched
 from .reports import keep
-from .resuming import run_to_its_end
 
 log = logging.getLogger(__name__)
 

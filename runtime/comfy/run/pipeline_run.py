@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ...config import ParallelConfig
+from ...parallel.resuming import run_to_its_end
 from ...pipelines.folder import FolderFacts, inspect_folder
 from ...pipelines.inputs import PipelineInputs, keyword_arguments
 from ...pipelines.job import PipelineChoice, PipelineJob, PipelineResult
@@ -76,9 +78,11 @@ class PipelineRun:
                 plan = plan_pipeline(self.choice, self.config, facts, len(devices), link)
                 if workers_of(self.choice, plan) != len(used):
                     raise _Rearranged(link)
-            payload = PipelineJob(self.choice, inputs, plan, image).to_bytes()
+            job = PipelineJob(self.choice, inputs, plan, image)
             try:
-                answer = pool.run(payload, progress, check_interrupt)
+                answer, resumed = run_to_its_end(
+                    pool, lambda known: replace(job, known=known).to_bytes(), progress, check_interrupt, resumable=True
+                )
             finally:
                 show_weights(pool)
         result = PipelineResult.from_bytes(answer.result)
@@ -95,6 +99,7 @@ class PipelineRun:
             seconds=time.perf_counter() - started,
             sampling_seconds=max(ledger["sampling_seconds"] for ledger in answer.ledgers),
             restarts=pool.starts - starts,
+            resumed_calls=resumed,
         )
         keep(run, report, result.values)
         return result

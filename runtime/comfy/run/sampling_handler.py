@@ -21,6 +21,7 @@ from ...compression.kernels.compiler import compiler
 from ...compression.residual_wire import make_wire
 from ...parallel.agreement import Agreement
 from ...parallel.mesh import Degrees, Mesh
+from ...parallel.prediction_log import to_payload
 from ...parallel.resume import Predictions, Tell
 from ...parallel.step.step_groups import StepGroups, as_one_batch
 from ...planner.capabilities import ROWS, TOKENS, refusal
@@ -47,7 +48,6 @@ from ..wrappers.reserved_memory import ReservedMemory
 from ..wrappers.sampler_function import one_by_one
 from ..wrappers.self_checking import SelfChecking
 from ..wrappers.step_sampling import StepParallel
-from .prediction_log import to_payload
 from .weights import drop_models, free_weights, keep_patches
 
 

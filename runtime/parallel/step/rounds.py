@@ -138,8 +138,8 @@ class Rounds:
 
     @property
     def next_alone(self) -> bool:
-        """Whether the sampler's next call begins no round of several: it is evaluated by itself."""
-        return not self._waiting and self._ahead() < 2
+        """Whether the sampler's next call is evaluated, by itself: it is not known, and begins no round of several."""
+        return not self._waiting and self._calls >= len(self._given) and self._ahead() < 2
 
     def answer(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         """The prediction for the sampler's next call: latent `x` (B, ...) at noise levels `sigma` (B,)."""

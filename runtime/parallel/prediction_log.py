@@ -1,4 +1,4 @@
-"""The log of a run's predictions in ComfyUI's process, from which the run can be resumed; see parallel/resume.py."""
+"""The log of a run's predictions in ComfyUI's process, from which the run can be resumed; see resume.py."""
 
 from __future__ import annotations
 

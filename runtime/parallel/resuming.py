@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ...pool.errors import WorkerDied
-from ...pool.job_run import JobResult
-from ...pool.pool import Pool
+from ..pool.errors import WorkerDied
+from ..pool.job_run import JobResult
+from ..pool.pool import Pool
 from .prediction_log import PredictionLog
 
 log = logging.getLogger(__name__)
