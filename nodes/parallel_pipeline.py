@@ -207,6 +207,9 @@ def _of_xdit() -> list[io.Input]:
             "fp8_comms",
             default=default.fp8_comms,
             optional=True,
-            tooltip="xDiT's own compression of what Ulysses sends, to 8 bits. Needs a GPU.",
+            tooltip=(
+                "xDiT's own compression of what Ulysses sends, to 8 bits. It needs AMD's kernels (AITER) and is refused "
+                "so far; Residual Compression with codec fp8 runs everywhere."
+            ),
         ),
     ]
