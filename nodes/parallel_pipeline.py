@@ -208,8 +208,8 @@ def _of_xdit() -> list[io.Input]:
             default=default.fp8_comms,
             optional=True,
             tooltip=(
-                "xDiT's own compression of what Ulysses sends, to 8 bits. It needs AMD's kernels (AITER) and is refused "
-                "so far; Residual Compression with codec fp8 runs everywhere."
+                "xDiT's own compression of what Ulysses sends, to 8 bits. It needs AMD's kernels (AITER) and is "
+                "refused so far; Residual Compression with codec fp8 runs everywhere."
             ),
         ),
     ]
