@@ -148,6 +148,20 @@ def test_a_published_audioldm2_is_mended(folder, originals):
         load(place, "auto", CPU)
 
 
+def test_a_published_pixart_is_mended(folder, originals):
+    """Its folder names a class that PixArt shared with other models, and has that one's settings."""
+    place = folder("pixart")
+    change_index(place, transformer=["diffusers", "Transformer2DModel"])
+    file = place / "transformer" / "config.json"
+    settings = {"_class_name": "Transformer2DModel", "double_self_attention": False, "num_vector_embeds": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    whole = load(tiny_pipelines.saved("pixart", originals), "auto", CPU)
+    assert torch.equal(latents(load(place, "auto", CPU), "pixart"), latents(whole, "pixart"))
+    change_index(place, transformer=["diffusers", "SD3Transformer2DModel"])
+    with pytest.raises(ConfigError, match="PixArtSigmaPipeline wants PixArtTransformer2DModel"):
+        load(place, "auto", CPU)
+
+
 @pytest.mark.parametrize("checked", [False, True])
 def test_a_folder_of_stable_diffusion(checked, tmp_path):
     """Components that are left out, a setting of the pipeline, a class under its old name, one of a pipeline's own."""
