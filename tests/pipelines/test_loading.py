@@ -10,6 +10,7 @@ import sys
 
 import diffusers
 import pytest
+import sentencepiece
 import tiny_parts as parts
 import tiny_pipelines
 import torch
@@ -124,6 +125,27 @@ def test_a_tokenizer_without_its_words_is_an_error(folder):
     place = folder("sd3")
     (place / "tokenizer" / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError, match=r"tokenizer does not fit CLIPTokenizer \("):
+        load(place, "auto", CPU)
+
+
+def test_sentencepiece_and_protobuf_that_do_not_fit_together(folder, tmp_path, monkeypatch):
+    """transformers would ask for tiktoken, which does not help."""
+    place = folder("pixart")
+    tokenizer = place / "tokenizer"
+    (tmp_path / "words.txt").write_text("\n".join(f"the quick fox {n} jumps over lazy dogs" for n in range(400)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=50, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    shutil.copy(tmp_path / "spiece.model", tokenizer)
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    change_index(place, tokenizer=["transformers", "T5Tokenizer"])
+    assert len(load(place, "auto", CPU).tokenizer("the quick fox").input_ids) > 3
+    monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2")
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)  # its import now fails
+    with pytest.raises(ConfigError, match=r"spiece\.model cannot be read \(.*pip install --upgrade sentencepiece"):
         load(place, "auto", CPU)
 
 
