@@ -150,7 +150,7 @@ def pixart(graph: Graph) -> None:
         "**How the work is shared** One half of the devices takes the prompt, the other the negative prompt; each half "
         "shares the tokens. For PipeFusion set pipefusion_degree to 2: two devices then hold a half of the model each, "
         "and the picture changes a little.",
-        "**Elsewhere than on Linux**, or to use Step Reuse, set engine to `diffusers`.",
+        "**With one device, elsewhere than on Linux**, or to use Step Reuse, set engine to `diffusers`.",
         parts.COMPRESS,
     )  # fmt: skip
     pipeline = _pipeline(graph, folder, compression=True, engine="xdit")
