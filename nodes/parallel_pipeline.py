@@ -34,7 +34,7 @@ from .types import (
     ParallelStrategy,
     chosen,
 )
-from .validation import verdict
+from .validation import Inputs, verdict
 
 KIND = "diffusers"
 """ComfyUI's kind of model folders in which pipelines are looked for."""
@@ -111,9 +111,12 @@ class CompactParallelPipeline(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, engine: Any = None) -> bool | str:
-        """Checks, before anything runs, that the engine exists and has these inputs."""
-        return verdict(cls, "engine")
+    def validate_inputs(cls, folder: Any = None, *, engine: Any = None) -> bool | str:
+        """Checks, before anything runs, that the engine exists and has these inputs, and that the folder is there.
+
+        What it says is shown at each positional argument, so there is one.
+        """
+        return verdict(cls, "folder", _absent)
 
     @classmethod
     def fingerprint_inputs(cls, folder: str = "", path: str = "", **inputs: Any) -> str:
@@ -171,6 +174,15 @@ def full_path(folder: str) -> str:
     """The path of one of `pipeline_folders`; "" without a name."""
     roots = [Path(root) for root in folder_paths.get_folder_paths(KIND)] if folder else []
     return next((str(root / folder) for root in roots if (root / folder / INDEX).is_file()), folder)
+
+
+def _absent(inputs: Inputs) -> str:
+    """A sentence if the chosen folder is not there; "" where a path or a link stands for it."""
+    folder = inputs.get("folder", "")
+    if inputs.get("path") or isinstance(folder, list) or folder in ("", *(found := pipeline_folders())):
+        return ""
+    others = f"choose one of {', '.join(found)}, " if found else ""
+    return f"folder is {folder!r}, which is not in models/diffusers; {others}put it there, or name its place in path."
 
 
 def _of_xdit() -> list[io.Input]:

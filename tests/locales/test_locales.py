@@ -20,7 +20,7 @@ LOCALES = ROOT / "web" / "locales"
 LANGUAGES = ("zh", "ja")
 STATES = {"starting", "idle", "loading", "loaded", "sampling", "finishing", "parked", "stopped", "dead", "failed"}
 STRING = r'"((?:[^"\\]|\\.)*)"'
-CONSTANTS = ("NAMES", "HINTS", "STARTING", "ENDS", "NO_WORKERS", "LOST")
+CONSTANTS = ("NAMES", "HINTS", "STARTING", "ENDS", "NO_WORKERS", "LOST", "ABSENT")
 HOLE = re.compile(r"\{\w+\}")
 
 pytestmark = pytest.mark.server
