@@ -146,7 +146,7 @@ class CompactParallelCompression(io.ComfyNode):
                     ],
                 ),
             ],
-            outputs=[ParallelCompression.Output(tooltip="Plug into Parallel Model.")],
+            outputs=[ParallelCompression.Output(tooltip="Plug into Parallel Model or Parallel Pipeline.")],
         )
 
     @classmethod

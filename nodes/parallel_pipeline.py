@@ -34,7 +34,7 @@ from .types import (
     ParallelStrategy,
     chosen,
 )
-from .validation import verdict
+from .validation import Inputs, verdict
 
 KIND = "diffusers"
 """ComfyUI's kind of model folders in which pipelines are looked for."""
@@ -111,9 +111,12 @@ class CompactParallelPipeline(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, engine: Any = None) -> bool | str:
-        """Checks, before anything runs, that the engine exists and has these inputs."""
-        return verdict(cls, "engine")
+    def validate_inputs(cls, folder: Any = None, *, engine: Any = None) -> bool | str:
+        """Checks, before anything runs, that the engine exists and has these inputs, and that the folder is there.
+
+        What it says is shown at each positional argument, so there is one.
+        """
+        return verdict(cls, "folder", _absent)
 
     @classmethod
     def fingerprint_inputs(cls, folder: str = "", path: str = "", **inputs: Any) -> str:
@@ -173,6 +176,15 @@ def full_path(folder: str) -> str:
     return next((str(root / folder) for root in roots if (root / folder / INDEX).is_file()), folder)
 
 
+def _absent(inputs: Inputs) -> str:
+    """A sentence if the chosen folder is not there; "" where a path or a link stands for it."""
+    folder = inputs.get("folder", "")
+    if inputs.get("path") or isinstance(folder, list) or folder in ("", *(found := pipeline_folders())):
+        return ""
+    others = f"choose one of {', '.join(found)}, " if found else ""
+    return f"folder is {folder!r}, which is not in models/diffusers; {others}put it there, or name its place in path."
+
+
 def _of_xdit() -> list[io.Input]:
     default = XditConfig()
     return [
@@ -207,6 +219,9 @@ def _of_xdit() -> list[io.Input]:
             "fp8_comms",
             default=default.fp8_comms,
             optional=True,
-            tooltip="xDiT's own compression of what Ulysses sends, to 8 bits. Needs a GPU.",
+            tooltip=(
+                "xDiT's own compression of what Ulysses sends, to 8 bits. It needs AMD's kernels (AITER) and is "
+                "refused so far; Residual Compression with codec fp8 runs everywhere."
+            ),
         ),
     ]

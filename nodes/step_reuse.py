@@ -95,7 +95,7 @@ class CompactParallelStepReuse(io.ComfyNode):
                     ],
                 ),
             ],
-            outputs=[ParallelStepReuse.Output(tooltip="Plug into Parallel Model.")],
+            outputs=[ParallelStepReuse.Output(tooltip="Plug into Parallel Model or Parallel Pipeline.")],
         )
 
     @classmethod

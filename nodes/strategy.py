@@ -94,7 +94,7 @@ class CompactParallelStrategy(io.ComfyNode):
                     ],
                 ),
             ],
-            outputs=[ParallelStrategy.Output(tooltip="Plug into Parallel Model.")],
+            outputs=[ParallelStrategy.Output(tooltip="Plug into Parallel Model or Parallel Pipeline.")],
         )
 
     @classmethod

@@ -65,7 +65,7 @@ class CompactParallelPool(io.ComfyNode):
                     tooltip="Seconds the workers may take to start before the run fails.",
                 ),
             ],
-            outputs=[ParallelPool.Output(tooltip="Plug into Parallel Model.")],
+            outputs=[ParallelPool.Output(tooltip="Plug into Parallel Model or Parallel Pipeline.")],
         )
 
     @classmethod

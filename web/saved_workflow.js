@@ -6,6 +6,8 @@ import { t } from "./words.js";
 const OURS = "CompactParallel";
 const COMBOS = ["COMBO", "COMFY_DYNAMICCOMBO_V3"];
 const SHOWN_MS = 30000;
+const FOLDER = "folder"; // its choices are those of this machine
+const ABSENT = "{name} is {value}, which is not in models/diffusers (yet).";
 const LOST = "There is no input {name} any more; what it was set to ({value}) is lost, check the node.";
 
 /**
@@ -40,6 +42,9 @@ function complaints(node) {
     const choices = fields.get(name);
     if (choices === undefined) {
       found.push(t(LOST, { name, value }));
+    } else if (name === FOLDER && !choices.includes(value)) {
+      const elsewhere = node.widgets_values?.[names.indexOf("path")];
+      if (value && !elsewhere) found.push(t(ABSENT, { name, value }));
     } else if (choices && value !== undefined && !choices.includes(value)) {
       const values = { name, value, choices: choices.join(", ") };
       found.push(t("{name} is {value}, which does not exist; choose one of {choices}.", values));

@@ -246,7 +246,7 @@ def install_oldest(python: Path, cache: Path) -> None:
 
     Raises SetupError.
     """
-    oldest = [re.sub(r">=([\d.]+).*", r"==\1", line) for line in read_requirements(ROOT / "requirements.txt")]
+    oldest = [re.sub(r">=([\d.]+)[^;]*", r"==\1", line) for line in read_requirements(ROOT / "requirements.txt")]
     folder, stamp = cache / "oldest", cache / "oldest" / "stamp"
     if stamp.is_file() and stamp.read_text() == "\n".join(oldest):
         return

@@ -15,7 +15,12 @@ from typing import Any
 from ..config import ConfigError
 
 # Folders were published with a class that no longer does; the one that the pipeline asks for reads the same files.
-MENDED = {("AudioLDM2Pipeline", "language_model", "GPT2Model"): "GPT2LMHeadModel"}
+MENDED = {
+    ("AudioLDM2Pipeline", "language_model", "GPT2Model"): "GPT2LMHeadModel",
+    ("PixArtAlphaPipeline", "transformer", "Transformer2DModel"): "PixArtTransformer2DModel",
+    ("PixArtSigmaPipeline", "transformer", "Transformer2DModel"): "PixArtTransformer2DModel",
+    ("DiTPipeline", "transformer", "Transformer2DModel"): "DiTTransformer2DModel",
+}
 
 
 def pipeline_class(name: object, file: object) -> type:

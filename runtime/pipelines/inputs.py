@@ -2,7 +2,7 @@
 
 An input that nobody set (0, 0.0, "" or no image) is not passed, so the pipeline's own default holds. An input that is
 set but that the pipeline does not take is an error. What the pool decides itself (generator, output_type, callbacks)
-can never be set.
+can never be set. The frames per second of a video hold for its file, also where the pipeline does not ask for them.
 
 Which argument is the guidance: `guidance_scale`, or SVD's `max_guidance_scale`. Pipelines with `true_cfg_scale` have
 distilled models, where `guidance_scale` says what the model is told and `true_cfg_scale` how far the result moves away
@@ -106,7 +106,7 @@ def keyword_arguments(pipeline: type, inputs: PipelineInputs, image: torch.Tenso
         value = image if name == "image" else getattr(inputs, name)
         is_set = image is not None if name == "image" else bool(value)
         place = _place(name, takes, inputs)
-        if is_set and place is None:
+        if is_set and place is None and not (name == "fps" and result_kind(pipeline) == "video"):
             taken = ", ".join(each for each in PLACES if _place(each, takes, inputs))
             raise ConfigError(
                 f"{name} is set, but {pipeline.__name__} does not take it; leave it at its default. It takes {taken}."

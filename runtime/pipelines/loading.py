@@ -20,9 +20,12 @@ from ..config import ConfigError
 from .component_classes import annotated, find_class, kind
 from .folder import INDEX, FolderFacts, inspect_folder
 from .memory import fits
+from .packages import require_sentencepiece
 from .weight_files import read_json
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+SENTENCEPIECE = "spiece.model"
+"""The words of a T5 tokenizer, where a folder has them in this form only."""
 HOST = torch.device("cpu")
 
 
@@ -115,6 +118,8 @@ def _explained(place: Path, found: type) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ImportError, AttributeError) as error:
+        if (place / SENTENCEPIECE).is_file():
+            require_sentencepiece(place / SENTENCEPIECE)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(
             f"folder: {place} does not fit {found.__name__} ({reason}); fetch the pipeline again, or choose another "

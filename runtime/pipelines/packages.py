@@ -1,4 +1,4 @@
-"""Whether the packages that pipelines need are installed and new enough, read from their metadata: nothing is imported.
+"""Whether the packages that pipelines need are installed and new enough, mostly from their metadata, without an import.
 
 xfuser, which has the pipelines of xDiT, comes for Linux only.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import import_module, metadata
+from pathlib import Path
 
 from ..config import ConfigError
 
@@ -29,6 +30,22 @@ def require_xfuser() -> None:
             "Linux."
         )
     _require(DIFFUSERS | XFUSER, "xDiT")
+
+
+def require_sentencepiece(file: Path) -> None:
+    """Raises ConfigError, which says what to install, unless sentencepiece can read files such as `file`.
+
+    A release of sentencepiece works with protobuf's releases of its own time and later only. transformers hides that:
+    it then takes the file for one of tiktoken, and asks for that package.
+    """
+    try:
+        import_module("sentencepiece.sentencepiece_model_pb2")
+    except Exception as error:  # protobuf has a class of its own for it
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"folder: {file} cannot be read ({reason}); run {sys.executable} -m pip install --upgrade sentencepiece "
+            "protobuf and start ComfyUI again."
+        ) from error
 
 
 def _require(wanted: Mapping[str, tuple[int, int]], whose: str) -> None:

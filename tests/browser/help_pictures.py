@@ -24,11 +24,13 @@ SHOWN = {
     "CompactParallelStrategy": "manual",
     "CompactParallelCompression": "codec",
     "CompactParallelStepReuse": "look_ahead",
+    "CompactParallelPipeline": "xdit",
+    "CompactParallelPipelineSample": "",
     "CompactParallelReport": "",
     "CompactParallelCompare": "",
     "CompactParallelDemoPrompt": "",
 }
-"""Every node, and the mode it is shown with."""
+"""Every node, and the mode or engine it is shown with."""
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
@@ -41,7 +43,8 @@ DRAW = """(async () => {
     graph.clear();
     const node = window.LiteGraph.createNode(given.kind);
     graph.add(node);
-    if (given.mode) node.widgets.find((widget) => widget.name === 'mode').value = given.mode;
+    const choice = ['mode', 'engine'];
+    if (given.mode) node.widgets.find((widget) => choice.includes(widget.name)).value = given.mode;
     node.setSize([Math.max(node.size[0], 300), node.computeSize()[1]]);
     node.pos = [0, 0];
     canvas.ds.scale = given.scale;

@@ -11,6 +11,7 @@ from live_server import ROOT
 
 pytestmark = pytest.mark.server
 TINY = ("tiny_stock", "tiny_exact", "tiny", "tiny_step_reuse", "tiny_comparison")
+PIPELINES = sorted(path.stem for path in (ROOT / "workflows").glob("pipeline_*.json"))
 STEPS = 9
 """Step Reuse needs eight."""
 SMALLER = """(() => {
@@ -142,6 +143,23 @@ def test_a_workflow_of_0_1_0_opens_as_it_was_saved(page, name):
     }
     assert values == {number: one["inputs"] for number, one in asked.items()}
     assert "does not exist" not in page.browser.text("body") and "any more" not in page.browser.text("body")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_template_of_a_pipeline_opens_as_it_was_written(page, name):
+    """Its folder is kept where it is not there yet, so that it is chosen once it is."""
+    load(page, saved(name))
+    opened = page.browser.evaluate("window.app.graphToPrompt().then((prompt) => prompt.output)")
+    asked = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+    values = {
+        number: {key: opened[number]["inputs"].get(key) for key in one["inputs"]} for number, one in asked.items()
+    }
+    assert values == {number: one["inputs"] for number, one in asked.items()}
+    (folder,) = [one["inputs"]["folder"] for one in asked.values() if "folder" in one["inputs"]]
+    told = f"folder is {folder}, which is not in models/diffusers (yet)."
+    page.browser.wait(f"document.body.innerText.includes({told!r})")
+    page.browser.evaluate("window.app.canvas.fitViewToSelectionAnimated?.()")
+    page.screenshot(f"template_{name}")
 
 
 def test_a_choice_and_an_input_that_are_gone_are_told_when_the_workflow_is_opened(page):

@@ -64,6 +64,7 @@ def test_guidance_and_frame_rate_of_svd():
     chosen = arguments("StableVideoDiffusion", image=IMAGE[:1], guidance=2.5, fps=6, frames=14)
     assert chosen.pop("image").size == (6, 4)
     assert chosen == {"max_guidance_scale": 2.5, "fps": 6, "num_frames": 14}
+    assert arguments("Latte", fps=12) == {"prompt": ""}  # the file has them; Stable Diffusion 3 below has none
 
 
 def test_guidance_of_distilled_models():

@@ -10,6 +10,7 @@ import sys
 
 import diffusers
 import pytest
+import sentencepiece
 import tiny_parts as parts
 import tiny_pipelines
 import torch
@@ -127,6 +128,27 @@ def test_a_tokenizer_without_its_words_is_an_error(folder):
         load(place, "auto", CPU)
 
 
+def test_sentencepiece_and_protobuf_that_do_not_fit_together(folder, tmp_path, monkeypatch):
+    """transformers would ask for tiktoken, which does not help."""
+    place = folder("pixart")
+    tokenizer = place / "tokenizer"
+    (tmp_path / "words.txt").write_text("\n".join(f"the quick fox {n} jumps over lazy dogs" for n in range(400)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=50, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    shutil.copy(tmp_path / "spiece.model", tokenizer)
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    change_index(place, tokenizer=["transformers", "T5Tokenizer"])
+    assert len(load(place, "auto", CPU).tokenizer("the quick fox").input_ids) > 3
+    monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2")
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)  # its import now fails
+    with pytest.raises(ConfigError, match=r"spiece\.model cannot be read \(.*pip install --upgrade sentencepiece"):
+        load(place, "auto", CPU)
+
+
 def test_weights_that_are_left_over_do_not_matter(folder, originals):
     place = folder("pixart")
     file = place / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -145,6 +167,20 @@ def test_a_published_audioldm2_is_mended(folder, originals):
     assert torch.equal(latents(load(place, "auto", CPU), "audioldm2"), latents(whole, "audioldm2"))
     edit(file, without("h.1.attn.c_attn.weight"))
     with pytest.raises(ConfigError, match="language_model lacks 1 of the weights of GPT2LMHeadModel"):
+        load(place, "auto", CPU)
+
+
+def test_a_published_pixart_is_mended(folder, originals):
+    """Its folder names a class that PixArt shared with other models, and has that one's settings."""
+    place = folder("pixart")
+    change_index(place, transformer=["diffusers", "Transformer2DModel"])
+    file = place / "transformer" / "config.json"
+    settings = {"_class_name": "Transformer2DModel", "double_self_attention": False, "num_vector_embeds": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    whole = load(tiny_pipelines.saved("pixart", originals), "auto", CPU)
+    assert torch.equal(latents(load(place, "auto", CPU), "pixart"), latents(whole, "pixart"))
+    change_index(place, transformer=["diffusers", "SD3Transformer2DModel"])
+    with pytest.raises(ConfigError, match="PixArtSigmaPipeline wants PixArtTransformer2DModel"):
         load(place, "auto", CPU)
 
 

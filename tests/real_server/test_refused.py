@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from compact_parallel.workflows.client import NodeError
 
 pytestmark = pytest.mark.server
 
@@ -26,10 +27,39 @@ def begun(talk):
     return {pool["name"]: pool["starts"] for pool in talk.pools()}, set(talk.server.get("/history"))
 
 
+def pipeline(**inputs):
+    """Parallel Pipeline and what runs it."""
+    return {
+        "1": {"class_type": "CompactParallelPipeline", "inputs": inputs},
+        "2": {"class_type": "CompactParallelPipelineSample", "inputs": {"pipeline": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+
+
 @pytest.fixture(scope="module", autouse=True)
 def before(talk):
     """The same before the first test of this file."""
     return begun(talk)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"folder": "Latte-9"}, "folder - folder is 'Latte-9', which is not in models/diffusers; "),
+        ({"folder": "", "engine": "deepspeed"}, "engine is 'deepspeed'; choose one of diffusers, xdit."),
+        ({"folder": "", "engine.patch": 2}, "Parallel Pipeline has no input engine.patch; it has folder, path"),
+        ({"folder": "", "engine": "xdit", "engine.patches": -1}, "Value -1 smaller than min of 0"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_meant(talk, inputs, sentence):
+    (error,) = refusal(talk, pipeline(**inputs))["1"]
+    assert sentence in f"{error['message']} {error['details']}"
+
+
+def test_a_path_stands_for_a_folder_that_is_not_there(talk, tmp_path):
+    """Negative control: the workflow is taken, and fails when the node looks into the folder."""
+    with pytest.raises(NodeError, match=r"which has no model_index\.json"):
+        talk.run(pipeline(folder="Latte-9", path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ FILE_CHOICES = {
     "DualCLIPLoader": ("clip_name1", "clip_name2"),
     "VAELoader": ("vae_name",),
     "LoadImage": ("image",),
+    "CompactParallelPipeline": ("folder",),
 }
 """Inputs whose choices are the files of this machine."""
 

@@ -55,7 +55,7 @@ def test_choices_are_explained(object_info, node):
     for section in object_info[node]["input"].values():
         for name, (kind, options) in section.items():
             choices = kind if isinstance(kind, list) else options.get("options", [])
-            if name in ("shape", "colour", "background", "texture", "position"):
+            if name in ("shape", "colour", "background", "texture", "position", "folder"):
                 continue  # they say themselves what they are
             for choice in choices:
                 value = choice["key"] if isinstance(choice, dict) else choice

@@ -10,6 +10,10 @@ STRATEGY = ["weights", "overlap", "mode"]
 DEGREES = ["cfg_degree", "step_degree", "ulysses_degree", "ring_degree", "ring_exchange"]
 COMPRESSION = ["predictor", "error_feedback", "warmup_calls", "keep_text_exact", "base_memory_gb", "mode"]
 LOOK_AHEAD = ["look_ahead", "warmup_calls", "tail_calls", "predictor", "tolerance"]
+XDIT = ["pipefusion_degree", "patches", "warmup_steps", "fp8_comms"]
+SIZES = ["width", "height", "frames", "seconds", "fps"]
+SAMPLE = ["prompt", "negative_prompt", "seed", "steps", "guidance", *SIZES, "scheduler", "arguments"]
+ENGINE = ["folder", "path", "dtype", "engine"]
 FIELDS = [
     ("CompactParallelModel", {}, ["on_unsupported"]),
     ("CompactParallelPool", {}, ["devices", "backend", "name", "start_timeout_s"]),
@@ -22,6 +26,9 @@ FIELDS = [
     ("CompactParallelCompression", {"mode": "codec"}, [*COMPRESSION, "mode.codec", "mode.rank"]),
     ("CompactParallelStepReuse", {"mode": "off"}, ["mode"]),
     ("CompactParallelStepReuse", {"mode": "look_ahead"}, ["mode", *(f"mode.{name}" for name in LOOK_AHEAD)]),
+    ("CompactParallelPipeline", {"engine": "diffusers"}, ENGINE),
+    ("CompactParallelPipeline", {"engine": "xdit"}, [*ENGINE, *(f"engine.{name}" for name in XDIT)]),
+    ("CompactParallelPipelineSample", {}, SAMPLE),
     ("CompactParallelReport", {}, []),
     ("CompactParallelCompare", {}, ["amplify"]),
     ("CompactParallelDemoPrompt", {}, ["shape", "colour", "background", "texture", "position"]),
@@ -33,6 +40,8 @@ OUTPUTS = {
     "CompactParallelStrategy": ["PARALLEL_STRATEGY"],
     "CompactParallelCompression": ["PARALLEL_COMPRESSION"],
     "CompactParallelStepReuse": ["PARALLEL_STEP_REUSE"],
+    "CompactParallelPipeline": ["PARALLEL_PIPELINE"],
+    "CompactParallelPipelineSample": ["IMAGE", "VIDEO", "AUDIO"],
     "CompactParallelReport": ["LATENT", "IMAGE", "STRING", "STRING"],
     "CompactParallelCompare": ["IMAGE", "STRING"],
     "CompactParallelDemoPrompt": ["CONDITIONING"],
@@ -55,6 +64,7 @@ def test_nothing_new_is_required(object_info):
     required = {name: set(object_info[name]["input"].get("required", {})) for name in OUTPUTS}
     assert {name: inputs for name, inputs in required.items() if inputs} == {
         "CompactParallelModel": {"model"},
+        "CompactParallelPipelineSample": {"pipeline"},
         "CompactParallelReport": {"latent"},
         "CompactParallelCompare": {"image", "reference"},
         "CompactParallelDemoPrompt": {"shape", "colour", "background", "texture", "position"},

@@ -8,11 +8,14 @@ import itertools
 import json
 import re
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from authoring.every import WORKFLOWS, forms
 from authoring.layout import TITLE
 from checking import FILE_CHOICES, complaints, to_api, with_defaults
+from compact_parallel.runtime.pipelines.inputs import PipelineInputs, keyword_arguments
 from compact_parallel.workflows.client import NodeError
 from live_server import ROOT, node, shipped
 from PIL import Image
@@ -21,6 +24,18 @@ FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 TINY = [name for name in NAMES if name.startswith("tiny")]
 REAL = [name for name in NAMES if name not in TINY]
+PIPELINES = [name for name in REAL if name.startswith("pipeline_")]
+CLASSES = {
+    "pipeline_audioldm2": "AudioLDM2Pipeline",
+    "pipeline_latte": "LattePipeline",
+    "pipeline_cogvideox": "CogVideoXPipeline",
+    "pipeline_svd": "StableVideoDiffusionPipeline",
+    "pipeline_sd3": "StableDiffusion3Pipeline",
+    "pipeline_flux": "FluxPipeline",
+    "pipeline_pixart_sigma": "PixArtSigmaPipeline",
+    "pipeline_wan": "WanPipeline",
+}
+"""The class of the pipeline in each folder."""
 SEEDS = itertools.count(5000)
 
 pytestmark = pytest.mark.server
@@ -47,6 +62,7 @@ def test_every_workflow_is_there_in_both_forms():
         "hunyuan",
         "wan2.2_14b_t2v",
         "wan2.2_14b_i2v",
+        *CLASSES,
     ):
         assert any(name.startswith(family) for name in REAL), family
 
@@ -168,9 +184,12 @@ def test_the_note_names_every_file_and_the_server_looks_for_it_there(talk, name)
     }
     assert wanted == set(folders)
     models = [model for one in made["nodes"] for model in one.get("properties", {}).get("models", [])]
-    assert {model["name"]: model["directory"] for model in models} == folders
+    told = {model["name"]: model["directory"] for model in models}
+    assert told == ({} if name in PIPELINES else folders)  # a browser fetches files, not folders
     for file, folder in folders.items():
         place = talk.folder / "models" / folder / file
+        if name in PIPELINES:
+            place = place / "model_index.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
     (talk.folder / "input").mkdir(exist_ok=True)
@@ -180,7 +199,26 @@ def test_the_note_names_every_file_and_the_server_looks_for_it_there(talk, name)
     assert caught.value.node_type in FILE_CHOICES
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_takes_its_settings_and_goes_to_what_saves_its_kind(name):
+    prompt = shipped(name)
+    kinds = {one["class_type"]: one["inputs"] for one in prompt.values()}
+    sampled, chosen = kinds["CompactParallelPipelineSample"], kinds["CompactParallelPipeline"]
+    assert prompt[sampled["pipeline"][0]]["class_type"] == "CompactParallelPipeline"
+    assert {"pool", "strategy", "step_reuse"} <= chosen.keys() and sampled["steps"] >= 20
+    assert ("image" in sampled) == (name == "pipeline_svd")
+    (saved,) = [kind for kind in kinds if kind.startswith("Save")]
+    (link,) = [value for value in kinds[saved].values() if isinstance(value, list)]
+    assert prompt[link[0]]["class_type"] == "CompactParallelPipelineSample"
+    audio, picture = name == "pipeline_audioldm2", name.endswith(("sd3", "flux", "sigma"))
+    image = torch.zeros(1, 8, 8, 3) if "image" in sampled else None
+    given = PipelineInputs(**{key: value for key, value in sampled.items() if not isinstance(value, list)})
+    taken = keyword_arguments(getattr(diffusers, CLASSES[name]), given, image)
+    assert taken["num_inference_steps"] == sampled["steps"]
+    assert (saved, link[1]) == (("SaveAudio", 2) if audio else ("SaveImage", 0) if picture else ("SaveVideo", 1))
+
+
+@pytest.mark.parametrize("name", [name for name in REAL if name not in PIPELINES])
 def test_a_model_passes_through_parallel_model_before_it_is_sampled(name):
     prompt = shipped(name)
     samples = [

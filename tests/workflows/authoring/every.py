@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import pictures, tiny, videos
+from . import pictures, pipelines, tiny, videos
 from .api_form import to_api, write_api
 from .graph import Graph
 from .ui_form import to_ui, write_ui
 
-WORKFLOWS = {**tiny.WORKFLOWS, **pictures.WORKFLOWS, **videos.WORKFLOWS}
+WORKFLOWS = {**tiny.WORKFLOWS, **pictures.WORKFLOWS, **videos.WORKFLOWS, **pipelines.WORKFLOWS}
 
 
 def forms(object_info: dict[str, Any]) -> dict[str, tuple[str, str]]:

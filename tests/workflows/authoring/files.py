@@ -60,6 +60,23 @@ FILES = {
 }
 
 
+FOLDERS = {
+    repository.partition("/")[2]: File("diffusers", f"{_HUB}/{repository}")
+    for repository in (
+        "cvssp/audioldm2-large",
+        "maxin-cn/Latte-1",
+        "zai-org/CogVideoX-2b",
+        "stabilityai/stable-video-diffusion-img2vid-xt",
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "black-forest-labs/FLUX.1-dev",
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    )
+}
+"""Folders of diffusers by their names."""
+
+
 def file_list(names: list[str]) -> str:
-    """A Markdown list of files, each as a link, with the folder it goes to."""
-    return "\n".join(f"- [{name}]({FILES[name].url}) → `models/{FILES[name].folder}/`" for name in names)
+    """A Markdown list of files or folders, each as a link, with the folder it goes to."""
+    found = FILES | FOLDERS
+    return "\n".join(f"- [{name}]({found[name].url}) → `models/{found[name].folder}/`" for name in names)

@@ -9,11 +9,11 @@ from .graph import Graph, Node
 
 BLUE, PURPLE, GREEN, RED, AMBER, GREY = "#3f789e", "#88A", "#3f9e5f", "#A88", "#b58b2a", "#666"
 
-_DEVICES = (
+DEVICES = (
     "**Devices** Parallel Worker Pool says `auto`: one worker per CUDA device. Name them (`cuda:0,cuda:1`) to keep one "
     "free. With a single device ComfyUI samples as if the Parallel nodes were not there."
 )
-_FIRST = "The first run starts the workers and loads the model in each of them; later runs find them warm."
+FIRST = "The first run starts the workers and loads the model in each of them; later runs find them warm."
 COMPRESS = (
     "**Residual Compression** `auto` compresses only where the measured link between the devices makes it pay; `off` "
     "is exact, `ratio`, `quality` and `codec` are yours to choose."
@@ -31,7 +31,7 @@ def read_me(graph: Graph, title: str, about: str, files: list[str], *advice: str
 
 def real_advice(*more: str) -> list[str]:
     """What every workflow for real weights says."""
-    return [*more, _DEVICES, _FIRST]
+    return [*more, DEVICES, FIRST]
 
 
 def model_lane(graph: Graph) -> None:
