@@ -33,7 +33,7 @@ OUTPUTS = {
     "CompactParallelStrategy": ["PARALLEL_STRATEGY"],
     "CompactParallelCompression": ["PARALLEL_COMPRESSION"],
     "CompactParallelStepReuse": ["PARALLEL_STEP_REUSE"],
-    "CompactParallelReport": ["LATENT", "IMAGE", "STRING", "STRING"],
+    "CompactParallelReport": ["COMFY_MATCHTYPE_V3", "IMAGE", "STRING", "STRING"],  # the first was LATENT, which it fits
     "CompactParallelCompare": ["IMAGE", "STRING"],
     "CompactParallelDemoPrompt": ["CONDITIONING"],
 }
