@@ -37,7 +37,7 @@ WAYS = {
 def prompt(folder: Path, name: str, *, saves=("SaveImage",), steps=4, pool=POOL, way=None, arguments=None, **inputs):
     """A prompt that runs the tiny pipeline `name`, which is in `folder`. `arguments` and `inputs` change the usual."""
     usual, further = INPUTS[name]
-    said = arguments if isinstance(arguments, str) else json.dumps(further | (arguments or {}))
+    said = arguments if isinstance(arguments, str) else json.dumps(further | (arguments or {}))  # a string as it is
     sample = {"pipeline": ["pipe", 0], "prompt": "a red cat", "steps": steps, "seed": next(SEEDS), "arguments": said}
     made = {
         "pool": ("CompactParallelPool", {"devices": "cpu,cpu", "name": pool}),
