@@ -17,6 +17,8 @@ from tiny_pipelines import saved
 
 pytestmark = pytest.mark.server
 LONG = 1000
+STEPS = 8
+"""Step Reuse needs as many."""
 TURNS = (("flux", "tokens"), ("sd3", "Step Reuse"), ("pixart", "xDiT"), ("wan", "Step Reuse"))
 
 
@@ -38,7 +40,7 @@ def pool(talk):
 
 def works(talk, folder, way, starts):
     """Whether the next run comes to its end, on workers that were started so many times."""
-    talk.run(prompt(folder, "flux", way=way, steps=8))
+    talk.run(prompt(folder, "flux", way=way, steps=STEPS))
     return pool(talk)["state"] == "idle" and pool(talk)["starts"] == starts
 
 
@@ -57,7 +59,7 @@ def at_step(step, act):
 
 @pytest.mark.alone
 def test_a_cancel_ends_the_run_within_a_step_and_the_workers_stay(talk, folder, way):
-    talk.run(prompt(folder, "flux", way=way))
+    talk.run(prompt(folder, "flux", way=way, steps=STEPS))
     starts, moments = pool(talk)["starts"], []
     cancel = at_step(3, lambda: (moments.append(time.monotonic()), live_server.post(talk.server, "/interrupt"))[0])
     with pytest.raises(Interrupted):
@@ -71,27 +73,27 @@ def test_a_cancel_ends_the_run_within_a_step_and_the_workers_stay(talk, folder, 
     ("arguments", "words"),
     [
         ({"num_images_per_prompt": 10**12}, "can't allocate memory: you tried to allocate"),
-        ({"max_sequence_length": "many"}, "not supported between instances of 'str' and 'int'"),
+        ({"prompt_2": 5}, "`prompt_2` has to be of type `str` or `list` but is <class 'int'>"),
     ],
     ids=["out of memory", "a wrong argument"],
 )
 def test_what_fails_inside_is_told_and_the_workers_stay(talk, folder, way, arguments, words):
-    talk.run(prompt(folder, "flux", way=way))
+    talk.run(prompt(folder, "flux", way=way, steps=STEPS))
     starts = pool(talk)["starts"]
     with pytest.raises(NodeError, match="raised on worker") as caught:
-        talk.run(prompt(folder, "flux", way=way, arguments=arguments))
+        talk.run(prompt(folder, "flux", way=way, steps=STEPS, arguments=arguments))
     assert caught.value.node == "sample" and words in str(caught.value)
     assert works(talk, folder, way, starts)
 
 
 def test_one_worker_alone_is_out_of_memory(talk, folder):
     way, many = WAYS["tokens"], {"num_images_per_prompt": 500}
-    talk.run(prompt(folder, "flux", way=way))
+    talk.run(prompt(folder, "flux", way=way, steps=STEPS))
     starts, victim = pool(talk)["starts"], pool(talk)["workers"][1]["pid"]
     resource.prlimit(victim, resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))  # it gets no more than it has
     try:
         with pytest.raises(NodeError, match="can't allocate memory") as caught:
-            talk.run(prompt(folder, "flux", way=way, arguments=many, saves=()))
+            talk.run(prompt(folder, "flux", way=way, steps=STEPS, arguments=many))
     finally:
         resource.prlimit(victim, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     assert caught.value.node == "sample" and "raised on worker 1" in str(caught.value)
@@ -104,7 +106,7 @@ def test_many_runs_in_turn_leave_the_memory_as_it_was(talk, folder):
     talk.run(live_server.workflow("tiny_exact", KSampler__seed=next(SEEDS), **model))
     starts, held = pool(talk)["starts"], []
     for number, (name, way) in zip(range(20), itertools.cycle(TURNS)):
-        talk.run(prompt(folder, name, way=WAYS[way], steps=8))
+        talk.run(prompt(folder, name, way=WAYS[way], steps=STEPS))
         if number in (7, 19):
             held.append([psutil.Process(one["pid"]).memory_full_info().uss for one in pool(talk)["workers"]])
     grown = [after - before for before, after in zip(*held)]
@@ -115,7 +117,7 @@ def test_many_runs_in_turn_leave_the_memory_as_it_was(talk, folder):
 
 
 def test_a_killed_worker_is_told_and_the_next_run_works(talk, folder, way):
-    talk.run(prompt(folder, "flux", way=way))
+    talk.run(prompt(folder, "flux", way=way, steps=STEPS))
     starts, victim = pool(talk)["starts"], pool(talk)["workers"][1]["pid"]
     with pytest.raises(NodeError, match=rf"Worker 1 \(cpu\), process {victim}, ended with signal 9") as caught:
         talk.run(prompt(folder, "flux", way=way, steps=LONG), at_step(3, lambda: os.kill(victim, signal.SIGKILL)))

@@ -143,6 +143,7 @@ def manual(**degrees):
         ("flux", {}, {"frames": 9}, "frames is set, but FluxPipeline does not take it"),
         ("flux", {}, {"width": 100}, "width is 100, but FluxPipeline makes multiples of 16; choose 96 or 112."),
         ("flux", {}, {"arguments": {"foo": 1}}, "arguments sets foo, which FluxPipeline does not take; it takes "),
+        ("flux", {}, {"arguments": {"max_sequence_length": "many"}}, "sets max_sequence_length to 'many', but FluxPip"),
         ("flux", {}, {"arguments": '{"foo'}, "arguments is not JSON (Unterminated string"),
         ("flux", {}, {"arguments": "[1]"}, "arguments is '[1]'; write a JSON object"),
         ("flux", {}, {"arguments": {"generator": 1}}, "arguments sets generator, which the workers set themselves"),
