@@ -23,7 +23,8 @@ from ..runtime.config import (
     XditConfig,
 )
 from ..runtime.pipelines.folder import INDEX, inspect_folder
-from ..runtime.pipelines.job import DTYPES, ENGINES, PipelineChoice
+from ..runtime.pipelines.job import DTYPES, ENGINES, XDIT, PipelineChoice
+from ..runtime.pipelines.packages import require_xfuser
 from .settings import DEFAULT_DEVICES, default_pool, stored
 from .types import (
     CATEGORY,
@@ -157,6 +158,8 @@ class CompactParallelPipeline(io.ComfyNode):
                 f"folder: there is no folder with a {INDEX} in models/diffusers; put one there, or name one in path."
             )
         inspect_folder(Path(where))
+        if name == XDIT:
+            require_xfuser()
         return io.NodeOutput(PipelineRun(PipelineChoice(where, dtype, name, XditConfig(**given)), config))
 
 

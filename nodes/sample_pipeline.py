@@ -10,6 +10,7 @@ from ..runtime.comfy.run.pipeline_run import PipelineRun
 from ..runtime.pipelines.inputs import PipelineInputs, parse_arguments
 from .types import CATEGORY, ParallelPipeline
 
+MADE = {"image": "a picture", "video": "a video", "audio": "sound"}
 NONE = "This pipeline makes {}, so Sample Pipeline has no {} to give; take its output {}."
 
 
@@ -137,12 +138,13 @@ class CompactParallelPipelineSample(io.ComfyNode):
             arguments=parse_arguments(arguments),
         )
         result = pipeline.sample(inputs, image)
+        made = MADE[result.kind]
         if result.kind == "audio":
             sound = {"waveform": result.values, "sample_rate": int(result.rate)}
-            return io.NodeOutput(_none("sound", "picture", "AUDIO"), _none("sound", "video", "AUDIO"), sound)
-        silent = _none(f"a {result.kind}", "sound", "IMAGE")
+            return io.NodeOutput(_none(made, "picture", "AUDIO"), _none(made, "video", "AUDIO"), sound)
+        silent = _none(made, "sound", result.kind.upper())
         if result.kind == "image":
-            return io.NodeOutput(result.values, _none("a picture", "video", "IMAGE"), silent)
+            return io.NodeOutput(result.values, _none(made, "video", "IMAGE"), silent)
         rate = Fraction(result.rate).limit_denominator(1000)
         parts = Types.VideoComponents(images=result.values, frame_rate=rate)
         return io.NodeOutput(result.values, InputImpl.VideoFromComponents(parts), silent)

@@ -31,6 +31,7 @@ from .job import XDIT, PipelineJob
 from .loading import load, takes_turns, with_scheduler
 from .memory import PipelineMemory
 from .outputs import output_type, result_of
+from .planning import told
 from .previews import preview_of
 from .running import Run, Runs, StepCall, has_steps
 from .steps.groups import PipelineGroups
@@ -98,9 +99,9 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except MetAlone as error:
-        raise RefusedAlone(str(error)) from error
+        raise RefusedAlone(told(error)) from error
     except (Unsupported, ConfigError) as error:
-        raise Refused(str(error)) from error
+        raise Refused(told(error)) from error
 
 
 class _Run:

@@ -180,8 +180,9 @@ def _place(name: str, takes: Mapping[str, inspect.Parameter], inputs: PipelineIn
 
 def _check_arguments(pipeline: type, takes: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> None:
     allowed = sorted(name for name, each in takes.items() if name not in _OURS and not _is_object(each))
-    for name in arguments:
+    for name, value in arguments.items():
         if name in allowed:
+            _check_number(pipeline, takes[name], value)
             continue
         if name in _OURS or name.startswith("callback"):
             raise ConfigError(f"arguments sets {name}, which the workers set themselves; take it out.")
@@ -192,6 +193,15 @@ def _check_arguments(pipeline: type, takes: Mapping[str, inspect.Parameter], arg
             )
         raise ConfigError(
             f"arguments sets {name}, which {pipeline.__name__} does not take; it takes {', '.join(allowed)}."
+        )
+
+
+def _check_number(pipeline: type, parameter: inspect.Parameter, value: Any) -> None:
+    kinds = set(typing.get_args(parameter.annotation) or (parameter.annotation,)) - {type(None)}
+    if kinds and kinds <= {int, float, bool} and isinstance(value, (str, list, dict)):
+        raise ConfigError(
+            f"arguments sets {parameter.name} to {value!r}, but {pipeline.__name__} takes a number there; write one "
+            "without quotes or brackets."
         )
 
 

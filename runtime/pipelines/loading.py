@@ -43,7 +43,7 @@ def load(folder: Path, dtype: str, device: torch.device, scheduler: str = "") ->
     together = fits(facts.nbytes, device)
     components = {name: _load_component(facts, name, dtype, device if together else HOST) for name in facts.components}
     found: Any = getattr(importlib.import_module("diffusers"), facts.pipeline)
-    pipeline = found(**_absent_or_set(found, folder) | components)
+    pipeline = found(**absent_or_set(found, folder) | components)
     pipeline.register_to_config(_name_or_path=str(folder))
     if not together:
         take_turns(pipeline, device)
@@ -69,7 +69,7 @@ def with_scheduler(pipeline: Any, name: str) -> Any:
     return other
 
 
-def _absent_or_set(pipeline: type, folder: Path) -> dict[str, Any]:
+def absent_or_set(pipeline: type, folder: Path) -> dict[str, Any]:
     """What else the __init__ of a pipeline gets: its settings in the folder's index, and None for what is left out."""
     content = read_json(folder / INDEX)
     parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]

@@ -79,10 +79,15 @@ def plan_pipeline(
     except NothingToShare as nothing:
         return _alone(config, str(nothing) if world > 1 else "")
     except Unsupported as error:
-        sentence = str(error).replace(ONE_DEVICE, OWN_WAY_OUT)
+        sentence = told(error)
         if config.strategy.mode == "auto" and not config.step_reuse.enabled:
             return _alone(config, sentence.partition(";")[0] + ".")
         raise Unsupported(sentence) from error
+
+
+def told(error: Exception) -> str:
+    """The sentence of a refusal, with a pipeline's way out where that of Parallel Model stands."""
+    return str(error).replace(ONE_DEVICE, OWN_WAY_OUT)
 
 
 def _alone(config: ParallelConfig, reason: str) -> RunPlan:

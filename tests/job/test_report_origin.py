@@ -173,7 +173,7 @@ def test_a_latent_is_traced_back_to_its_run(run, case):
     other_run(run)
     prompt_id, report = run(nodes, latent)
     assert report["prompt_id"] == prompt_id
-    assert report["warnings"] == ([f"The latent was changed after this run, {changed}."] if changed else [])
+    assert report["warnings"] == ([f"The result was changed after this run, {changed}."] if changed else [])
 
 
 def test_a_latent_from_comfyuis_cache_has_the_run_that_made_it(run):

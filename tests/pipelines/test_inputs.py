@@ -158,6 +158,14 @@ def test_arguments_that_may_not_be_set(name, key, reason):
         arguments(name, arguments={key: 1}, image=IMAGE[:1] if "Image" in name else None)
 
 
+def test_a_number_may_not_be_text():
+    for wrong in ("many", [4], {"a": 4}):
+        with pytest.raises(ConfigError, match=r"^arguments sets max_sequence_length to .* takes a number there; write"):
+            arguments("Flux", arguments={"max_sequence_length": wrong})
+    right = {"max_sequence_length": 4, "guidance_scale": 4, "sigmas": [1.0], "prompt_2": "a"}
+    assert arguments("Flux", arguments=right) == {"prompt": ""} | right
+
+
 def test_arguments_as_text():
     assert parse_arguments("") == parse_arguments(" {} ") == {}
     assert parse_arguments('{"eta": 0.5, "sigmas": [1, 0.5]}') == {"eta": 0.5, "sigmas": [1, 0.5]}

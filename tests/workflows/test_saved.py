@@ -42,7 +42,7 @@ OUTPUTS = {
     "CompactParallelStepReuse": ["PARALLEL_STEP_REUSE"],
     "CompactParallelPipeline": ["PARALLEL_PIPELINE"],
     "CompactParallelPipelineSample": ["IMAGE", "VIDEO", "AUDIO"],
-    "CompactParallelReport": ["LATENT", "IMAGE", "STRING", "STRING"],
+    "CompactParallelReport": ["COMFY_MATCHTYPE_V3", "IMAGE", "STRING", "STRING"],  # the first was LATENT, which it fits
     "CompactParallelCompare": ["IMAGE", "STRING"],
     "CompactParallelDemoPrompt": ["CONDITIONING"],
 }

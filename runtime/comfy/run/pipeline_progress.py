@@ -40,9 +40,11 @@ class PipelineProgress:
         self._node.update_absolute(done, total, self._preview(name, latent) if latent is not None else None)
 
     def _preview(self, name: str, latent: Tensor) -> Any:
+        """A picture of a latent (B, C, ...). None without previews, and for a model with other latents than usual."""
+        device = comfy.model_management.get_torch_device()
         if name not in self._previewers:
             latents = getattr(comfy.latent_formats, name)()
-            device = comfy.model_management.get_torch_device()
-            self._previewers[name] = latent_preview.get_previewer(device, latents)
+            fits = latents.latent_channels == latent.shape[1]
+            self._previewers[name] = latent_preview.get_previewer(device, latents) if fits else None
         previewer = self._previewers[name]
-        return previewer.decode_latent_to_preview_image("JPEG", latent) if previewer is not None else None
+        return previewer.decode_latent_to_preview_image("JPEG", latent.to(device)) if previewer is not None else None

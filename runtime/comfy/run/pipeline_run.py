@@ -16,6 +16,7 @@ from ...parallel.resuming import run_to_its_end
 from ...pipelines.folder import FolderFacts, inspect_folder
 from ...pipelines.inputs import PipelineInputs, keyword_arguments
 from ...pipelines.job import PipelineChoice, PipelineJob, PipelineResult
+from ...pipelines.outline import check_run
 from ...pipelines.planning import class_of, describe, plan_pipeline, workers_of
 from ...planner.facts import JobFacts
 from ...planner.link import Link
@@ -50,6 +51,7 @@ class PipelineRun:
         with live().run(run, comfy.model_management.InterruptProcessingException):
             while True:
                 plan = plan_pipeline(self.choice, self.config, facts, len(devices), link)
+                check_run(self.choice, folder, inputs, image, plan)
                 try:
                     return self._try(run, devices, plan, folder, facts, inputs, image)
                 except _Rearranged as measured:
