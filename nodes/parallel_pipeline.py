@@ -24,6 +24,7 @@ from ..runtime.config import (
 )
 from ..runtime.pipelines.folder import INDEX, inspect_folder
 from ..runtime.pipelines.job import DTYPES, ENGINES, PipelineChoice
+from .demo_pipeline import complete
 from .settings import DEFAULT_DEVICES, default_pool, stored
 from .types import (
     CATEGORY,
@@ -153,6 +154,7 @@ class CompactParallelPipeline(io.ComfyNode):
             raise ConfigError(
                 f"folder: there is no folder with a {INDEX} in models/diffusers; put one there, or name one in path."
             )
+        complete(Path(where))
         inspect_folder(Path(where))
         return io.NodeOutput(PipelineRun(PipelineChoice(where, dtype, name, XditConfig(**given)), config))
 
