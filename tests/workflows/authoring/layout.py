@@ -15,6 +15,7 @@ GROUP_TITLE = 50
 _WIDTHS = {
     NOTE: 460,
     "CLIPTextEncode": 400,
+    "CompactParallelPipelineSample": 400,
     "PreviewAny": 400,
     "LoadImage": 320,
     "CompactParallelReport": 400,
@@ -24,7 +25,7 @@ _WIDTHS = {
 _WIDTH = 330
 _PICTURES = {"SaveImage": 330, "PreviewImage": 330, "LoadImage": 340, "SaveVideo": 330}
 _PREVIEWS = dict.fromkeys(("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"), 260)
-_TEXTS = {"CLIPTextEncode": 130, "PreviewAny": 130}
+_TEXTS = {"CLIPTextEncode": 130, "PreviewAny": 130, "CompactParallelPipelineSample": 240}
 _STATUS = {"CompactParallelModel": 60, "CompactParallelReport": 120, "CompactParallelCompare": 60}
 
 
