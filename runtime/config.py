@@ -263,9 +263,7 @@ class XditConfig(JsonForm):
     fp8_comms: bool = False
 
     def __post_init__(self) -> None:
-        _require(
-            self.pipefusion_degree >= 1, f"pipefusion_degree is {self.pipefusion_degree}; it must be at least 1."
-        )
+        _require(self.pipefusion_degree >= 1, f"pipefusion_degree is {self.pipefusion_degree}; it must be at least 1.")
         _require(self.patches >= 0, f"patches is {self.patches}; it must be 0 (one per stage) or more.")
         _require(
             self.patches <= 1 or self.pipefusion_degree > 1,

@@ -34,7 +34,7 @@ def pipeline_class(name: object, file: object) -> type:
             f"folder: {file} names the pipeline {name!r}, code of its own that is not run; choose a folder whose "
             f"pipeline is {known}."
         )
-    found = getattr(diffusers, name, None)
+    found = _attribute(diffusers, name)
     absent = getattr(found, "_backends", None)
     if absent and not issubclass(found, diffusers.DiffusionPipeline):
         raise ConfigError(f"folder: {file} names {name}, which needs {', '.join(absent)}; install what is missing.")
@@ -88,10 +88,26 @@ def mended(pipeline: type, component: str, name: str) -> str:
 
 
 def find_class(library: str, name: str) -> Any:
-    """The class of a library that `component_class` allows, under its name of today; None if there is none."""
+    """The class of a library that `component_class` allows, under its name of today; None if there is none.
+
+    Raises ConfigError if what its module imports is not installed.
+    """
     module = _library(library)
-    found = getattr(module, name, None)
-    return getattr(module, name.replace("FeatureExtractor", "ImageProcessor"), None) if found is None else found
+    for each in (name, name.replace("FeatureExtractor", "ImageProcessor")):
+        if (found := _attribute(module, each)) is not None:
+            return found
+    return None
+
+
+def _attribute(module: Any, name: str) -> Any:
+    """An attribute of a library, which may import its module only now; None if there is none."""
+    try:
+        return getattr(module, name, None)
+    except (ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"folder: {module.__name__}.{name} cannot be imported ({reason}); install what is missing."
+        ) from error
 
 
 def _library(name: str) -> Any:

@@ -46,6 +46,7 @@ class DenoiserTokens(TokenSharding):
         return tuple(sorted({*super()._look(), *hooked}))
 
     def _take_attention(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._return_attention()  # torch runs no hook after KeyboardInterrupt
         self._replaced_attention = functional.scaled_dot_product_attention
         functional.scaled_dot_product_attention = self._scaled_dot_product_attention
 

@@ -30,7 +30,7 @@ from .job import XDIT, PipelineJob
 from .memory import PipelineMemory
 from .outputs import output_type, result_of
 from .previews import preview_of
-from .running import Run, Runs, has_steps
+from .running import Run, Runs, StepCall, has_steps
 from .steps.groups import PipelineGroups
 from .truth import NO_STEPS, AheadTruth, Truth, Watcher
 
@@ -128,7 +128,8 @@ class _Run:
         """Runs the pipeline itself, whose denoisers and steps the ranks share."""
         pipe = self._scheduled()
         with Strategies() as strategies:
-            output = Runs(pipe, self._arguments, self._device).run(partial(self._make, strategies, pipe))
+            runs = Runs(pipe, self._arguments, self._device)
+            output = runs.run(partial(self._make, strategies, pipe, runs))
             self._agreement.end()
         return output
 
@@ -163,7 +164,8 @@ class _Run:
         """The arguments of the pipeline's __call__."""
         inputs = self._job.inputs
         given = call_arguments(self._pipe, inputs, self._job.image)
-        wanted = output_type(self._pipe, wanted=self._orders.rank == 0)
+        # xDiT's last rank makes the result of the first one
+        wanted = output_type(self._pipe, wanted=self._orders.rank == 0 or self._job.pipeline.engine == XDIT)
         return {**given, **wanted, "generator": torch.Generator().manual_seed(inputs.seed)}
 
     def _scheduled(self) -> Any:
@@ -172,14 +174,13 @@ class _Run:
 
         return with_scheduler(self._pipe, self._job.inputs.scheduler)
 
-    def _make(self, strategies: Strategies, pipe: Any, generator: torch.Generator | None) -> Run:
+    def _make(self, strategies: Strategies, pipe: Any, runs: Runs, generator: torch.Generator | None) -> Run:
         job, ledger = self._job, self._ledger
         ahead = job.plan.ahead.config
         apart = self._strategy(pipe, job.plan.degrees)
         common = (strategies, self._agreement, ledger, self._watch)
         if ahead.enabled and has_steps(pipe):
             alone = self._strategy(pipe, job.plan.alone)
-            runs = Runs(pipe, self._arguments, self._device)
             groups = partial(self._groups, partial(strategies.use, alone), partial(strategies.use, apart))
             self._truth = AheadTruth(*common, runs, ahead, groups, generator)
         else:
@@ -215,8 +216,8 @@ class _Run:
     def _watch(self) -> Watcher:
         return self._tell if self._orders.rank == 0 else lambda *told: None
 
-    def _tell(self, step: int, sample: Tensor, denoised: Tensor | None) -> None:
-        self._report(step, preview_of(self._pipe, denoised, self._arguments))
+    def _tell(self, step: int, call: StepCall, prediction: Tensor) -> None:
+        self._report(step, preview_of(self._pipe, call, prediction, self._arguments))
 
     def _report(self, step: int, shown: tuple[str, Tensor] | None) -> None:
         sent, uncompressed = self._ledger.totals()

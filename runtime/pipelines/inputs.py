@@ -204,6 +204,12 @@ def _check_complete(pipeline: type, takes: Mapping[str, inspect.Parameter], chos
     missing = [name for name in needed if name in IMAGES]
     if missing:
         raise ConfigError(f"image is missing, and {pipeline.__name__} starts from one; connect an image.")
+    objects = [name for name in needed if _is_object(takes[name])]
+    if objects:
+        raise ConfigError(
+            f"{pipeline.__name__} needs {', '.join(objects)}, which no input of the node gives; choose a folder with "
+            "another pipeline."
+        )
     if needed:
         raise ConfigError(f"{pipeline.__name__} needs {', '.join(needed)}, which no input gives; add it to arguments.")
 
@@ -216,7 +222,7 @@ def _check_guidance(
     if true is None:
         return
     scale = chosen.get("true_cfg_scale", true.default)
-    if inputs.negative_prompt and scale is not None and scale <= 1:
+    if inputs.negative_prompt and isinstance(scale, (int, float)) and scale <= 1:
         raise ConfigError(
             f"negative_prompt is set, but {pipeline.__name__} ignores it without guidance above 1; set guidance, for "
             "example to 4, or leave negative_prompt empty."

@@ -10,6 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .running import StepCall
+from .steps.noise import denoised_of
+
 Layout = Callable[[Tensor, Any, Mapping[str, Any]], Tensor]
 
 
@@ -47,10 +50,13 @@ FORMATS: dict[str, tuple[str, Layout]] = {
 W)."""
 
 
-def preview_of(pipe: Any, denoised: Tensor | None, arguments: Mapping[str, Any]) -> tuple[str, Tensor] | None:
-    """The name of the latents' format and a latent to be shown; None where the format is not known."""
+def preview_of(
+    pipe: Any, step: StepCall, prediction: Tensor, arguments: Mapping[str, Any]
+) -> tuple[str, Tensor] | None:
+    """The name of the latents' format and the denoised latent of a step; None where one of them is not known."""
     known = FORMATS.get(type(pipe).__name__)
-    if known is None or denoised is None:
+    denoised = denoised_of(step.scheduler, step.timestep, step.sample, prediction) if known else None
+    if denoised is None:
         return None
     name, layout = known
     return name, layout(denoised, pipe, arguments)

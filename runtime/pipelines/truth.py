@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,7 @@ from .running import DenoiserCall, Run, Runs, StepCall
 from .steps.batching import same_arguments
 from .steps.committed import committed
 from .steps.groups import PipelineGroups
-from .steps.noise import Predictions, meaning, prediction_of, probe
+from .steps.noise import Predictions, prediction_of
 from .steps.path import PipelinePath
 from .steps.replays import Memo
 from .templates import Templates
@@ -40,10 +41,10 @@ NO_STEPS = "Step Reuse did nothing: this pipeline's scheduler has no step that c
 
 
 class Watcher(Protocol):
-    """Is told of every finished step."""
+    """Is told of every step before it is done."""
 
-    def __call__(self, step: int, sample: Tensor, denoised: Tensor | None) -> None:
-        """Step `step` (from 0) is done; `sample` was its latent, `denoised` what the model makes of it, if known."""
+    def __call__(self, step: int, call: StepCall, prediction: Tensor) -> None:
+        """Step `step` (from 0) goes on from `call` with this prediction."""
 
 
 class Truth(Run):
@@ -88,14 +89,8 @@ class Truth(Run):
         return call._replace(kwargs={**call.kwargs, name: agreed})
 
     def _tell(self, call: StepCall, prediction: Tensor) -> Any:
-        sample = call.sample
-        denoised = None
-        if prediction.shape == sample.shape and (noise := probe(call.scheduler, call.timestep, sample.device)):
-            p, q = meaning(prediction_of(call.scheduler), noise)
-            denoised = p * sample + q * prediction
-        result = call(prediction)
-        self._watch(self.step, sample, denoised)
-        return result
+        self._watch(self.step, call, prediction)
+        return call(prediction)
 
 
 class AheadTruth(Truth):
@@ -114,7 +109,9 @@ class AheadTruth(Truth):
     ) -> None:
         """`groups` makes the Evaluator from the function that evaluates steps ahead."""
         super().__init__(denoiser, agreement, ledger, watch)
-        self._runs, self._config, self._generator = runs, config, generator
+        # The second step must be evaluated in this run's own loop, to be compared with a replay.
+        self._config = replace(config, warmup_calls=max(2, config.warmup_calls))
+        self._runs, self._generator = runs, generator
         self._templates, self._memo = Templates(), Memo()
         self._path: PipelinePath | None = None
         self._rounds: Rounds | None = None

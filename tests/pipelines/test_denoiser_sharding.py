@@ -24,7 +24,18 @@ from compact_parallel.runtime.sharding.modified_modules import modified_modules
 from compact_parallel.runtime.sharding.plan import Unsupported
 from device import EXACT
 from distributed import launch
-from tiny_denoisers import DENOISERS, IMPORTS, flux, flux_inputs, pixart, pixart_inputs, sd3, sd3_inputs
+from tiny_denoisers import (
+    DENOISERS,
+    IMPORTS,
+    flux,
+    flux2,
+    flux2_inputs,
+    flux_inputs,
+    pixart,
+    pixart_inputs,
+    sd3,
+    sd3_inputs,
+)
 from torch import nn
 from torch.nn import functional
 
@@ -92,9 +103,13 @@ def test_compression(tmp_path):
         assert last["their slots"] < 0.01 < 0.1 < last["the slots of the other"]
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 @torch.inference_mode()
 def in_turn(rank, world):
-    """The errors of two denoisers that are split at the same time, and run in turns, as Wan 2.2 has two."""
+    """The errors of two denoisers that are split at the same time and run in turns (Wan 2.2), also after failures."""
     degrees = Degrees(ulysses=2)
     axes = Mesh(rank, world).axes(degrees)
     first, second = DENOISERS["wan"], DENOISERS["flux"]
@@ -109,6 +124,14 @@ def in_turn(rank, world):
             (one, other)[turn].begin_forward(SLOTS)
             errors.append(difference(modules[turn](**inputs[turn]).sample, expected[turn]))
             assert functional.scaled_dot_product_attention is ORIGINAL
+        interruption = modules[1].proj_out.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            modules[1](**inputs[1])
+        interruption.remove()
+        errors.append(difference(modules[1](**inputs[1]).sample, expected[1]))
+        with pytest.raises(RuntimeError):
+            modules[1](**{**inputs[1], "pooled_projections": torch.zeros(2, 1)})
+        assert functional.scaled_dot_product_attention is ORIGINAL
     return errors
 
 
@@ -223,6 +246,11 @@ INPUTS = {
         pixart,
         lambda: {**pixart_inputs(), "attention_mask": torch.ones(2, 14)},
         "The attention mask has shape (2, 1, 14), which does not fit a sequence of 15 tokens",
+    ),
+    "a cache of keys": (
+        flux2,
+        lambda: {**flux2_inputs(), "kv_cache_mode": "extract"},
+        "with a cache of the keys of reference images (kv_cache_mode)",
     ),
     "a skipped block": (
         sd3,

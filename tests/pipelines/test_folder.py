@@ -54,11 +54,16 @@ def shard(component, stem="diffusion_pytorch_model"):
     whole.unlink()
 
 
-def refusal(folder):
+def refusal_of(folder):
     with pytest.raises(ConfigError) as error:
         inspect_folder(folder)
     message = str(error.value)
     assert message.startswith("folder") and message.endswith(".") and "; " in message
+    return message
+
+
+def refusal(folder):
+    message = refusal_of(folder)
     assert str(folder) in message
     return message
 
@@ -113,6 +118,16 @@ def test_a_pipeline_whose_packages_are_absent(folder):
         pytest.skip("onnx is installed")
     change_index(folder, _class_name="OnnxStableDiffusionPipeline")
     assert "needs torch, transformers, onnx" in refusal(folder).replace("transformers, torch", "torch, transformers")
+
+
+def test_a_pipeline_whose_module_cannot_be_imported(folder, monkeypatch):
+    import diffusers
+
+    for place in ("diffusers", "diffusers.pipelines", "diffusers.pipelines.lumina"):
+        monkeypatch.delitem(vars(sys.modules.get(place, diffusers)), "LuminaPipeline", raising=False)
+    monkeypatch.setitem(sys.modules, "diffusers.pipelines.lumina.pipeline_lumina", None)
+    change_index(folder, _class_name="LuminaPipeline")
+    assert "diffusers.LuminaPipeline cannot be imported (" in refusal_of(folder)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,14 @@ def test_a_missing_image():
         arguments("StableVideoDiffusion")
 
 
+def test_what_only_arguments_can_give_and_what_nothing_can():
+    with pytest.raises(ConfigError, match=r"CycleDiffusionPipeline needs source_prompt, .*; add it to arguments"):
+        arguments("CycleDiffusion", image=IMAGE)
+    assert arguments("CycleDiffusion", image=IMAGE, arguments={"source_prompt": "a"})["source_prompt"] == "a"
+    with pytest.raises(ConfigError, match="WanAnimatePipeline needs pose_video, face_video, which no input"):
+        arguments("WanAnimate", image=IMAGE)
+
+
 @pytest.mark.parametrize(
     ("name", "inputs", "wrong"),
     [

@@ -10,10 +10,13 @@ import sys
 
 import diffusers
 import pytest
+import tiny_parts as parts
 import tiny_pipelines
 import torch
+import transformers
 from compact_parallel.runtime.config import ConfigError
 from compact_parallel.runtime.pipelines.loading import load
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import load_file, save_file
 
 CPU = torch.device("cpu")
@@ -143,6 +146,35 @@ def test_a_published_audioldm2_is_mended(folder, originals):
     edit(file, without("h.1.attn.c_attn.weight"))
     with pytest.raises(ConfigError, match="language_model lacks 1 of the weights of GPT2LMHeadModel"):
         load(place, "auto", CPU)
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_folder_of_stable_diffusion(checked, tmp_path):
+    """Components that are left out, a setting of the pipeline, a class under its old name, one of a pipeline's own."""
+    vision, text = parts.clip_vision_model().config.to_dict(), parts.clip_config().to_dict()
+    checker = StableDiffusionSafetyChecker(transformers.CLIPConfig(text_config=text, vision_config=vision))
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 32), layers_per_block=1, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=parts.WIDTH, sample_size=8,
+    )  # fmt: skip
+    diffusers.StableDiffusionPipeline(
+        vae=parts.vae(3),
+        text_encoder=transformers.CLIPTextModel(parts.clip_config()),
+        tokenizer=parts.clip_tokenizer(),
+        unet=unet,
+        scheduler=diffusers.PNDMScheduler(skip_prk_steps=True),
+        safety_checker=checker if checked else None,
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}, crop_size=224),
+        requires_safety_checker=checked,
+    ).save_pretrained(tmp_path)
+    other = diffusers.DiffusionPipeline.from_pretrained(str(tmp_path))
+    change_index(tmp_path, feature_extractor=["transformers", "CLIPFeatureExtractor"])
+    pipe = load(tmp_path, "auto", CPU)
+    assert dict(pipe.config) == dict(other.config)
+    assert (pipe.safety_checker is not None) == pipe.config.requires_safety_checker == checked
+    small = {"prompt": "a cat", "num_inference_steps": 2, "height": 64, "width": 64, "output_type": "pt"}
+    first, second = (each(**small, generator=torch.Generator().manual_seed(0)).images for each in (pipe, other))
+    assert torch.equal(first, second)
 
 
 def dtypes(pipe):

@@ -89,3 +89,16 @@ def test_xfuser_runs_on_linux_only(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(ConfigError, match="does not run on win32; use the pipelines of diffusers, or Linux"):
         require_xfuser()
+
+
+def test_nothing_of_diffusers_is_imported_before_it_is_used():
+    """ComfyUI's own process knows a pipeline by its folder and its inputs; it loads diffusers when a node asks."""
+    modules = ["component_classes", "folder", "inputs", "loading", "packages", "sizes", "weight_files"]
+    script = (
+        "import importlib, sys, types; package = types.ModuleType('compact_parallel'); "
+        f"package.__path__ = [{str(ROOT)!r}]; sys.modules['compact_parallel'] = package; "
+        f"[importlib.import_module('compact_parallel.runtime.pipelines.' + name) for name in {modules!r}]; "
+        "print({'diffusers', 'transformers', 'xfuser', 'accelerate'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "set()"

@@ -184,6 +184,49 @@ def test_rounds_are_near_and_exact_where_no_guess_is_accepted(tmp_path, shared_t
         assert error < 1e-5, f"{name}: evaluated ahead and rejected, yet {error} off"
 
 
+class Batching(AheadTruth):
+    """A run that, after its fifth step, evaluates the next three one by one and as one batch."""
+
+    def at_step(self, call):
+        result = super().at_step(call)
+        if self.step == 4:
+            levels, (asked, batched) = self._rounds.levels[5:8], ([], [])
+            self._path.look_ahead([None] * 5, levels, lambda call, place: torch.ones_like(call.x) * place)
+            alone = [self._path.evaluate(5, [place], _counting(asked))[0] for place in range(3)]
+            together = self._path.evaluate(5, [0, 1, 2], _counting(batched))
+            self.found = alone, together, len(asked), len(batched)
+        return result
+
+
+def _counting(asked):
+    def denoiser(call):
+        asked.append(call)
+        return evaluate(call)
+
+    return denoiser
+
+
+def batches(rank, world, folder):
+    torch.set_num_threads(1)
+    found = {}
+    for name in NAMES:
+        _, run = run_of(Batching, *pipeline(name, folder), Ledger(), look_ahead=1)
+        alone, together, asked, batched = run.found
+        far = max(float((one - other).norm() / one.norm()) for one, other in zip(alone, together))
+        moved = float((alone[1] - alone[0]).norm() / alone[0].norm())
+        found[name] = far, moved, asked, batched
+    return found
+
+
+def test_several_steps_are_evaluated_as_one_batch(tmp_path, shared_tiny_pipelines):
+    (found,) = launch(batches, 1, tmp_path, shared_tiny_pipelines)
+    for name, (far, moved, asked, batched) in found.items():
+        calls = 2 if name == "wan" else 1
+        assert (asked, batched) == (3 * calls, calls), f"{name}: {batched} calls in place of {asked}"
+        assert far < 1e-5, f"{name}: a batch is {far} off"
+        assert moved > 1e-3, f"{name}: the steps hardly differ, so nothing is shown"
+
+
 class OtherReplay(AheadTruth):
     """A run whose replays start from another latent."""
 

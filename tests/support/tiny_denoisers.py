@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from residuals import generator
+from torch.nn import functional
 
 TRANSFORMERS = "diffusers.models.transformers"
 IMPORTS = (f"{TRANSFORMERS}.transformer_flux", f"{TRANSFORMERS}.transformer_2d", "peft", "accelerate")
@@ -52,6 +53,18 @@ flux = partial(
     guidance_embeds=True,
     **SIZE,
     **ROPE,
+)
+flux2 = partial(
+    build,
+    "transformer_flux2",
+    "Flux2Transformer2DModel",
+    in_channels=8,
+    num_layers=2,
+    num_single_layers=2,
+    joint_attention_dim=24,
+    timestep_guidance_channels=16,
+    axes_dims_rope=(4, 4, 4, 4),
+    **SIZE,
 )
 sd3 = partial(
     build,
@@ -113,18 +126,17 @@ latte = partial(
     video_length=3,
     **SIZE,
 )
-wan = partial(
-    build,
-    "transformer_wan",
-    "WanTransformer3DModel",
-    in_channels=4,
-    out_channels=4,
-    text_dim=24,
-    freq_dim=16,
-    ffn_dim=64,
-    num_layers=2,
+WAN = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 24,
+    "freq_dim": 16,
+    "ffn_dim": 64,
+    "num_layers": 2,
     **SIZE,
-)
+}
+wan = partial(build, "transformer_wan", "WanTransformer3DModel", **WAN)
+chronoedit = partial(build, "transformer_chronoedit", "ChronoEditTransformer3DModel", **WAN)
 ltx = partial(
     build,
     "transformer_ltx",
@@ -160,6 +172,13 @@ def flux_inputs(height=3, width=5):
         "txt_ids": torch.zeros(TEXT, 3),
         "guidance": torch.tensor([3.5, 3.5]),
     }
+
+
+def flux2_inputs():
+    given = flux_inputs()
+    del given["pooled_projections"]
+    positions = {"img_ids": given["img_ids"], "txt_ids": given["txt_ids"] + torch.arange(TEXT)[:, None]}
+    return {**given, **{name: functional.pad(ids, (0, 1)).repeat(2, 1, 1) for name, ids in positions.items()}}
 
 
 def sd3_inputs():
@@ -269,6 +288,7 @@ DENOISERS = {
         lambda: with_adapters(flux()),
         lambda: {**flux_inputs(), "joint_attention_kwargs": {"scale": 0.5}},
     ),
+    "flux2": (flux2, flux2_inputs),
     "sd3": (partial(sd3, dual_attention_layers=(), qk_norm=None), sd3_inputs),
     "sd3.5": (sd3, lambda: {**sd3_inputs(), "block_controlnet_hidden_states": control(2, 15)}),
     "pixart": (pixart, pixart_inputs),
@@ -282,6 +302,7 @@ DENOISERS = {
         lambda: wan_inputs(512, encoder_hidden_states_image=rand(2, 5, 20, seed=5)),
     ),
     "wan, time per token": (wan, lambda: wan_inputs(timestep=per_token(45))),
+    "chronoedit": (chronoedit, wan_inputs),
     "ltx": (ltx, ltx_inputs),
     "ltx, time per token": (ltx, lambda: ltx_inputs(per_token(21))),
     "qwen": (qwen, partial(qwen_inputs, (1, 3, 5))),

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: text, image or video to video.
+"""Wan 2.1 and 2.2: text, image or video to video; and ChronoEdit, which has its blocks.
 
 Only video tokens are split; cross-attention has local queries and the whole text and image. With a time step per token
 (2.2 5B) the model itself modulates the tokens before the last layer, so they are gathered before that.
@@ -27,7 +27,10 @@ def _local(temb: Tensor, shard: LocalShard) -> Tensor:
 
 PLAN = Plan(
     family="Wan",
-    models=(f"{TRANSFORMERS}.transformer_wan.WanTransformer3DModel",),
+    models=(
+        f"{TRANSFORMERS}.transformer_wan.WanTransformer3DModel",
+        f"{TRANSFORMERS}.transformer_chronoedit.ChronoEditTransformer3DModel",
+    ),
     library=DIFFUSERS,
     joint=("video",),
     actions=(

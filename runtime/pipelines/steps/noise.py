@@ -102,6 +102,15 @@ def meaning(prediction: str, noise: Noise) -> tuple[float, float]:
     return noise.skip, -noise.sigma / noise.deviation
 
 
+def denoised_of(scheduler: Any, timestep: Any, sample: Tensor, prediction: Tensor) -> Tensor | None:
+    """D at a step that is under way; None if the scheduler cannot tell, or the model also predicts a variance."""
+    noise = probe(scheduler, timestep, sample.device) if prediction.shape == sample.shape else None
+    if noise is None:
+        return None
+    p, q = meaning(prediction_of(scheduler), noise)
+    return p * sample + q * prediction
+
+
 class Predictions:
     """The Space (see parametrization.py) of what a diffusers model predicts, after guidance.
 

@@ -159,8 +159,8 @@ def _wrapped(xfuser_class: type, pipe: DiffusionPipeline, config: Any, staged: b
     schedulers = load("xfuser.model_executor.schedulers.register")
     if staged and part(schedulers, "xFuserSchedulerWrappersRegister").get_wrapper(pipe.scheduler) is None:
         raise Unsupported(
-            f"PipeFusion of xDiT does not know the scheduler {type(pipe.scheduler).__name__}; choose another scheduler, "
-            "or set pipefusion_degree to 1."
+            f"PipeFusion of xDiT does not know the scheduler {type(pipe.scheduler).__name__}; choose another one, or "
+            "set pipefusion_degree to 1."
         )
     return xfuser_class(shallow, config)
 
@@ -192,7 +192,9 @@ def _place() -> Any:
 def _warn_of_patches(settings: XditConfig, ledger: Ledger) -> None:
     found = load("xfuser.core.distributed.runtime_state").get_runtime_state().num_pipeline_patch
     if settings.pipefusion_degree > 1 and found != settings.pieces:
-        ledger.warn(f"xDiT cut the picture into {found} patches instead of {settings.pieces}, which its height forbids.")
+        ledger.warn(
+            f"xDiT cut the picture into {found} patches instead of {settings.pieces}, which its height forbids."
+        )
 
 
 def _nothing() -> None:

@@ -100,7 +100,7 @@ class XditExchange:
         return self._to_heads([x_BHLD], f"input {self._inputs}")[0]
 
     def all_to_heads(self, *tensors_BHLD: Tensor) -> tuple[Tensor, ...]:
-        """Stands for xfuser's all-to-all of queries, keys, values and more, which may differ in H: (B, h, G, D) each."""
+        """Stands for xfuser's all-to-all of queries, keys and values, which may differ in H: (B, h, G, D) each."""
         return tuple(self._to_heads(tensors_BHLD, "qkv"))
 
     def to_tokens(self, x_BhGD: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ class XditExchange:
             return x_BhGD
         batch, heads, tokens, dim = x_BhGD.shape
         out_BLHD = x_BhGD.new_empty(batch, tokens // members, heads * members, dim)
-        chunk = _all_heads(members, heads * members)
-        _run(self._all_to_all("out", x_BhGD.shape, tokens // members).heads_to_tokens(x_BhGD.transpose(1, 2), chunk, out_BLHD))
+        all_to_all = self._all_to_all("out", x_BhGD.shape, tokens // members)
+        _run(all_to_all.heads_to_tokens(x_BhGD.transpose(1, 2), _all_heads(members, heads * members), out_BLHD))
         return out_BLHD.transpose(1, 2)
 
     def ring(

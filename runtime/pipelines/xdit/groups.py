@@ -6,7 +6,7 @@ ring, stages, cfg.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -81,10 +81,20 @@ def _backend(device: torch.device) -> str:
 
 
 def _recorder(new_group: Any, made: list[dist.ProcessGroup]) -> Any:
-    """`new_group` that remembers the groups of which this rank is a member: xfuser itself forgets some."""
+    """`new_group` that remembers the groups of which this rank is a member: xfuser itself forgets some.
 
-    def record(*args: Any, **kwargs: Any) -> dist.ProcessGroup:
-        group = new_group(*args, **{"timeout": COLLECTIVE_TIMEOUT} | kwargs)
+    xfuser makes two groups of every rank alone for each kind of parallelism that is off. One does for all: nothing is
+    sent in it, and each takes the ranks as long as a group of several.
+    """
+    of_one: dict[tuple[int, str | None], dist.ProcessGroup] = {}
+
+    def record(ranks: Sequence[int], backend: str | None = None) -> dist.ProcessGroup:
+        key = (ranks[0], backend)
+        if len(ranks) == 1 and key in of_one:
+            return of_one[key]
+        group = new_group(ranks, timeout=COLLECTIVE_TIMEOUT, backend=backend)
+        if len(ranks) == 1:
+            of_one[key] = group
         if group is not dist.GroupMember.NON_GROUP_MEMBER:
             made.append(group)
         return group

@@ -1,4 +1,4 @@
-"""The noise that a stochastic scheduler adds at each step, where every rank has some of the rows or tokens of a picture.
+"""The noise that a stochastic scheduler adds at each step, where every rank has some rows or tokens of a picture.
 
 Each rank of xfuser draws noise for its own part, from generators in the same state, so every part would get the same.
 Here all draw it for the whole and keep their part, as the pipeline alone does.

@@ -69,7 +69,9 @@ def pipefusion_messages(ledger: Ledger, device: torch.device) -> Iterator[Sends]
     def isend(group: Any, tensor: Tensor) -> Send:
         return sends.keep(send(group, tensor), tensor)
 
-    def communicate_shapes(group: Any, tensor_send_to_next: Tensor | None = None, recv_prev: bool = False) -> torch.Size:
+    def communicate_shapes(
+        group: Any, tensor_send_to_next: Tensor | None = None, recv_prev: bool = False
+    ) -> torch.Size:
         """Tells the next stage the shape of a tensor, if there is one, and learns one from the stage before."""
         pair = group.device_group
         if tensor_send_to_next is not None:

@@ -81,5 +81,7 @@ def _attention(
     xfuser's ring merges partial results by it; torch's plain attention, which it offers too, returns zeros instead.
     """
     if dropout_p or is_causal:
-        raise Unsupported("xDiT asks for attention with dropout or a causal mask, which CPU workers have not; use GPUs.")
+        raise Unsupported(
+            "xDiT asks for attention with dropout or a causal mask, which CPU workers have not; use GPUs."
+        )
     return attention_with_lse(query, key, value, query.shape[-1] ** -0.5)

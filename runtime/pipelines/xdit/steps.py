@@ -45,6 +45,8 @@ class Steps:
         self._on_step, self._group, self._lag, self._sends = on_step, group, int(staged), sends
         self._asked: deque[tuple[Tensor, dist.Work]] = deque()
         self._error: Exception | None = None
+        if sends is not None:
+            sends.step = 0
 
     def step(self) -> None:
         """Ends a step."""

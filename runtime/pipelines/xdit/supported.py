@@ -25,8 +25,8 @@ class Family:
     """How xfuser can divide one class of pipelines.
 
     `guided`: its loop always evaluates two conditions, so guidance is needed; `cfg`: it can divide them over workers.
-    `stages`: it has PipeFusion that works. `whole_text`: with PipeFusion off, text tokens that the ranks cannot share equally are
-    attended to once per rank.
+    `stages`: it has PipeFusion that works. `whole_text`: with PipeFusion off, text tokens that the ranks cannot share
+    equally are attended to once per rank.
     """
 
     pipeline: str
@@ -54,7 +54,9 @@ def check(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call:
     name = type(pipe).__name__
     family = FAMILIES.get(name)
     if family is None:
-        raise Unsupported(f"xDiT is not known to run {name} right; it runs {', '.join(FAMILIES)}; choose one, {_OTHERWISE}.")
+        raise Unsupported(
+            f"xDiT is not known to run {name} right; it runs {', '.join(FAMILIES)}; choose one, {_OTHERWISE}."
+        )
     _check_degrees(family, settings, degrees, world)
     _check_heads(pipe, degrees)
     if getattr(pipe.scheduler.config, "stochastic_sampling", False):
@@ -64,7 +66,7 @@ def check(pipe: DiffusionPipeline, settings: XditConfig, degrees: Degrees, call:
         )
     if getattr(pipe.transformer.config, "dual_attention_layers", ()):
         raise Unsupported(
-            f"Some blocks of this model attend twice, as those of Stable Diffusion 3.5 medium, which xDiT does not know; "
+            f"Some blocks of this model attend twice, as in Stable Diffusion 3.5 medium, which xDiT does not know; "
             f"choose another model, {_OTHERWISE}."
         )
     _check_stages(pipe, settings)
@@ -76,8 +78,8 @@ def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world
     if total != world:
         factors = " x ".join(f"{name} {size}" for name, size in degrees.named().items())
         raise ConfigError(
-            f"The degrees multiply to {total} ({factors} x pipefusion_degree {settings.pipefusion_degree}) but the pool "
-            f"has {world} workers; make both numbers equal."
+            f"The degrees multiply to {total} ({factors} x pipefusion_degree {settings.pipefusion_degree}) but the "
+            f"pool has {world} workers; make both numbers equal."
         )
     if degrees.step > 1:
         raise ConfigError(f"step_degree is {degrees.step} but xDiT evaluates one step after the other; set it to 1.")
@@ -93,8 +95,8 @@ def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world
         )
     if settings.pipefusion_degree > 1 and not family.stages:
         raise Unsupported(
-            f"pipefusion_degree is {settings.pipefusion_degree} but PipeFusion of xDiT does not run {family.pipeline}; set it "
-            "to 1 and use ulysses_degree or ring_degree."
+            f"pipefusion_degree is {settings.pipefusion_degree} but PipeFusion of xDiT does not run {family.pipeline}; set "
+            "it to 1 and use ulysses_degree or ring_degree."
         )
     if settings.fp8_comms:
         raise Unsupported(
