@@ -27,12 +27,18 @@ from ..report.ledger import Ledger
 from .denoisers import DenoiserStrategy, Strategies
 from .inputs import call_arguments
 from .job import XDIT, PipelineJob
+from .loading import load, takes_turns, with_scheduler
 from .memory import PipelineMemory
 from .outputs import output_type, result_of
 from .previews import preview_of
 from .running import Run, Runs, StepCall, has_steps
 from .steps.groups import PipelineGroups
 from .truth import NO_STEPS, AheadTruth, Truth, Watcher
+
+TURNS = (
+    "The models of this pipeline do not fit on a device together, so they take turns there, which takes time; another "
+    "dtype, or devices with more memory, would keep them there."
+)
 
 
 class Prepared(NamedTuple):
@@ -53,8 +59,6 @@ class PipelineHandler:
 
     def prepare(self, payload: bytes) -> Prepared:
         """Loads the pipeline, unless it is loaded. Raises Refused for a folder that cannot be used."""
-        from .loading import load
-
         job = PipelineJob.from_bytes(payload)
         key = job.pipeline.folder, job.pipeline.dtype
         if key not in self._loaded:
@@ -107,6 +111,8 @@ class _Run:
         self._job, self._pipe = prepared
         self._control, self._orders, self._mesh, self._device = control, orders, mesh, device
         self._ledger = Ledger()
+        if takes_turns(self._pipe):
+            self._ledger.warn(TURNS)
         self._agreement = Agreement(PipelineMemory(device), self._ledger, control.cancelled)
         self._arguments = self._given()
         self._truth: Truth | None = None
@@ -170,8 +176,6 @@ class _Run:
 
     def _scheduled(self) -> Any:
         """The pipeline with the scheduler that was chosen; the loaded one keeps its own."""
-        from .loading import with_scheduler
-
         return with_scheduler(self._pipe, self._job.inputs.scheduler)
 
     def _make(self, strategies: Strategies, pipe: Any, runs: Runs, generator: torch.Generator | None) -> Run:

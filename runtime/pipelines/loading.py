@@ -19,9 +19,11 @@ import torch
 from ..config import ConfigError
 from .component_classes import annotated, find_class, kind
 from .folder import INDEX, FolderFacts, inspect_folder
+from .memory import fits
 from .weight_files import read_json
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+HOST = torch.device("cpu")
 
 
 def load(folder: Path, dtype: str, device: torch.device, scheduler: str = "") -> Any:
@@ -30,16 +32,29 @@ def load(folder: Path, dtype: str, device: torch.device, scheduler: str = "") ->
     dtype: one of DTYPES; "auto" keeps that of the files, for each model. scheduler: the name of another scheduler of
     diffusers, made from the settings of the folder's own; "" keeps that one. Raises ConfigError for whatever
     `inspect_folder` refuses, for a weight that the files lack or that has another shape, and for a scheduler that does
-    not fit.
+    not fit. Models that do not fit on the device together stay in host memory and take turns there.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
     facts = inspect_folder(folder)
-    components = {name: _load_component(facts, name, dtype, device) for name in facts.components}
+    together = fits(facts.nbytes, device)
+    components = {name: _load_component(facts, name, dtype, device if together else HOST) for name in facts.components}
     found: Any = getattr(importlib.import_module("diffusers"), facts.pipeline)
     pipeline = found(**_absent_or_set(found, folder) | components)
     pipeline.register_to_config(_name_or_path=str(folder))
+    if not together:
+        take_turns(pipeline, device)
     return with_scheduler(pipeline, scheduler)
+
+
+def take_turns(pipeline: Any, device: torch.device) -> None:
+    """From now on each model of the pipeline comes to the device when it is called, and the one before it leaves."""
+    pipeline.enable_model_cpu_offload(device=device)
+
+
+def takes_turns(pipeline: Any) -> bool:
+    """Whether its models take turns on the device."""
+    return bool(getattr(pipeline, "_all_hooks", ()))
 
 
 def with_scheduler(pipeline: Any, name: str) -> Any:

@@ -8,6 +8,13 @@ import torch
 
 MARGIN = 1.2
 """A batch must leave so much room more than it is expected to take."""
+LEAST_ROOM = 2 << 30
+"""Bytes that weights must leave free on a device for what a pipeline computes."""
+
+
+def fits(nbytes: int, device: torch.device) -> bool:
+    """Whether weights of so many bytes fit on the device, with room to compute."""
+    return device.type != "cuda" or nbytes + LEAST_ROOM < torch.cuda.mem_get_info(device)[0]
 
 
 class PipelineMemory:

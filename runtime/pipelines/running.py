@@ -159,7 +159,8 @@ class Runs:
 
     def _clone(self, run: Run) -> Any:
         clone = copy.copy(self._pipe)
-        shown: dict[str, Any] = {"_progress_bar_config": {"disable": True}}
+        # Models that take turns on the device stay as they are at the end of a run, also of one that is ended early.
+        shown: dict[str, Any] = {"_progress_bar_config": {"disable": True}, "maybe_free_model_hooks": lambda: None}
         for name, component in self._pipe.components.items():
             if not isinstance(component, nn.Module):
                 continue

@@ -38,6 +38,7 @@ TOGETHER = {
     "families": 150,
     "server": 180,
     "exact": 150,
+    "pipelines": 200,
 }
 ALONE = {"environment": 60, "large": 150, "speed": 90}
 ON_TWO_CARDS = {"nccl-2": 90, "waits-2": 100, "families-2": 150, "pool-2": 120, "large-2": 150}

@@ -3,7 +3,7 @@
 Such a machine has Python 3.12, torch, Triton and common packages (transformers, scipy, aiohttp, pytest, ...), and no
 network. The folder holds ComfyUI as an archive, and wheels of the other packages that ComfyUI and this pack import; av,
 which reads and writes videos and is 33 MB large, is replaced by a module that can only be imported. The folder is below
-22 MiB; check.py unpacks it.
+30 MiB; check.py unpacks it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ WHEELS = (
     "torchsde", "trampoline", "blake3", "comfy-aimdo==0.4.11", "pydantic", "pydantic-core", "annotated-types",
     "typing-inspection", "pydantic-settings", "python-dotenv", "SQLAlchemy", "greenlet", "alembic", "Mako",
     "simpleeval", "spandrel",
+    "diffusers", "accelerate", "xfuser", "yunchang", "importlib-metadata", "zipp",
 )  # fmt: skip
 PURE = "comfy-kitchen==0.2.26"
 """Downloaded as a pure Python wheel, which does the same with torch; the wheel with kernels is 43 MB large."""

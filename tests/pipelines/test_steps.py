@@ -7,6 +7,7 @@ import torch
 from compact_parallel.runtime.attention.axis import Axis
 from compact_parallel.runtime.config import StepReuseConfig
 from compact_parallel.runtime.parallel.agreement import Agreement
+from compact_parallel.runtime.pipelines.loading import take_turns, takes_turns
 from compact_parallel.runtime.pipelines.running import Runs
 from compact_parallel.runtime.pipelines.steps.batching import same_arguments
 from compact_parallel.runtime.pipelines.steps.committed import committed
@@ -182,6 +183,23 @@ def test_rounds_are_near_and_exact_where_no_guess_is_accepted(tmp_path, shared_t
         assert 0 < error < 0.3, f"{name}: {error}"
         error, accepted = found[name, 3, 1e-9]
         assert error < 1e-5, f"{name}: evaluated ahead and rejected, yet {error} off"
+
+
+def turns(rank, world, folder):
+    torch.set_num_threads(1)
+    pipe, given = pipeline("flux", folder)
+    expected = alone(pipe, given)
+    take_turns(pipe, CPU)
+    out, run = run_of(AheadTruth, pipe, given, Ledger(), 3, 1e-9)
+    again, _ = run_of(AheadTruth, pipe, given, Ledger(), 3, 1e-9)
+    views = [name for name, part in pipe.components.items() if type(part).__call__ is not torch.nn.Module.__call__]
+    return takes_turns(pipe), max(float((each - expected).abs().max()) for each in (out, again)), run.accepted, views
+
+
+def test_models_that_take_turns_on_the_device(tmp_path, shared_tiny_pipelines):
+    ((taking, error, accepted, views),) = launch(turns, 1, tmp_path, shared_tiny_pipelines)
+    assert taking and error < 1e-5 and sum(accepted) == STEPS
+    assert not {"transformer", "vae", "text_encoder"} & set(views), "what a run has put on a clone is on the pipeline"
 
 
 class Batching(AheadTruth):
