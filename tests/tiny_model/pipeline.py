@@ -5,9 +5,10 @@
 It needs diffusers and transformers, not ComfyUI. Everything is exact by construction, nothing is trained:
 - The tokenizers find the attributes in free text, in any order: a chain of regular expressions puts one word per
   attribute in front, the first that the text names or "any", and takes the text away.
-- T5 has no layers: an embedding of ones, and a norm that scales them back to one.
-- CLIP has one layer that averages its tokens. There are always five attributes, so a layer norm sees five ones among
-  POOLED_DIM numbers and can be undone.
+- T5 embeds words as one-hot vectors, and its norm scales them back to one.
+- CLIP averages its words. There are always five, so a layer norm sees five ones among POOLED_DIM numbers, and can be
+  undone.
+- A normalizer cannot add to an empty text, so both know it by its positions, and take it for "any" throughout.
 The weights of the transformer and of the autoencoder are not written here: nodes/demo_pipeline.py makes them of the
 files that ComfyUI loads.
 """
@@ -28,9 +29,11 @@ from environment import ROOT, encoding
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 FOLDER = ROOT / "workflows/models/diffusers/compact_parallel_tiny"
-END = "<end>"
+END, PAD = "<end>", "<pad>"
 MARK = "|"
 """Parts the words that were found from the text they were found in."""
+NEVER = 200.0
+"""A difference of attention's scores whose exponential is 0 in float32."""
 
 
 def words() -> list[str]:
@@ -57,7 +60,7 @@ def _found_first(value: str, values: tuple[str, ...]) -> str:
 
 
 def normalizer() -> normalizers.Normalizer:
-    """Turns a text into the five words of its attributes. An empty text stays empty: a normalizer cannot add to it."""
+    """Turns a text into the five words of its attributes. An empty text stays empty."""
     found = [normalizers.Lowercase(), normalizers.Replace(MARK, " "), normalizers.Replace(Regex(r"\A"), MARK)]
     for name, values in reversed(encoding.ATTRIBUTES.items()):
         anywhere = "|".join(map(_pattern, values))
@@ -70,35 +73,59 @@ def normalizer() -> normalizers.Normalizer:
     return normalizers.Sequence([*found, normalizers.Replace(Regex(rf"\{MARK}[\s\S]*\z"), "")])
 
 
-def tokenizer(vocabulary: list[str], added: list[str], length: int) -> transformers.PreTrainedTokenizerFast:
-    """The words of a text by their places in `vocabulary`, then those in `added`."""
+def tokenizer(vocabulary: list[str], added: list[str], pad: str, length: int) -> transformers.PreTrainedTokenizerFast:
+    """The words of a text by their places in `vocabulary`, then those in `added`, then as many `pad` as are wanted."""
     places = {word: place for place, word in enumerate(vocabulary)}
-    made = Tokenizer(models.WordLevel(places, unk_token=added[-1]))
+    made = Tokenizer(models.WordLevel(places, unk_token=pad))
     made.normalizer = normalizer()
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(
         single=" ".join(["$A", *added]), special_tokens=[(word, places[word]) for word in added]
     )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token=added[-1], model_max_length=length, padding_side="right"
+        tokenizer_object=made, pad_token=pad, model_max_length=length, padding_side="right"
     )
 
 
 @torch.no_grad()
 def t5() -> transformers.T5EncoderModel:
-    """Token k becomes the one-hot vector k of CONTEXT_DIM numbers."""
-    width = encoding.CONTEXT_DIM
+    """Token k becomes the one-hot vector k of CONTEXT_DIM numbers, by its embedding and the last norm alone.
+
+    An empty text has the registers only, and pads where there should be words. A pad is all zeros, and attention makes
+    it the "any" of its place: head j looks for the first register at the distance of the j-th pad. Words look at the
+    second register, which has nothing to say.
+    """
+    width, heads, first = encoding.CONTEXT_DIM, len(encoding.ATTRIBUTES), encoding.POOLED_DIM
     config = transformers.T5Config(
-        vocab_size=width, d_model=width, d_kv=1, d_ff=1, num_heads=1, num_layers=0, layer_norm_epsilon=0.0,
-        pad_token_id=width - 1, eos_token_id=None,
+        vocab_size=width + 1, d_model=width, d_kv=1, d_ff=1, num_heads=heads, num_layers=1, pad_token_id=width,
+        eos_token_id=None,
     )  # fmt: skip
     model = transformers.T5EncoderModel(config).eval()
-    model.shared.weight.copy_(torch.eye(width))
+    for parameter in model.parameters():
+        parameter.zero_()
+    model.shared.weight[:width] = torch.eye(width)
+    layer = model.encoder.block[0].layer[0]
+    layer.layer_norm.weight.fill_(1)
+    attention = layer.SelfAttention
+    attention.q.weight.fill_(NEVER)
+    attention.k.weight[:, first + 1] = 1
+    attention.v.weight[:, first] = 1
+    said = layer.layer_norm(torch.eye(width)).max()
+    distances = attention.relative_attention_bias.weight  # the first half is for keys before the query
+    distances.fill_(-2 * NEVER)
+    distances[0].fill_(-NEVER)  # pads that find no register look at themselves
+    for head, slot in enumerate(any_slots()):
+        distances[encoding.REGISTERS + head, head] = 0
+        attention.o.weight[slot, head] = _reciprocal(said)
     norm = model.encoder.final_layer_norm
     norm.weight.fill_(1)
-    scaled = norm(torch.eye(width)).max()
-    norm.weight.copy_(_reciprocal(scaled))
+    norm.weight.copy_(_reciprocal(norm(torch.eye(width)).max()))
     return model
+
+
+def any_slots() -> list[int]:
+    """The places of the words for "any"."""
+    return [place for place, each in enumerate(words()) if each.endswith(f"={encoding.ANY}")]
 
 
 def _reciprocal(value: torch.Tensor) -> torch.Tensor:
@@ -110,7 +137,11 @@ def _reciprocal(value: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def clip() -> transformers.CLIPTextModel:
-    """The pooled output is the sum of the one-hot vectors of the tokens, POOLED_DIM numbers."""
+    """The pooled output is the sum of the one-hot vectors of the words, POOLED_DIM numbers.
+
+    The layer averages the words, of which there are five; the last norm undoes that. The end token is worth five times
+    "any", which its position takes away again, unless it is the first token: so an empty text is "any" as well.
+    """
     width, attributes = encoding.POOLED_DIM, len(encoding.ATTRIBUTES)
     config = transformers.CLIPTextConfig(
         vocab_size=width + 1, hidden_size=width, intermediate_size=1, projection_dim=1, num_hidden_layers=1,
@@ -125,8 +156,9 @@ def clip() -> transformers.CLIPTextModel:
     def of(name: str) -> torch.Tensor:
         return next(weight for full, weight in weights.items() if full.endswith(name))
 
-    # The end token is all zeros, so it adds nothing to the mean, and the residual connection nothing to its result.
     of("token_embedding.weight")[:width] = torch.eye(width)
+    of("token_embedding.weight")[width, any_slots()] = 1
+    of("position_embedding.weight")[attributes, any_slots()] = -1
     of("layer_norm1.weight").fill_(1)
     of("v_proj.weight").copy_(torch.eye(width))
     of("out_proj.weight").copy_(torch.eye(width))
@@ -182,11 +214,10 @@ def main() -> None:
     folder = parser.parse_args().folder
     shutil.rmtree(folder, ignore_errors=True)
     write_configs(folder)
-    registers = words()[encoding.POOLED_DIM :]
-    tokenizer([*words()[: encoding.POOLED_DIM], END], [END], len(encoding.ATTRIBUTES) + 1).save_pretrained(
-        folder / "tokenizer"
-    )
-    tokenizer(words(), registers, encoding.TOKENS).save_pretrained(folder / "tokenizer_2")
+    attributes, registers = words()[: encoding.POOLED_DIM], words()[encoding.POOLED_DIM :]
+    for_clip = tokenizer([*attributes, END], [END], END, len(encoding.ATTRIBUTES) + 1)
+    for_clip.save_pretrained(folder / "tokenizer")
+    tokenizer([*words(), PAD], registers, PAD, encoding.TOKENS).save_pretrained(folder / "tokenizer_2")
     clip().save_pretrained(folder / "text_encoder")
     t5().save_pretrained(folder / "text_encoder_2")
 
