@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,26 +33,23 @@ def trained(
     """Header and rows, one per look_ahead, with as many ranks."""
     complete(FOLDER)
     found: dict[int, list[tuple[int, float, float]]] = {ahead: [] for ahead in look_aheads}
-    evaluations: dict[int, list[int]] = {}
     for seed in seeds:
         prompt = _prompt(seed)
 
-        def pictures(world: int, runs: list[tuple[int, bool]], prompt: str = prompt, seed: int = seed) -> list[Any]:
+        def sampled(world: int, runs: list[tuple[int, bool]], prompt: str = prompt, seed: int = seed) -> list[Any]:
             given = (FOLDER, prompt, size, seed, runs)
-            made = launch(ranks.trained, world, folder, *given, timeout_s=TIMEOUT_S, imports=("diffusers",))
-            evaluations[world] = [counts[0][1]["evaluations"] for counts in made]
-            return made[0]
+            return launch(ranks.trained, world, folder, *given, timeout_s=TIMEOUT_S, imports=("diffusers",))[0]
 
-        reused = {ahead: pictures(ahead, [(steps, True)])[0] for ahead in look_aheads}
+        reused = {ahead: sampled(ahead, [(steps, True)])[0] for ahead in look_aheads}
         rounds = {ahead: len(count["accepted"]) for ahead, (_, count) in reused.items()}
-        serial = pictures(1, [(each, False) for each in (steps, *rounds.values())])
+        serial = sampled(1, [(each, False) for each in (steps, *rounds.values())])
         exact = serial[0][0]
         for ahead, (fewer, _) in zip(look_aheads, serial[1:]):
             found[ahead].append((rounds[ahead], _psnr(reused[ahead][0], exact), _psnr(fewer, exact)))
     header = ("look_ahead = ranks", "rounds", "speed-up by rounds", "PSNR dB, worst / mean", "fewer steps, PSNR dB")
     rows = []
-    for ahead, runs_ in found.items():
-        took, likeness, rival = zip(*runs_)
+    for ahead, made in found.items():
+        took, likeness, rival = zip(*made)
         mean = statistics.mean(took)
         rows.append((ahead, f"{mean:g}", f"{steps / mean:.2f}", _worst_and_mean(likeness), _worst_and_mean(rival)))
     return header, rows
@@ -72,21 +70,20 @@ def measured(steps: int, size: int, seeds: Sequence[int]) -> tuple[tuple[str, ..
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     rounds: dict[str, int] = {}
-    likeness: dict[str, list[float]] = {way: [] for way in ways}
-    for way in (*ways, *(way for _ in seeds for way in ways)):  # the first run of each starts and loads
-        seed = seeds[min(len(seconds[way]), len(seeds) - 1)]
+    pictures: dict[str, list[Any]] = {way: [] for way in ways}
+    for seed, way in itertools.product((seeds[0], *seeds), ways):  # the first run of each starts and loads
         made = _sampled(ways[way], steps, size, seed)
         report = runs().latest()
         seconds[way].append(report["sampling_seconds"])
         rounds[way] = report["rounds"]
-        likeness[way].append(made)
+        pictures[way].append(made)
     for pool in (one, two):
         pools().find(pool.name).stop()
     rows = []
     for way in ways:
         took = statistics.median(seconds[way][1:])
         faster = statistics.median(a / b for a, b in zip(seconds["one worker"][1:], seconds[way][1:]))
-        alike = [_psnr(made, exact) for made, exact in zip(likeness[way], likeness["one worker"])]
+        alike = [_psnr(made, exact) for made, exact in zip(pictures[way], pictures["one worker"])]
         rows.append((way, rounds[way], f"{took:.1f}", f"{faster:.2f}", f"{min(alike):.1f}"))
     return ("", "rounds", "seconds, median", "times as fast", "PSNR dB, worst"), rows
 
