@@ -22,7 +22,7 @@ from seams_subset import SUBSET
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ("pairwise", "shared_server", "streams")
+pytest_plugins = ("forked_workers", "pairwise", "shared_server", "streams")
 
 package = types.ModuleType("compact_parallel")
 package.__path__ = [str(ROOT)]

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from ..bootstrap import describe
@@ -27,14 +28,24 @@ LOG_LINE_BYTES = 4096
 
 
 class WorkerProcess:
-    """A WorkerHandle: the process, our end of its pipe, and the last lines of its log."""
+    """A WorkerHandle: the process, our end of its pipe, and the last lines of its log.
 
-    def __init__(self, orders: Orders, directory: Path, environment: dict[str, str], deliver: Deliver) -> None:
+    `spawn` starts a process that inherits the pipe whose handle it is given, with these environment variables.
+    """
+
+    def __init__(
+        self,
+        orders: Orders,
+        directory: Path,
+        environment: dict[str, str],
+        deliver: Deliver,
+        spawn: Callable[[int, dict[str, str]], subprocess.Popen] | None = None,
+    ) -> None:
         self._orders = orders
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
         ours, theirs = multiprocessing.Pipe(duplex=True)
         with theirs:
-            self._process = _spawn(theirs.fileno(), environment)
+            self._process = (spawn or _spawn)(theirs.fileno(), environment)
         self._mailbox = Mailbox(ours, orders, deliver)
         self._mailbox.send(json.dumps({**describe(orders), "directory": str(directory)}).encode())
         self._log = threading.Thread(target=self._pump_log, name=f"{orders.name} log", daemon=True)
