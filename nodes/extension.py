@@ -1,7 +1,6 @@
 """The ComfyUI extension of this pack: registers its nodes, routes and hooks, and the folder of the tiny demo model."""
 
 import logging
-from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
@@ -11,6 +10,7 @@ from ..runtime.comfy.fits import against, misfits
 from ..runtime.comfy.seam import EARLY, PANEL
 from .compare import CompactParallelCompare
 from .compression import CompactParallelCompression
+from .demo_pipeline import MODELS
 from .demo_prompt import CompactParallelDemoPrompt
 from .live import forward_events
 from .locales import add_translations
@@ -27,16 +27,14 @@ from .worker_pool import CompactParallelPool
 
 log = logging.getLogger(__name__)
 
-MODELS = Path(__file__).resolve().parent.parent / "workflows" / "models"
-
 
 class CompactParallelExtension(ComfyExtension):
     """The pack as a ComfyUI extension."""
 
     async def on_load(self) -> None:
-        """Makes the tiny demo model visible to the stock loaders, warns of internals of ComfyUI that do not fit,
+        """Makes the tiny demo model visible to the loaders, warns of internals of ComfyUI that do not fit,
         applies the settings, and adds routes, browser events, translations and validation."""
-        for kind in ("diffusion_models", "vae"):
+        for kind in ("diffusion_models", "vae", "diffusers"):
             folder_paths.add_model_folder_path(kind, str(MODELS / kind))
         for misfit in misfits():
             log.warning("%s", misfit.sentence)

@@ -25,6 +25,7 @@ from ..runtime.config import (
 from ..runtime.pipelines.folder import INDEX, inspect_folder
 from ..runtime.pipelines.job import DTYPES, ENGINES, XDIT, PipelineChoice
 from ..runtime.pipelines.packages import require_xfuser
+from .demo_pipeline import complete
 from .settings import DEFAULT_DEVICES, default_pool, stored
 from .types import (
     CATEGORY,
@@ -157,6 +158,7 @@ class CompactParallelPipeline(io.ComfyNode):
             raise ConfigError(
                 f"folder: there is no folder with a {INDEX} in models/diffusers; put one there, or name one in path."
             )
+        complete(Path(where))
         inspect_folder(Path(where))
         if name == XDIT:
             require_xfuser()

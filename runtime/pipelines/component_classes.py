@@ -22,6 +22,9 @@ MENDED = {
     ("DiTPipeline", "transformer", "Transformer2DModel"): "DiTTransformer2DModel",
 }
 
+# Models that have the methods of another one, for pipelines that ask for that.
+STAND_INS = {"AutoencoderTiny": "AutoencoderKL"}
+
 
 def pipeline_class(name: object, file: object) -> type:
     """The class of diffusers called `name`. `file` is where the name was read.
@@ -163,12 +166,12 @@ def annotated(pipeline: Any, component: str) -> tuple[type, ...]:
 
 
 def _fits(found: type, wanted: tuple[type, ...]) -> bool:
-    """Models must be of a wanted class. Schedulers, tokenizers and processors exist in many forms that read the same
-    files, so only their kind counts; a processor may stand where a tokenizer is asked for."""
+    """Models must be of a wanted class, or stand in for one. Schedulers, tokenizers and processors exist in many forms
+    that read the same files, so only their kind counts; a processor may stand where a tokenizer is asked for."""
     if not wanted:
         return True
     if kind(found) == "model":
-        return issubclass(found, wanted)
+        return issubclass(found, wanted) or STAND_INS.get(found.__name__) in {each.__name__ for each in wanted}
     kinds = {"scheduler" if issubclass(each, Enum) else kind(each) for each in wanted}
     kinds |= {"tokenizer", "processor"} if kinds & {"tokenizer", "processor"} else set()
     return kind(found) in kinds or kinds == {None}

@@ -235,10 +235,11 @@ def test_a_model_passes_through_parallel_model_before_it_is_sampled(name):
 def small(name, steps):
     """A tiny workflow made quicker, with a seed of its own."""
     made = copy.deepcopy(shipped(name))
-    made[node(made, "Empty Latent")]["inputs"].update(width=256, height=240)
     seed = next(SEEDS)
     for one in made.values():
-        if one["class_type"] == "KSampler":
+        if one["class_type"] in ("EmptySD3LatentImage", "CompactParallelPipelineSample"):
+            one["inputs"].update(width=256, height=240)
+        if one["class_type"] in ("KSampler", "CompactParallelPipelineSample"):
             one["inputs"]["steps"] = steps
             if not isinstance(one["inputs"]["seed"], list):
                 one["inputs"]["seed"] = seed
@@ -257,7 +258,10 @@ def test_the_tiny_workflow_runs(talk, name):
     assert picture.shape == (240, 256, 3) and picture.std() > 5
     if name == "tiny_stock":
         return
-    report = json.loads(outputs[node(prompt, "Report")]["text"][0])
+    if name == "tiny_pipeline":
+        report = talk.server.get("/parallel/runs/latest")
+    else:
+        report = json.loads(outputs[node(prompt, "Report")]["text"][0])
     assert report["workers"] == 2 and report["calls"] == steps
     assert (report["effective_ratio"] > 1) == (name == "tiny")
     assert (report["rounds"] < report["calls"]) == (name == "tiny_step_reuse")

@@ -202,10 +202,40 @@ def comparison(graph: Graph) -> None:
     graph.node("SaveImage", "Difference, Ten Times", images=judged, filename_prefix="tiny_comparison_difference")
 
 
+def pipeline(graph: Graph) -> None:
+    """The same model as a pipeline of diffusers."""
+    parts.read_me(
+        graph,
+        "Tiny model: a pipeline of diffusers",
+        _ABOUT,
+        [],
+        "The same model as a folder in diffusers' layout, with a text prompt. Two workers run diffusers' FluxPipeline "
+        "and share the tokens of the picture. Exact.",
+        "**Prompt** A shape, a colour, a background, a texture and a position, in any order; what is not named is "
+        '"any", and so is the negative prompt here. Guidance above 1 needs a negative prompt.',
+        '**Arguments** `{"max_sequence_length": 8}` goes to the pipeline as it is: this model knows 8 tokens of text.',
+        "**Your own pipelines** Put a folder with a `model_index.json` into `models/diffusers`, reload, and choose it.",
+        _WORKERS,
+    )
+    parts.model_lane(graph)
+    pool = graph.node("CompactParallelPool", "Parallel Worker Pool", devices="cpu,cpu")
+    made = graph.node("CompactParallelPipeline", "Parallel Pipeline", folder="compact_parallel_tiny", pool=pool)
+    parts.sampling_lane(graph)
+    sampled = graph.node(
+        "CompactParallelPipelineSample", "Sample Pipeline", pipeline=made,
+        prompt="an orange cross in the centre, plain, on navy", negative_prompt="any", seed=1, steps=20, guidance=3.0,
+        width=512, height=512, arguments='{"max_sequence_length": 8}',
+    )  # fmt: skip
+    graph.lane()
+    graph.group("Result", parts.AMBER)
+    graph.node("SaveImage", "Save Image", images=sampled, filename_prefix="tiny_pipeline")
+
+
 WORKFLOWS = {
     "tiny_stock": stock,
     "tiny_exact": exact,
     "tiny": compressed,
     "tiny_step_reuse": step_reuse,
     "tiny_comparison": comparison,
+    "tiny_pipeline": pipeline,
 }
