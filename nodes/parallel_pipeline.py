@@ -1,5 +1,6 @@
 """The node Parallel Pipeline: a pipeline in diffusers' layout that runs on the pool."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from ..runtime.attention import exchanges
 from ..runtime.attention.unsupported import Unsupported
 from ..runtime.comfy.fits import against
 from ..runtime.comfy.run.devices import devices_of
-from ..runtime.comfy.run.pipeline_run import PipelineRun
 from ..runtime.comfy.seam import EVERYTHING
 from ..runtime.compression import codecs
 from ..runtime.config import (
@@ -162,7 +162,9 @@ class CompactParallelPipeline(io.ComfyNode):
         inspect_folder(Path(where))
         if name == XDIT:
             require_xfuser()
-        return io.NodeOutput(PipelineRun(PipelineChoice(where, dtype, name, XditConfig(**given)), config))
+        # On some ComfyUIs this import fails.
+        run = importlib.import_module("..runtime.comfy.run.pipeline_run", __package__).PipelineRun
+        return io.NodeOutput(run(PipelineChoice(where, dtype, name, XditConfig(**given)), config))
 
 
 def pipeline_folders() -> list[str]:

@@ -1,12 +1,12 @@
 """The node Sample Pipeline: runs a pipeline on the pool and gives its picture, video or sound."""
 
 from fractions import Fraction
+from typing import Any
 
 from comfy_api.latest import InputImpl, Types, io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..runtime.comfy.run.pipeline_run import PipelineRun
 from ..runtime.pipelines.inputs import PipelineInputs, parse_arguments
 from .types import CATEGORY, ParallelPipeline
 
@@ -108,7 +108,7 @@ class CompactParallelPipelineSample(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        pipeline: PipelineRun,
+        pipeline: Any,
         prompt: str = "",
         negative_prompt: str = "",
         seed: int = 0,

@@ -306,6 +306,7 @@ SEAMS = (
         "The node of the workflow that was expanded into this one.",
         "node_id",
     ),
+    Seam("comfy_execution.graph_utils", "ExecutionBlocker", (NODES,), "Who needs such an output, waits.", "message"),
     Seam("comfy_execution.graph_utils", "is_link", (NODES,), "Whether an input is [node, output].", "obj"),
     Seam(
         "folder_paths",
@@ -314,12 +315,21 @@ SEAMS = (
         "Loaders then find models in this folder, too.",
         "folder_name, full_folder_path",
     ),
+    Seam("folder_paths", "get_folder_paths", (NODES,), "Where models of a kind are.", "folder_name"),
     Seam("folder_paths", "get_public_user_directory", (NODES,), "Where comfy.settings.json is.", "user_id"),
     Seam(
         "nodes",
         "NODE_CLASS_MAPPINGS NODE_DISPLAY_NAME_MAPPINGS",
         (NODES,),
         "Every node's class, with its RETURN_TYPES, and name, by its type.",
+    ),
+    Seam("comfy.utils", "ProgressBar", (NODES,), "Its update_absolute shows a step and its preview.", "total"),
+    Seam(
+        "latent_preview",
+        "get_previewer",
+        (NODES,),
+        "It gives the previewer for a format of latents (a class of comfy.latent_formats), or None.",
+        "device, latent_format",
     ),
     Seam("server", "PromptServer.instance", (NODES,), "Its instance is the running server."),
     Seam(

@@ -1,17 +1,20 @@
 """A plugin of pytest: pools that tests get from the registry have forked workers (worker_forks.py), on the CPU.
 
-A pool whose workers get other command-line options, which count when ComfyUI is imported, starts them as always.
+A pool whose workers get another ComfyUI or other command-line options, which count when that is imported, starts them
+as always.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 from device import DEVICE
 
 COMMAND_LINE = ("main.py",)
+HANDLER = "sampling_handler"
 
 
 def _launcher():
@@ -32,7 +35,8 @@ def _launcher():
             return site
 
         def _start(self, site, orders, deliver):
-            if tuple(orders.command_line) != COMMAND_LINE or "sampling_handler" not in orders.handler:
+            same_comfyui = os.environ["COMFYUI_PATH"] in sys.path
+            if not same_comfyui or tuple(orders.command_line) != COMMAND_LINE or HANDLER not in orders.handler:
                 return LocalSite.start(site, orders, deliver)
             while len(self.forks) < 2:
                 self.forks.append(WorkerForks(dict(os.environ)))
