@@ -72,6 +72,7 @@ def test_a_template_runs_to_what_it_saves(loaded, template):
     if prompt[node(prompt, title)]["class_type"] == "SaveImage":
         assert min(Image.open(loaded.folder / "output" / files[0]["filename"]).size) >= 64
     report = loaded.server.get("/parallel/runs/latest")
+    assert f"{report['workers']} workers" in outputs[node(prompt, "Summary")]["text"][0]
     assert report["workers"] == 2 and report["calls"] >= STEPS
     shared = "cfg_degree" if template not in ("pipeline_flux", "pipeline_wan") else "ring_degree"
     assert report["strategy"][shared] == 2
