@@ -1,6 +1,7 @@
 """The node Parallel Pipeline: a pipeline in diffusers' layout that runs on the pool."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,14 @@ class CompactParallelPipeline(io.ComfyNode):
 
 
 def pipeline_folders() -> list[str]:
-    """The folders with pipelines, below ComfyUI's folders for them."""
-    found = {
-        str(index.parent.relative_to(root)).replace("\\", "/")
-        for root in folder_paths.get_folder_paths(KIND)
-        for index in Path(root).glob(f"**/{INDEX}")
-    }
-    return sorted(found - {"."})
+    """The folders with pipelines, below ComfyUI's folders for them; links are followed, as to folders elsewhere."""
+    found = set()
+    for root in folder_paths.get_folder_paths(KIND):
+        for place, folders, files in os.walk(root, followlinks=True):
+            if INDEX in files and place != root:
+                found.add(Path(place).relative_to(root).as_posix())
+                folders.clear()  # its parts are no pipelines
+    return sorted(found)
 
 
 def full_path(folder: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from compact_parallel.runtime.config import ConfigError
 from compact_parallel.runtime.pipelines.packages import require_diffusers, require_xfuser
-from conftest import ROOT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Runs in a new interpreter. A package is absent if the folder of its metadata is not found, old if a folder in front of
 # the path says so.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from authoring.graph import MATCHED
+
 TYPED_IN = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 EXTRA_FIELDS = ("control_after_generate", "image_upload")
 """Options of an input that give the browser one more field behind it, which no API form has."""
@@ -114,7 +116,9 @@ def complaints(prompt: dict, object_info: dict) -> list[str]:
             if name not in known:
                 found.append(f"{where} is no input")
             elif isinstance(value, list):
-                found += [f"{where}: {text}" for text in _about_link(value, known[name][0], prompt, object_info)]
+                wanted, options, _ = known[name]
+                wanted = options["template"]["allowed_types"] if wanted == MATCHED else wanted
+                found += [f"{where}: {text}" for text in _about_link(value, wanted, prompt, object_info)]
             elif name not in FILE_CHOICES.get(kind, ()):
                 found += [f"{where}: {text}" for text in _about_value(value, *known[name][:2])]
     return found
@@ -126,9 +130,25 @@ def _about_link(link: list, wanted: str, prompt: dict, object_info: dict) -> lis
     outputs = object_info.get(prompt[link[0]]["class_type"], {}).get("output", [])
     if link[1] >= len(outputs):
         return [f"node {link[0]} has no output {link[1]}"]
-    given = outputs[link[1]]
+    given = _given(link, prompt, object_info)
     fits = "*" in (wanted, given) or set(given.split(",")) & set(wanted.split(","))
     return [] if fits else [f"wants {wanted} but gets {given}"]
+
+
+def _given(link: list, prompt: dict, object_info: dict) -> str:
+    """The type that comes over a link; of an output that is what came in, the type of that. "*": it is not known."""
+    info = object_info.get(prompt.get(link[0], {}).get("class_type"))
+    if info is None or link[1] >= len(info["output"]):
+        return "*"
+    if info["output"][link[1]] != MATCHED:
+        return info["output"][link[1]]
+    template, given = info["output_matchtypes"][link[1]], prompt[link[0]]["inputs"]
+    matched = [
+        name
+        for name, (_, options, _) in inputs(info["input"], given).items()
+        if options.get("template", {}).get("template_id") == template and isinstance(given.get(name), list)
+    ]
+    return _given(given[matched[0]], prompt, object_info) if matched else "*"
 
 
 def _about_value(value: Any, kind: str, options: dict) -> list[str]:

@@ -9,6 +9,9 @@ from typing import Any
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 """Types that a person types in on the node; all others come over a link."""
 
+MATCHED = "COMFY_MATCHTYPE_V3"
+"""The type of an input that takes several, and of an output that is what came in there."""
+
 NOTE = "MarkdownNote"
 _NOTES = 101
 """Notes are numbered from here, so that the other nodes' numbers are the same as in the API form."""
@@ -90,6 +93,23 @@ class Node:
         return [one for one in found if not one.is_widget] + [one for one in found if one.is_widget]
 
 
+def _matched(info: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What /object_info says of a node, where inputs that take several types have the one that is linked to them."""
+    types: dict[str, str] = {}
+    sections = {section: dict(inputs) for section, inputs in info["input"].items()}
+    for inputs in sections.values():
+        for name, (kind, *options) in inputs.items():
+            if kind == MATCHED and name in values:
+                template, value = options[0]["template"], values[name]
+                allowed = template["allowed_types"].split(",")
+                given = [value.node.info["output"][value.slot]] if isinstance(value, Output) else value.info["output"]
+                linked = next(one for one in given if one in allowed)
+                types[template["template_id"]] = linked
+                inputs[name] = (linked, *options)
+    outputs = zip(info["output"], info.get("output_matchtypes") or info["output"])
+    return {**info, "input": sections, "output": [types.get(template, kind) for kind, template in outputs]}
+
+
 @dataclass
 class Group:
     """A titled box; its nodes stand in columns."""
@@ -124,8 +144,8 @@ class Graph:
 
         "__" in a name stands for "."; `number` is the node's id, the next free one by default.
         """
-        info = self._object_info[kind]
         values = {name.replace("__", "."): value for name, value in values.items()}
+        info = _matched(self._object_info[kind], values)
         types = {one.name: one.type for one in active_inputs(info["input"], values)}
         if unknown := values.keys() - types.keys():
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}; it has {', '.join(types)}.")

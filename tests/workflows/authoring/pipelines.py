@@ -58,17 +58,26 @@ def _look_ahead(warmup_calls: int) -> dict[str, int]:
 
 def _sampled(graph: Graph, pipeline: Node, **inputs: Any) -> Node:
     parts.sampling_lane(graph)
-    made = graph.node("CompactParallelPipelineSample", pipeline=pipeline, seed=1, **inputs)
+    return graph.node("CompactParallelPipelineSample", pipeline=pipeline, seed=1, **inputs)
+
+
+def _report(graph: Graph, sampled: Node, kind: str) -> None:
+    """The result lane up to what Parallel Report says of the run."""
     graph.lane()
     graph.group("Result", parts.AMBER)
-    return made
+    report = graph.node("CompactParallelReport", latent=sampled[kind])
+    graph.node("PreviewImage", "Plot", images=report["plot"])
+    graph.node("PreviewAny", "Summary", source=report["summary"])
+    graph.column()
 
 
 def _save_picture(graph: Graph, sampled: Node, prefix: str) -> None:
+    _report(graph, sampled, "IMAGE")
     graph.node("SaveImage", images=sampled, filename_prefix=prefix)
 
 
 def _save_video(graph: Graph, sampled: Node, prefix: str) -> None:
+    _report(graph, sampled, "VIDEO")
     graph.node("SaveVideo", video=sampled, filename_prefix=f"video/{prefix}")
 
 
@@ -80,6 +89,7 @@ def audioldm2(graph: Graph) -> None:
     sampled = _sampled(
         graph, pipeline, prompt=_RAIN, negative_prompt="low quality, noise", steps=200, guidance=3.5, seconds=10.0
     )
+    _report(graph, sampled, "AUDIO")
     graph.node("SaveAudio", audio=sampled, filename_prefix="audio/audioldm2")
 
 
