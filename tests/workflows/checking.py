@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 TYPED_IN = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+MATCH = "COMFY_MATCHTYPE_V3"
+"""The type of inputs and outputs that are what is linked to them."""
 EXTRA_FIELDS = ("control_after_generate", "image_upload")
 """Options of an input that give the browser one more field behind it, which no API form has."""
 FILE_CHOICES = {
@@ -114,21 +116,42 @@ def complaints(prompt: dict, object_info: dict) -> list[str]:
             if name not in known:
                 found.append(f"{where} is no input")
             elif isinstance(value, list):
-                found += [f"{where}: {text}" for text in _about_link(value, known[name][0], prompt, object_info)]
+                found += [f"{where}: {text}" for text in _about_link(value, *known[name][:2], prompt, object_info)]
             elif name not in FILE_CHOICES.get(kind, ()):
                 found += [f"{where}: {text}" for text in _about_value(value, *known[name][:2])]
     return found
 
 
-def _about_link(link: list, wanted: str, prompt: dict, object_info: dict) -> list[str]:
+def _about_link(link: list, kind: str, options: dict, prompt: dict, object_info: dict) -> list[str]:
     if link[0] not in prompt:
         return [f"there is no node {link[0]}"]
     outputs = object_info.get(prompt[link[0]]["class_type"], {}).get("output", [])
     if link[1] >= len(outputs):
         return [f"node {link[0]} has no output {link[1]}"]
-    given = outputs[link[1]]
+    wanted, given = _allowed(kind, options), _given(link, prompt, object_info)
     fits = "*" in (wanted, given) or set(given.split(",")) & set(wanted.split(","))
     return [] if fits else [f"wants {wanted} but gets {given}"]
+
+
+def _allowed(kind: str, options: dict) -> str:
+    """The types that an input takes, with commas."""
+    return options["template"]["allowed_types"] if kind == MATCH else kind
+
+
+def _given(link: list, prompt: dict, object_info: dict) -> str:
+    """The type of what comes over a link, "*" if nobody knows. An output that matches an input gives what comes in."""
+    node = prompt.get(link[0], {"class_type": ""})
+    info = object_info.get(node["class_type"])
+    if info is None:
+        return "*"
+    if info["output"][link[1]] != MATCH:
+        return info["output"][link[1]]
+    template = info["output_matchtypes"][link[1]]
+    for name, (kind, options, _) in inputs(info["input"], node["inputs"]).items():
+        source = node["inputs"].get(name)
+        if kind == MATCH and options["template"]["template_id"] == template and isinstance(source, list):
+            return _given(source, prompt, object_info)
+    return "*"
 
 
 def _about_value(value: Any, kind: str, options: dict) -> list[str]:

@@ -95,6 +95,11 @@ def test_the_ui_form_says_the_same(object_info, name):
         ({"6": {"inputs": {"steps": 0}}}, "6 KSampler.steps: 0 is not from 1 to 10000"),
         ({"6": {"inputs": {"sampler_name": "oiler"}}}, r"6 KSampler.sampler_name: 'oiler' is none of"),
         ({"6": {"inputs": {"model": ["2", 0]}}}, "6 KSampler.model: wants MODEL but gets VAE"),
+        (
+            {"14": {"inputs": {"latent": ["2", 0]}}},
+            "14 CompactParallelReport.latent: wants LATENT,IMAGE,VIDEO,AUDIO but",
+        ),
+        ({"14": {"inputs": {"latent": ["7", 0]}}}, "9 SaveLatent.samples: wants LATENT but gets IMAGE"),
         ({"6": {"inputs": {"model": ["1", 7]}}}, "6 KSampler.model: node 1 has no output 7"),
         ({"12": {"inputs": {"mode": "ratio"}}}, "12 CompactParallelCompression.mode.codec is no input"),
         ({"12": {"inputs": {"mode.codec": "5bit"}}}, "12 CompactParallelCompression.mode.codec: '5bit' is none of"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 """Types that a person types in on the node; all others come over a link."""
+
+MATCH = "COMFY_MATCHTYPE_V3"
+"""The type of inputs and outputs that are what is linked to them."""
 
 NOTE = "MarkdownNote"
 _NOTES = 101
@@ -90,6 +94,21 @@ class Node:
         return [one for one in found if not one.is_widget] + [one for one in found if one.is_widget]
 
 
+def matched(info: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What /object_info says of a node, with the type of what is linked to it where an input takes several."""
+    info = copy.deepcopy(info)
+    for section in info["input"].values():
+        for name, given in section.items():
+            if given[0] != MATCH or name not in values:
+                continue
+            template, value = given[1]["template"], values.get(name)
+            source = value.node.info["output"][value.slot :] if isinstance(value, Output) else value.info["output"]
+            given[0] = next(kind for kind in source if kind in template["allowed_types"].split(","))
+            pairs = zip(info["output"], info["output_matchtypes"])
+            info["output"] = [given[0] if one == template["template_id"] else kind for kind, one in pairs]
+    return info
+
+
 @dataclass
 class Group:
     """A titled box; its nodes stand in columns."""
@@ -124,8 +143,8 @@ class Graph:
 
         "__" in a name stands for "."; `number` is the node's id, the next free one by default.
         """
-        info = self._object_info[kind]
         values = {name.replace("__", "."): value for name, value in values.items()}
+        info = matched(self._object_info[kind], values)
         types = {one.name: one.type for one in active_inputs(info["input"], values)}
         if unknown := values.keys() - types.keys():
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}; it has {', '.join(types)}.")
