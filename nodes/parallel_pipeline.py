@@ -224,13 +224,4 @@ def _of_xdit() -> list[io.Input]:
                 "last step knew of the other patches, so the picture changes a little."
             ),
         ),
-        io.Boolean.Input(
-            "fp8_comms",
-            default=default.fp8_comms,
-            optional=True,
-            tooltip=(
-                "xDiT's own compression of what Ulysses sends, to 8 bits. It needs AMD's kernels (AITER) and is "
-                "refused so far; Residual Compression with codec fp8 runs everywhere."
-            ),
-        ),
     ]

@@ -260,7 +260,6 @@ class XditConfig(JsonForm):
     pipefusion_degree: int = 1
     patches: int = 0
     warmup_steps: int = 1
-    fp8_comms: bool = False
 
     def __post_init__(self) -> None:
         _require(self.pipefusion_degree >= 1, f"pipefusion_degree is {self.pipefusion_degree}; it must be at least 1.")

@@ -105,11 +105,6 @@ def _check_degrees(family: Family, settings: XditConfig, degrees: Degrees, world
             f"pipefusion_degree is {settings.pipefusion_degree} but PipeFusion of xDiT does not run "
             f"{family.pipeline}; set it to 1 and use ulysses_degree or ring_degree."
         )
-    if settings.fp8_comms:
-        raise Unsupported(
-            "fp8_comms of xDiT needs the attention kernels of AMD's AITER for AMD cards; switch it off, and use "
-            "Residual Compression, whose codec fp8 runs everywhere."
-        )
 
 
 def _check_heads(pipe: DiffusionPipeline, degrees: Degrees) -> None:
