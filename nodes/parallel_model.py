@@ -22,10 +22,11 @@ from ..runtime.config import (
     StrategyConfig,
 )
 from ..runtime.planner.run_plan import plan_run
+from .plugs import plugs
 from .settings import DEFAULT_DEVICES, default_pool, stored
 from .step_reuse import CompactParallelStepReuse
 from .strategy import CompactParallelStrategy
-from .types import CATEGORY, ParallelCompression, ParallelPool, ParallelStepReuse, ParallelStrategy
+from .types import CATEGORY
 from .validation import Inputs, Untold, plugged, verdict
 from .worker_pool import CompactParallelPool
 
@@ -49,24 +50,7 @@ class CompactParallelModel(io.ComfyNode):
             search_aliases=["multi gpu", "multigpu", "xdit", "ulysses", "ring attention", "compactfusion", "parallel"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample in parallel, from any loader, LoRA or patch."),
-                ParallelPool.Input(
-                    "pool",
-                    optional=True,
-                    tooltip="Which worker processes to use. Default: one per CUDA device (see Settings > Parallel).",
-                ),
-                ParallelStrategy.Input(
-                    "strategy", optional=True, tooltip="How the workers share the work. Default: chosen for the job."
-                ),
-                ParallelCompression.Input(
-                    "compression",
-                    optional=True,
-                    tooltip="How to compress what the workers send each other. Default: nothing is compressed, exact.",
-                ),
-                ParallelStepReuse.Input(
-                    "step_reuse",
-                    optional=True,
-                    tooltip="Whether neighbouring steps are computed at the same time. Default: one after the other.",
-                ),
+                *plugs(),
                 io.Combo.Input(
                     "on_unsupported",
                     options=list(ON_UNSUPPORTED),

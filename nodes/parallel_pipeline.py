@@ -27,16 +27,9 @@ from ..runtime.pipelines.folder import INDEX, inspect_folder
 from ..runtime.pipelines.job import DTYPES, ENGINES, XDIT, PipelineChoice
 from ..runtime.pipelines.packages import require_xfuser
 from .demo_pipeline import complete
+from .plugs import plugs
 from .settings import DEFAULT_DEVICES, default_pool, stored
-from .types import (
-    CATEGORY,
-    ParallelCompression,
-    ParallelPipeline,
-    ParallelPool,
-    ParallelStepReuse,
-    ParallelStrategy,
-    chosen,
-)
+from .types import CATEGORY, ParallelPipeline, chosen
 from .validation import Inputs, verdict
 
 KIND = "diffusers"
@@ -79,24 +72,7 @@ class CompactParallelPipeline(io.ComfyNode):
                     optional=True,
                     tooltip="The precision to compute in. auto: as the files are stored.",
                 ),
-                ParallelPool.Input(
-                    "pool",
-                    optional=True,
-                    tooltip="Which worker processes to use. Default: one per CUDA device (see Settings > Parallel).",
-                ),
-                ParallelStrategy.Input(
-                    "strategy", optional=True, tooltip="How the workers share the work. Default: chosen for the job."
-                ),
-                ParallelCompression.Input(
-                    "compression",
-                    optional=True,
-                    tooltip="How to compress what the workers send each other. Default: nothing is compressed, exact.",
-                ),
-                ParallelStepReuse.Input(
-                    "step_reuse",
-                    optional=True,
-                    tooltip="Whether neighbouring steps are computed at the same time. Default: one after the other.",
-                ),
+                *plugs(),
                 io.DynamicCombo.Input(
                     "engine",
                     optional=True,

@@ -11,7 +11,7 @@ import latent_preview
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...pipelines.handler import read_progress
+from ...pipelines.progress import read_progress
 from ...report.live import LiveRun, live
 
 
