@@ -23,6 +23,7 @@ def copied(front) -> tuple[str, dict]:
     front.browser.evaluate("navigator.clipboard.writeText('nothing yet')")
     front.browser.click(BUTTON)
     front.browser.wait(COPIED)
+    front.browser.wait("navigator.clipboard.readText().then((text) => text !== 'nothing yet')")  # "Copied" may be older
     text = front.browser.evaluate("navigator.clipboard.readText()")
     return text, json.loads(text.removeprefix("```json\n").removesuffix("```\n"))
 

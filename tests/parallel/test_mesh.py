@@ -40,7 +40,9 @@ def test_groups_do_not_grow_with_the_arrangements(tmp_path):
     for seen, carried in launch(counts, 4, tmp_path, KEPT, 2):
         assert carried
         assert max(groups for groups, _ in seen) == 1 + 2 * KEPT
-        assert seen[KEPT:] == [seen[KEPT]] * (len(seen) - KEPT), "neither do connections"
+        groups, sockets = zip(*seen[KEPT:])
+        assert set(groups) == {groups[0]}
+        assert max(sockets) == sockets[0], "neither do connections; one that is just being closed may be missing"
 
 
 def test_without_a_bound_they_do(tmp_path):

@@ -56,12 +56,6 @@ def test_a_pipeline_that_cannot_be_meant(talk, inputs, sentence):
     assert sentence in f"{error['message']} {error['details']}"
 
 
-def test_a_path_stands_for_a_folder_that_is_not_there(talk, tmp_path):
-    """Negative control: the workflow is taken, and fails when the node looks into the folder."""
-    with pytest.raises(NodeError, match=r"which has no model_index\.json"):
-        talk.run(pipeline(folder="Latte-9", path=str(tmp_path)))
-
-
 @pytest.mark.parametrize(
     ("title", "shown_at", "changes", "sentence"),
     [
@@ -172,6 +166,12 @@ def test_a_wrong_name_is_told_where_the_workflow_leaves_everything_else_out(talk
 def test_nothing_has_run(talk, before):
     """Negative control of the whole file: the server has started no worker and has kept no further history."""
     assert begun(talk) == before
+
+
+def test_a_path_stands_for_a_folder_that_is_not_there(talk, tmp_path):
+    """Negative control: the workflow is taken, and fails when the node looks into the folder."""
+    with pytest.raises(NodeError, match=r"which has no model_index\.json"):
+        talk.run(pipeline(folder="Latte-9", path=str(tmp_path)))
 
 
 def test_links_and_inputs_of_another_mode_are_no_mistakes(talk, make, find):
