@@ -14,6 +14,7 @@ from typing import Any
 
 from ..host import installed
 from ..planner.capabilities import UPDATE
+from ..sharding.modified_modules import HARMLESS
 from .seam import Seam
 from .seams import SEAMS
 
@@ -110,7 +111,8 @@ def _set_by_methods(kind: type) -> frozenset[str]:
 
 
 def _has_foreign_methods(kind: type) -> bool:
-    homes = ((base.__module__, _root(each)) for base in kind.__mro__ for each in vars(base).values() if callable(each))
+    named = ((base, each) for base in kind.__mro__ for name, each in vars(base).items() if (base, name) not in HARMLESS)
+    homes = ((base.__module__, _root(each)) for base, each in named if callable(each))
     return any(root not in ("", home.partition(".")[0], *sys.stdlib_module_names) for home, root in homes)
 
 

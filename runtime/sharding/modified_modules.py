@@ -24,7 +24,7 @@ Packages = tuple[str, ...]
 # Layers that work on each token alone. Loaders of other packs bring subclasses that hold weights in other ways.
 _OF_EACH_TOKEN = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
-_HARMLESS = ((nn.Module, "smart_apply"),)
+HARMLESS = ((nn.Module, "smart_apply"),)
 """Functions that others give to torch's classes: transformers adds this one when it loads a model."""
 
 
@@ -63,7 +63,7 @@ def _holds_weights_otherwise(known: Packages, kind: type) -> bool:
 def _functions_of(known: Packages, kind: type) -> Iterator[FunctionType]:
     """The functions that a class has from classes of the known packages."""
     bases = (base for base in kind.__mro__ if is_class_of(known, base))
-    named = ((name, value) for base in bases for name, value in vars(base).items() if (base, name) not in _HARMLESS)
+    named = ((name, value) for base in bases for name, value in vars(base).items() if (base, name) not in HARMLESS)
     functions = (getattr(value, "__func__", value) for _, value in named)
     return (function for function in functions if isinstance(function, FunctionType))
 
