@@ -16,7 +16,7 @@ from typing import IO, Any
 import pytest
 
 ORDER = (
-    "newer", "comfyui/test_lacking.py", "job", "features", "pipelines", "workflows", "real_server", "browser", "packs", "locales",
+    "newer", "comfyui/test_lacking.py", "job", "features", "workflows", "real_server", "browser", "packs", "locales",
     "gpu", "pool", "attention", "compression/test_processes.py", "sharding", "test_", "report", "planner", "parallel",
     "tiny_model", "compression", "setup_env", "comfyui",
 )  # fmt: skip
