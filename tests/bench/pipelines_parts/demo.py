@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,10 @@ def trained(
 
 
 def measured(steps: int, size: int, seeds: Sequence[int]) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows: seconds of one worker and of two, in turn, as the pool reports them."""
+    """Header and rows: seconds of one worker and of two, in turn, as the pool reports them.
+
+    Every worker has one core and one thread, as a device of its own; a worker alone would take all cores.
+    """
     complete(FOLDER)
     one, two = PoolConfig(devices="cpu", name="one"), PoolConfig(devices="cpu,cpu", name="two")
     ways = {
@@ -72,7 +77,8 @@ def measured(steps: int, size: int, seeds: Sequence[int]) -> tuple[tuple[str, ..
     rounds: dict[str, int] = {}
     pictures: dict[str, list[Any]] = {way: [] for way in ways}
     for seed, way in itertools.product((seeds[0], *seeds), ways):  # the first run of each starts and loads
-        made = _sampled(ways[way], steps, size, seed)
+        with _one_core() if way == "one worker" else contextlib.nullcontext():
+            made = _sampled(ways[way], steps, size, seed)
         report = runs().latest()
         seconds[way].append(report["sampling_seconds"])
         rounds[way] = report["rounds"]
@@ -86,6 +92,20 @@ def measured(steps: int, size: int, seeds: Sequence[int]) -> tuple[tuple[str, ..
         alike = [_psnr(made, exact) for made, exact in zip(pictures[way], pictures["one worker"])]
         rows.append((way, rounds[way], f"{took:.1f}", f"{faster:.2f}", f"{min(alike):.1f}"))
     return ("", "rounds", "seconds, median", "times as fast", "PSNR dB, worst"), rows
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """A pool that starts meanwhile has one core, where the system can be told so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _sampled(config: ParallelConfig, steps: int, size: int, seed: int) -> Any:
