@@ -22,10 +22,8 @@ from ..report.ledger import Ledger
 from ..sharding.hooks import Hooked
 from .plans import plan_for
 from .rows import NOT_OF_ROWS, latent_of, rows_of
-from .running import DENOISERS, DenoiserCall
+from .running import DENOISERS, Denoiser, DenoiserCall
 from .sequence import split_denoiser
-
-Denoiser = Callable[[DenoiserCall], Any]
 
 
 class DenoiserStrategy:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..attention.unsupported import Unsupported
 from ..config import ParallelConfig
-from ..parallel.mesh import Degrees
 from ..parallel.step.samplers import REPLAY, Kind
 from ..planner.capabilities import ONE_DEVICE
 from ..planner.facts import Asked, JobFacts, ModelFacts, SamplerFacts
@@ -24,6 +21,7 @@ from .inputs import PipelineInputs
 from .job import XDIT, PipelineChoice
 from .plans import PLANS
 from .running import DENOISERS
+from .weight_files import read_json
 from .xdit.planning import plan_xdit
 
 ITEMSIZE = {"float32": 4}
@@ -92,7 +90,7 @@ def told(error: Exception) -> str:
 
 def _alone(config: ParallelConfig, reason: str) -> RunPlan:
     warnings = (ONE_WORKER.format(reason),) if reason else ()
-    return replace(RunPlan(config, degrees=Degrees(), alone=Degrees()), warnings=warnings)
+    return RunPlan(config, warnings=warnings)
 
 
 def workers_of(choice: PipelineChoice, plan: RunPlan) -> int:
@@ -107,7 +105,7 @@ def steps_of(pipeline: type, inputs: PipelineInputs) -> int:
 
 def _conditions(pipeline: type, inputs: PipelineInputs) -> int:
     """The conditions that the denoiser is given as one batch."""
-    if not BOTH_IN_ONE_BATCH.search(inspect.getsource(pipeline.__call__)):
+    if not _guides(pipeline):
         return 1
     for name in GUIDANCE:
         if name in inspect.signature(pipeline.__call__).parameters:
@@ -117,6 +115,7 @@ def _conditions(pipeline: type, inputs: PipelineInputs) -> int:
 
 
 def _guides(pipeline: type) -> bool:
+    """Whether the denoiser is given both conditions as one batch where there is guidance."""
     return bool(BOTH_IN_ONE_BATCH.search(inspect.getsource(pipeline.__call__)))
 
 
@@ -127,8 +126,5 @@ def _default(pipeline: type, name: str) -> Any:
 
 def _heads(folder: Path) -> int | None:
     """The number of a transformer's attention heads, from its config."""
-    try:
-        heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_attention_heads")
-    except (OSError, ValueError):
-        return None
+    heads = read_json(folder / "config.json").get("num_attention_heads")
     return heads if isinstance(heads, int) else None

@@ -23,8 +23,20 @@ def latent_of(call: DenoiserCall) -> str | None:
     return None if call.args else next((name for name in LATENTS if name in call.kwargs), None)
 
 
+def latent_in(call: DenoiserCall) -> Tensor | None:
+    """The latent (R, ...) that a call is given; None if it is no tensor, or is not found."""
+    latent: Any = call.args[0] if call.args else call.kwargs.get(latent_of(call) or "")
+    return latent if isinstance(latent, Tensor) else None
+
+
+def with_latent(call: DenoiserCall, latent: Tensor) -> DenoiserCall:
+    """The call with another latent in place of the one that it is given."""
+    if call.args:
+        return call._replace(args=(latent, *call.args[1:]))
+    return call._replace(kwargs={**call.kwargs, latent_of(call): latent})
+
+
 def rows_of(call: DenoiserCall) -> int:
     """R; 0 if the latent is no tensor, or is not found."""
-    name = latent_of(call)
-    latent: Any = call.args[0] if call.args else call.kwargs.get(name) if name else None
-    return latent.shape[0] if isinstance(latent, Tensor) and latent.ndim else 0
+    latent = latent_in(call)
+    return latent.shape[0] if latent is not None and latent.ndim else 0

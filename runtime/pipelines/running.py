@@ -38,6 +38,10 @@ class DenoiserCall(NamedTuple):
     kwargs: dict[str, Any]
 
 
+Denoiser = Callable[[DenoiserCall], Any]
+"""Returns what a denoiser returns for a call."""
+
+
 class StepCall(NamedTuple):
     """A call of scheduler.step: `scheduler` is the run's own, `bound` are the arguments, `original` the method."""
 

@@ -16,8 +16,8 @@ from ..parallel.step.rounds import Rounds
 from ..parallel.step.samplers import REPLAY, Kind
 from ..report.ledger import MODEL, Ledger
 from .denoisers import first_of
-from .rows import latent_of
-from .running import DenoiserCall, Run, Runs, StepCall
+from .rows import latent_in, with_latent
+from .running import Denoiser, DenoiserCall, Run, Runs, StepCall
 from .steps.batching import same_arguments
 from .steps.committed import committed
 from .steps.groups import PipelineGroups
@@ -56,7 +56,7 @@ class Truth(Run):
 
     def __init__(
         self,
-        denoiser: Callable[[DenoiserCall], Any],
+        denoiser: Denoiser,
         agreement: Agreement,
         ledger: Ledger,
         watch: Watcher,
@@ -97,17 +97,12 @@ class Truth(Run):
 
     def _agreed(self, call: DenoiserCall) -> DenoiserCall:
         """The call with the latent that all ranks agree on."""
-        name = latent_of(call)
-        latent = call.args[0] if call.args else call.kwargs.get(name) if name else None
-        if not isinstance(latent, Tensor):
+        latent = latent_in(call)
+        if latent is None:
             return call
         time = call.kwargs.get("timestep", call.args[1] if len(call.args) > 1 else 0.0)
         agreed, _, _ = self._agreement.agree(self.step, latent, torch.as_tensor(time, device=latent.device))
-        if agreed is latent:
-            return call
-        if name is None:
-            return call._replace(args=(agreed, *call.args[1:]))
-        return call._replace(kwargs={**call.kwargs, name: agreed})
+        return call if agreed is latent else with_latent(call, agreed)
 
     def _tell(self, call: StepCall, prediction: Tensor) -> Any:
         self._watch(self.step, call, prediction)
@@ -119,7 +114,7 @@ class AheadTruth(Truth):
 
     def __init__(
         self,
-        denoiser: Callable[[DenoiserCall], Any],
+        denoiser: Denoiser,
         agreement: Agreement,
         ledger: Ledger,
         watch: Watcher,
@@ -149,8 +144,7 @@ class AheadTruth(Truth):
         if self._rounds is not None and not self._rounds.next_alone:
             return self._templates.of(call)
         if call.place == 0:
-            latent = call.args[0] if call.args else call.kwargs.get(latent_of(call) or "")
-            self._groups.begin_alone(latent)
+            self._groups.begin_alone(latent_in(call))
         return super().denoise(call)
 
     def at_step(self, call: StepCall) -> Any:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..rows import NOT_OF_ROWS, TIMESTEPS, rows_of
-from ..running import DenoiserCall
-
-Denoiser = Callable[[DenoiserCall], Any]
+from ..running import Denoiser, DenoiserCall
 
 
 class _Differs(Exception):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...parallel.step.parametrization import Call
-from ..running import DenoiserCall, Run, Runs
+from ..running import Denoiser, DenoiserCall, Run, Runs
 from ..templates import Templates
 from .batching import one_batch
 from .committed import Committed
 from .noise import Noise, levels_of
 from .replays import Memo, Reached, Rehearsal, Replay
-
-Denoiser = Callable[[DenoiserCall], Any]
 
 
 class PipelinePath:

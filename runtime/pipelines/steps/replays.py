@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..running import DenoiserCall, Run, StepCall
+from ..running import Denoiser, DenoiserCall, Run, StepCall
 from ..templates import Templates
 from .committed import Committed
 from .noise import Noise, probe
@@ -87,7 +87,7 @@ class Replay(Answered):
         committed: Committed | None,
         target: int,
         predict: Callable[[int, Tensor], Tensor],
-        denoiser: Callable[[DenoiserCall], Any] | None,
+        denoiser: Denoiser | None,
         device: torch.device,
         generator: torch.Generator | None,
     ) -> None:
